@@ -1,0 +1,278 @@
+"""The data that flows through the system: host records and device pytrees.
+
+Host records hold numpy arrays and strings and never enter a jitted function.
+Device records are pytrees of arrays. Row 0 of every table that is indexed by
+a user or an item is padding and is never written; real ids start at 1. Times
+are integer seconds since the log's first event; a difference is taken in
+integers and only then turned into days (SPEC 2.1).
+"""
+
+import dataclasses
+from typing import Any, Callable, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+Params = Any  # A pytree of arrays.
+SystemMemory = Any  # A pytree of arrays; which one is the system's own affair.
+
+FACETS = ('crd', 'int', 'ctg', 'brd')
+SECONDS_PER_DAY = 86_400
+
+
+class InputError(ValueError):
+  """Bad input: one sentence that names field, value, place and what is allowed."""
+
+
+def _pytree(cls):
+  """Makes a frozen dataclass whose every field is a child of the pytree."""
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  cls.replace = dataclasses.replace
+  return jax.tree_util.register_dataclass(cls)
+
+
+# ------------------------------------------------------------- host records
+
+
+@dataclasses.dataclass(frozen=True)
+class RawLog:
+  """A log as a source reads it, before filtering and numbering.
+
+  Attributes:
+    users, items: str[events], the ids as they stand in the source.
+    times: i64[events], unix seconds.
+    item_ids, titles, categories, brands: str[table], the item table; an item
+      of `items` may be missing here, and a text may be empty.
+    counts: what reading kept and dropped, by reason, in the order of the rules.
+    source: what was read, in words, for reports.
+    simulated: whether the log was made by a program.
+  """
+  users: np.ndarray
+  items: np.ndarray
+  times: np.ndarray
+  item_ids: np.ndarray
+  titles: np.ndarray
+  categories: np.ndarray
+  brands: np.ndarray
+  counts: dict[str, int]
+  source: str
+  simulated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EventLog:
+  """A prepared log: filtered, numbered, sorted by time, split (SPEC 2).
+
+  Attributes:
+    users: i32[events], in 1..num_users.
+    items: i32[events], in 1..num_items.
+    times: i64[events], seconds since the first event, ascending; among equal
+      times the order of the file stands.
+    user_ids: str[num_users + 1]; `user_ids[0]` is '' (padding).
+    item_ids, titles, categories, brands: str[num_items + 1]; row 0 is ''.
+    train_end, validation_end: event positions where training and validation
+      end; neither lies inside a group of equal times.
+    start_time: unix seconds of the first event.
+    counts: rows read, dropped and kept, by reason.
+    source: what was read, in words.
+    simulated: whether the log was made by a program.
+    fingerprint: a hash of source content and preparation.
+  """
+  users: np.ndarray
+  items: np.ndarray
+  times: np.ndarray
+  user_ids: np.ndarray
+  item_ids: np.ndarray
+  titles: np.ndarray
+  categories: np.ndarray
+  brands: np.ndarray
+  train_end: int
+  validation_end: int
+  start_time: int
+  counts: dict[str, int]
+  source: str
+  simulated: bool
+  fingerprint: str
+
+  @property
+  def num_events(self) -> int:
+    return len(self.users)
+
+  @property
+  def num_users(self) -> int:
+    return len(self.user_ids) - 1
+
+  @property
+  def num_items(self) -> int:
+    return len(self.item_ids) - 1
+
+
+# ----------------------------------------------------------- device pytrees
+
+
+@_pytree
+class EventBatch:
+  """A slice of the log. Padding rows have `mask` False and ids 0."""
+  users: Array  # i32[batch]
+  items: Array  # i32[batch]
+  times: Array  # i32[batch], seconds
+  mask: Array  # bool[batch]
+
+
+@_pytree
+class Neighborhood:
+  """The most recent neighbors first; padding has `mask` False, node 0."""
+  nodes: Array  # i32[..., neighbors]
+  times: Array  # i32[..., neighbors], seconds
+  mask: Array  # bool[..., neighbors]
+
+
+@_pytree
+class TemporalGraph:
+  """Temporal CSR of one side: a node's events, oldest first (graph.py)."""
+  offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
+  neighbors: Array  # i32[events]
+  times: Array  # i32[events], seconds, ascending within a row
+
+
+@_pytree
+class SameTimeItems:
+  """For each event, the distinct items its user takes at that very time."""
+  offsets: Array  # i32[groups + 1]
+  items: Array  # i32[distinct], ascending within a group
+  group: Array  # i32[events]
+
+
+@_pytree
+class FacetBank:
+  """The four facets of every user and active window (SPEC 3.6).
+
+  `texts[0]` stands for "unknown" and is never read as an embedding.
+  """
+  texts: Array  # f16[unique_texts, llm_dim]
+  offsets: Array  # i32[users + 2], rows of user u: offsets[u]..offsets[u + 1]
+  closes: Array  # i32[rows], seconds, ascending within a user
+  index: Array  # i32[rows, 4], rows of `texts`, in the order of FACETS
+
+
+@_pytree
+class Inputs:
+  """Everything fixed that a system may read.
+
+  The graphs hold the events of all splits: a reader asks for what is strictly
+  earlier than a time. `train_*` hold training events only.
+  """
+  users: Array  # i32[events], the log
+  items: Array  # i32[events]
+  times: Array  # i32[events], seconds
+  user_graph: TemporalGraph  # a user's items
+  item_graph: TemporalGraph  # an item's users
+  same_time: SameTimeItems
+  train_events: Array  # i32[], number of training events
+  mean_return_days: Array  # f32[], mu of SPEC 3.4
+  item_text: Array  # f16[items + 1, llm_dim]
+  facets: FacetBank
+
+
+@_pytree
+class NodeMemory:
+  """One side's memory (SPEC 3.3) with a sparse set of freshly written rows.
+
+  `fresh` are the rows that the latest update wrote, before gradients were
+  stopped: a gradient reaches the update through them alone, so that its cost
+  follows the batch and never the number of nodes. `slot[n]` is node n's row
+  in `fresh` if `fresh_nodes[slot[n]] == n`, and stale otherwise.
+  """
+  state: Array  # f32[nodes + 1, width]
+  time: Array  # i32[nodes + 1], seconds of the last event, -1 without one
+  fresh: Array  # f32[capacity, width]
+  fresh_nodes: Array  # i32[capacity], 0 where unused
+  slot: Array  # i32[nodes + 1]
+
+
+@_pytree
+class Memory:
+  """Node memories of both sides."""
+  user: NodeMemory
+  item: NodeMemory
+
+
+@_pytree
+class Terms:
+  """Sparse additions to a user's scores: `weights` on `items` (0: none)."""
+  items: Array  # i32[batch, terms]
+  weights: Array  # f32[batch, terms]
+
+
+@_pytree
+class UserEmbeddings:
+  """What a system knows of each user at each user's time.
+
+  The score of item x is (SPEC 3.9, 3.11; scoring.py)
+  `scale vector . x + sum copy + walk_scale log(1 + sum walk) + item_scores[x]`;
+  an absent part is None.
+  """
+  vector: Array  # f32[batch, dim]
+  scale: Array | None = None  # f32[], c of SPEC 3.9
+  copy: Terms | None = None
+  walk: Terms | None = None
+  walk_scale: Array | None = None  # f32[], beta of SPEC 3.11
+  item_scores: Array | None = None  # f32[batch, items + 1], by item id
+
+
+@_pytree
+class ItemEmbeddings:
+  """Items as scored: ids and vectors."""
+  ids: Array  # i32[candidates]
+  vector: Array  # f32[candidates, dim]
+
+
+@_pytree
+class Pending:
+  """Scored events whose update is still to be applied (SPEC 4).
+
+  A group of equal times larger than a batch is collected over several
+  batches; `ready` turns True with its last part.
+  """
+  events: EventBatch  # [capacity]
+  user_vectors: Array  # f32[capacity, dim]
+  item_vectors: Array  # f32[capacity, dim]
+  ready: Array  # bool[]
+
+
+@_pytree
+class TrainState:
+  """All that training carries from one step to the next."""
+  step: Array  # i32[]
+  params: Params
+  opt_state: Any
+  memory: SystemMemory
+  pending: Pending
+  key: Array  # the run's key; a step folds its number in
+
+
+class System(NamedTuple):
+  """A recommender as pure functions (one file in models/ builds one).
+
+  Attributes:
+    feed: how it is trained: 'stream' (chronological batches through memory),
+      'none' (nothing learned; its memory is filled by replaying the events).
+    by_time: whether its state must advance at every distinct time
+      (count-based floors) rather than once an evaluation batch (SPEC 5).
+    init: `(key, inputs, capacity) -> params, memory`; `capacity` is the number
+      of events that `Pending` holds.
+    reset: `(memory) -> memory` as before the first event.
+    embed: `(params, memory, inputs, users [batch], user_times [batch],
+      items [candidates], item_time [], key) -> UserEmbeddings,
+      ItemEmbeddings`; users at their own times, items at `item_time`. `key` is
+      None where nothing random is wanted (no dropout).
+    update: `(params, memory, inputs, pending) -> memory` after the pending
+      events whose mask is True.
+  """
+  feed: str
+  by_time: bool
+  init: Callable[..., tuple[Params, SystemMemory]]
+  reset: Callable[..., SystemMemory]
+  embed: Callable[..., tuple[UserEmbeddings, ItemEmbeddings]]
+  update: Callable[..., SystemMemory]
