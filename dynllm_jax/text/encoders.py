@@ -1,0 +1,75 @@
+"""LLM_E: texts to embeddings (SPEC 3.6).
+
+An encoder is one file in this folder, found by its name, with
+
+    VERSION: int, raised whenever the same text gets another embedding
+    encode(encoder_config, texts, store='') -> f16[texts, dim]
+    describe(encoder_config) -> str
+
+`store` is a folder in which an encoder may keep what is dear to compute, so
+that broken-off work resumes; '' keeps nothing. An empty text gives zeros.
+"""
+
+import importlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dynllm_jax.types import InputError
+
+
+def encode(
+    encoder_config: Any, texts: Sequence[str], store: str = ''
+) -> np.ndarray:
+  """Encodes texts with the encoder that `encoder_config.name` names.
+
+  Args:
+    encoder_config: `config.facets.encoder`.
+    texts: any strings; an empty one gives zeros.
+    store: folder for the encoder's own use, '' for none.
+
+  Returns:
+    f16[texts, dim].
+
+  Raises:
+    InputError: if there is no such encoder or a field of its is not allowed.
+  """
+  return encoder(encoder_config).encode(encoder_config, texts, store)
+
+
+def describe(encoder_config: Any) -> str:
+  """The encoder in words, for reports.
+
+  Raises:
+    InputError: if there is no such encoder.
+  """
+  return encoder(encoder_config).describe(encoder_config)
+
+
+def encoder(encoder_config: Any) -> Any:
+  """The module of the encoder that `encoder_config.name` names.
+
+  Raises:
+    InputError: if there is no such encoder.
+  """
+  if encoder_config.name not in encoder_names():
+    raise InputError(
+        f'facets.encoder.name: unknown encoder {encoder_config.name!r}; '
+        f'allowed: {", ".join(encoder_names())}')
+  return _module(encoder_config.name)
+
+
+def encoder_names() -> list[str]:
+  """Names of all encoders: the files beside this one that can `encode`."""
+  here = pathlib.Path(__file__)
+  stems = (p.stem for p in here.parent.glob('*.py'))
+  return sorted(
+      stem for stem in stems
+      if stem not in ('__init__', here.stem)
+      and hasattr(_module(stem), 'encode'))
+
+
+def _module(name: str) -> Any:
+  return importlib.import_module(f'dynllm_jax.text.{name}')
