@@ -1,0 +1,254 @@
+"""The facet bank and the items' texts, built once and kept on disk.
+
+    <cache_dir>/facets/<key>/     texts.npy offsets.npy closes.npy index.npy
+                                  texts.jsonl profiles.jsonl about.json
+    <cache_dir>/item_text/<key>/  texts.npy about.json
+
+A folder appears whole, under its final name, or not at all; `about.json` says
+how long each file is and its check sum, so that damage is found.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dynllm_jax.facets import windows, writers
+from dynllm_jax.text import encoders
+from dynllm_jax.types import FACETS, EventLog, FacetBank
+
+VERSION = 1
+
+_ABOUT = 'about.json'
+Report = Callable[[str], None]
+
+
+def build(
+    facets_config: Any, log: EventLog, cache_dir: str, report: Report = print
+) -> tuple[FacetBank, dict[str, Any]]:
+  """Writes and encodes the facets of a log, or finds them in the cache.
+
+  Args:
+    facets_config: `config.facets`.
+    log: the prepared log.
+    cache_dir: where prepared data are kept.
+    report: takes lines of progress.
+
+  Returns:
+    The bank (SPEC 3.6), numpy arrays mapped from disk, and what a report
+    should say of it: `writer`, `encoder`, `window_days`, `num_windows`,
+    `num_profiles`, `num_unique_texts`, `unknown` (share of the profiles, by
+    facet), `llm_dim`, `seconds` that the build took, `folder`.
+
+  Raises:
+    InputError: if a field of the config is not allowed.
+  """
+  window = windows.window_seconds(facets_config.window_days)
+  encoder_config, writer_config = facets_config.encoder, facets_config.writer
+  key = _key(
+      VERSION, windows.VERSION, log.fingerprint, window,
+      writer_config.to_dict(), writers.writer(writer_config).VERSION,
+      encoder_config.to_dict(), encoders.encoder(encoder_config).VERSION)
+
+  def make(folder: pathlib.Path) -> dict[str, Any]:
+    start = time.monotonic()
+    profiles = windows.profiles(log, window)
+    report(f'facets: writing {len(profiles):,} profiles, '
+           f'{writers.describe(writer_config)}')
+    facets = writers.write(
+        writer_config, log, profiles,
+        os.path.join(cache_dir, 'written'), report)
+    report(f'facets: encoding {len(facets.texts) - 1:,} texts, '
+           f'{encoders.describe(encoder_config)}')
+    texts = _encode_table(
+        encoder_config, ['', *facets.texts[1:]], cache_dir)
+    np.save(folder / 'texts.npy', texts)
+    np.save(folder / 'offsets.npy', np.searchsorted(
+        profiles.users, np.arange(log.num_users + 2)).astype(np.int32))
+    np.save(folder / 'closes.npy', profiles.closes.astype(np.int32))
+    np.save(folder / 'index.npy', facets.index)
+    _write_provenance(folder, log, profiles, facets)
+    unknown = (facets.index == 0).mean(axis=0) if len(profiles) else [0.0] * 4
+    return {
+        'writer': writers.describe(writer_config),
+        'encoder': encoders.describe(encoder_config),
+        'window_days': float(facets_config.window_days),
+        'num_windows': len(np.unique(profiles.closes)),
+        'num_profiles': len(profiles),
+        'num_unique_texts': len(facets.texts) - 1,
+        'unknown': dict(zip(FACETS, map(float, unknown))),
+        'llm_dim': texts.shape[1],
+        'seconds': time.monotonic() - start}
+
+  arrays, about, folder = _cached(
+      pathlib.Path(cache_dir, 'facets', key),
+      ('texts', 'offsets', 'closes', 'index'), make, report)
+  return FacetBank(**arrays), {**about, 'folder': str(folder)}
+
+
+def item_text(
+    encoder_config: Any, log: EventLog, cache_dir: str,
+    report: Report = print
+) -> np.ndarray:
+  """Encodes `title | category | brand` of every item; empty parts left out.
+
+  Args:
+    encoder_config: `config.facets.encoder`.
+    log: the prepared log.
+    cache_dir: where prepared data are kept.
+    report: takes lines of progress.
+
+  Returns:
+    f16[num_items + 1, llm_dim], mapped from disk; row 0 is zeros.
+
+  Raises:
+    InputError: if a field of the config is not allowed.
+  """
+  key = _key(
+      VERSION, log.fingerprint, encoder_config.to_dict(),
+      encoders.encoder(encoder_config).VERSION)
+
+  def make(folder: pathlib.Path) -> dict[str, Any]:
+    texts = [
+        ' | '.join(part for part in map(str.strip, map(str, parts)) if part)
+        for parts in zip(log.titles, log.categories, log.brands, strict=True)]
+    np.save(folder / 'texts.npy',
+            _encode_table(encoder_config, ['', *texts[1:]], cache_dir))
+    return {'encoder': encoders.describe(encoder_config)}
+
+  arrays, _, _ = _cached(
+      pathlib.Path(cache_dir, 'item_text', key), ('texts',), make, report)
+  return arrays['texts']
+
+
+def _encode_table(
+    encoder_config: Any, texts: list[str], cache_dir: str
+) -> np.ndarray:
+  """Encodes texts; row 0 is zeros whatever an encoder makes of ''."""
+  table = encoders.encode(
+      encoder_config, texts, os.path.join(cache_dir, 'encoded'))
+  table[0] = 0
+  return table
+
+
+def _write_provenance(
+    folder: pathlib.Path, log: EventLog, profiles: windows.Profiles,
+    facets: writers.FacetTexts
+) -> None:
+  """For people: every text, and which purchases each profile could read.
+
+  A line of `texts.jsonl` is a row of the bank's `texts`. A line of
+  `profiles.jsonl` names a user, the window's close, the first and last time
+  of its purchases (seconds of the log's timeline) and the texts' rows.
+  """
+  with open(folder / 'texts.jsonl', 'w', encoding='utf-8') as file:
+    file.writelines(
+        json.dumps({'row': row, 'text': text}, ensure_ascii=False) + '\n'
+        for row, text in enumerate(facets.texts))
+  times = log.times[profiles.order]
+  columns = zip(
+      log.user_ids[profiles.users].tolist(), profiles.closes.tolist(),
+      (profiles.last - profiles.first).tolist(),
+      times[profiles.first].tolist(), times[profiles.last - 1].tolist(),
+      facets.index.tolist())
+  names = ('user', 'close', 'num_purchases', 'first_time', 'last_time', 'texts')
+  with open(folder / 'profiles.jsonl', 'w', encoding='utf-8') as file:
+    file.writelines(
+        json.dumps(dict(zip(names, row)), ensure_ascii=False) + '\n'
+        for row in columns)
+
+
+# --------------------------------------------------------- folders on disk
+
+
+def _key(*parts: Any) -> str:
+  text = json.dumps(parts, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _cached(
+    folder: pathlib.Path, names: tuple[str, ...],
+    make: Callable[[pathlib.Path], dict[str, Any]], report: Report
+) -> tuple[dict[str, np.ndarray], dict[str, Any], pathlib.Path]:
+  """Loads a folder; makes it first where it is missing or damaged.
+
+  Args:
+    folder: its final place.
+    names: the arrays to load.
+    make: writes the files into an empty folder and returns what to remember.
+    report: takes a line if the folder is damaged.
+
+  Returns:
+    The arrays by name, what `make` returned, and the folder.
+  """
+  if folder.exists():
+    damage = _damage(folder)
+    if not damage:
+      return *_load(folder, names), folder
+    report(f'{folder}: {damage}; building it again')
+    _remove(folder)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  fresh = pathlib.Path(tempfile.mkdtemp(prefix='.new-', dir=folder.parent))
+  try:
+    about = make(fresh)
+    files = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
+    (fresh / _ABOUT).write_text(
+        json.dumps({'about': about, 'files': files}, indent=1))
+    # Loaded before it is moved: what is mapped stays readable, whichever of
+    # two processes comes first and whatever another one does to the folder.
+    loaded = _load(fresh, names)
+    os.chmod(fresh, 0o755)
+    try:
+      fresh.rename(folder)
+    except OSError:
+      if not folder.exists():  # else another process was first
+        raise
+    return *loaded, folder
+  finally:
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _load(
+    folder: pathlib.Path, names: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  about = json.loads((folder / _ABOUT).read_text())['about']
+  return {n: np.load(folder / f'{n}.npy', mmap_mode='r') for n in names}, about
+
+
+def _damage(folder: pathlib.Path) -> str:
+  """What is wrong with a folder, '' if nothing."""
+  try:
+    files = json.loads((folder / _ABOUT).read_text())['files']
+    for name, expected in files.items():
+      if _sum(folder / name) != expected:
+        return f'{name} is not as it was written'
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    return f'{type(error).__name__}: {error}'
+  return ''
+
+
+def _sum(path: pathlib.Path) -> list[int]:
+  """Length and check sum of a file."""
+  length = checksum = 0
+  with open(path, 'rb') as file:
+    while block := file.read(1 << 20):
+      length += len(block)
+      checksum = zlib.crc32(block, checksum)
+  return [length, checksum]
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Moves a folder aside at once, then deletes it."""
+  aside = tempfile.mkdtemp(prefix='.old-', dir=folder.parent)
+  with contextlib.suppress(FileNotFoundError):  # another process did
+    folder.rename(pathlib.Path(aside, 'damaged'))
+  shutil.rmtree(aside, ignore_errors=True)

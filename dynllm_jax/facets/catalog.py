@@ -1,0 +1,200 @@
+"""What the rule writer knows of each item, from the fixed item table alone."""
+
+import collections
+import html
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+# Letters and digits, joined inside by one mark: t-light, l'oreal, a&b.
+_TOKEN = re.compile(r"[^\W_]+(?:['’&+-][^\W_]+)*")
+_CUT = re.compile(r'\s-\s|[,;:|()\[\]/]')
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_HAN = re.compile(r'[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+')
+_LEVELS = ('>', '›', '|', ';', '/', ',')  # the first one present separates
+
+# Words after which a title says for what or of what, no longer what.
+_LINKS = frozenset('at by for from in into of on to with without'.split())
+_FILLERS = _LINKS | frozenset(
+    'a all an and any are as be best buy can cm comes count ct de design do '
+    'each fl fluid free get has have how inch is it its just kg la lb make '
+    'mg ml mm more my new no not off one or our ounce ounces out oz pcs per '
+    'piece pieces plus set size sure that the them this two up use very when '
+    'x you your'.split())
+_HOLDERS = frozenset(
+    'ass assorted asst asstd box bundle case kit pack pair set'.split())
+# Seldom what a thing is, often how its title ends.
+_LOOKS = frozenset(
+    'assorted beige big black blue brown clear color colour dark finish gold '
+    'gray green grey ivory large light lilac long medium orange pack pink '
+    'purple red round set short silver small tall turquoise violet white '
+    'yellow'.split())
+# Crowd segments and the words of a title or category that speak of them.
+_SEGMENTS = {
+    "women's things": "her ladies lady women women's womens 女士 女装 女式",
+    "men's things": "him men men's mens 男士 男装 男式",
+    "children's things":
+        "babies baby boys child children children's girls kids kid teen "
+        "toddler toys 儿童 宝宝 婴儿",
+    'gifts':
+        'anniversary birthday christmas easter gift gifts party present '
+        'presents valentine wedding xmas 礼品 礼物 生日',
+    'organic products': 'eco natural nature organic organics vegan 天然 有机',
+    'professional products': 'pro professional salon 专业',
+    'vintage style': 'antique classic retro retrospot vintage 复古',
+    'things for the home':
+        'bathroom bedroom decoration garden home kitchen 家居 厨房',
+    'things for pets': 'cat cats dog dogs pet pets 宠物'}
+_SEGMENT_OF = {
+    word: name for name, words in _SEGMENTS.items() for word in words.split()}
+
+
+class Item(NamedTuple):
+  """An item in the words of the facets.
+
+  Attributes:
+    words: telling words of the title and their weights; none of the brand's.
+    kind: the finest category, or the product type that the title ends with.
+    group: what kinds are part of: the first category level that not all items
+      share, or the last word of the product type.
+    path: kind with the levels above it.
+    product: the product type that the title ends with.
+    brand: as it stands in the table.
+    segments: crowds that the title or the category speaks of.
+  """
+  words: list[tuple[str, float]]
+  kind: str
+  group: str
+  path: str
+  product: str
+  brand: str
+  segments: tuple[str, ...]
+
+
+def describe_items(
+    titles: np.ndarray, categories: np.ndarray, brands: np.ndarray
+) -> list[Item]:
+  """Reads the item table.
+
+  A word weighs `log((N + 1) / df) df / (df + 2)`: rare in the catalog, but
+  not so rare that no other item shares it, such as a model number.
+
+  Args:
+    titles, categories, brands: str[num_items + 1], row 0 is padding.
+
+  Returns:
+    One item a row.
+  """
+  titles = [html.unescape(html.unescape(text)) for text in titles]
+  brands = [' '.join(html.unescape(text).split()) for text in brands]
+  tokens = [_tokens(text) for text in titles]
+  levels = _category_levels(categories)
+  frequency = collections.Counter(
+      itertools.chain.from_iterable(map(set, tokens)))
+  weight = {
+      word: math.log((len(titles) + 1) / count) * count / (count + 2)
+      for word, count in frequency.items()}
+  own = [set(_tokens(text)) for text in brands]
+  products = _products(titles, own, frequency)
+  return [
+      _item(*row, weight) for row in
+      zip(tokens, levels, brands, own, products, strict=True)]
+
+
+def _item(tokens, levels, brand, own, product, weight) -> Item:
+  words = [
+      (word, weight[word]) for word in dict.fromkeys(tokens)
+      if word not in own and word not in _FILLERS and not word[0].isdigit()
+      and len(word) > 1]
+  if levels:
+    kind, group = levels[-1], levels[0]
+    above = ', '.join(levels[:-1][:2])
+    path = f'{kind} ({above})' if above else kind
+  else:
+    kind = path = product
+    group = product.split(' ')[-1]
+  spoken = tokens + _tokens(' '.join(levels))
+  segments = tuple(dict.fromkeys(
+      _SEGMENT_OF[word] for word in spoken if word in _SEGMENT_OF))
+  return Item(words, kind, group, path, product, brand, segments)
+
+
+def _tokens(text: str) -> list[str]:
+  """Lower-case words; runs of Han characters as overlapping pairs."""
+  out = []
+  for token in _TOKEN.findall(text.lower()):
+    han = _HAN.findall(token)
+    if not han:
+      out.append(token)
+      continue
+    for run in han:
+      out += [run[i:i + 2] for i in range(max(len(run) - 1, 1))]
+    out += _TOKEN.findall(_HAN.sub(' ', token))
+  return out
+
+
+def _products(
+    titles: list[str], own: list[set[str]], frequency: dict[str, int]
+) -> list[str]:
+  """The product type in each title, one or two words, '' if none.
+
+  The head noun is the word that ends most other titles and seldom stands
+  elsewhere: `BISCUIT TIN VINTAGE CHRISTMAS` is a biscuit tin. In Chinese it
+  is the last four characters.
+  """
+  parts = [_naming_words(*row) for row in zip(titles, own)]
+  plain = [[word for word in words if word not in _LOOKS
+            and word not in _SEGMENT_OF] or words for words in parts]
+  ends = collections.Counter(words[-1] for words in plain if words)
+
+  def product(words, heads):
+    if not words:
+      return ''
+    if han := _HAN.findall(words[-1]):
+      return han[-1][-4:]
+    # Of equals the last, as that is where English puts it.
+    head = max(reversed(heads), key=lambda word: (
+        ends[word] ** 2 / frequency.get(word, 1)))
+    at = words.index(head)
+    return ' '.join(words[max(at - 1, 0):at + 1])
+
+  return [product(*row) for row in zip(parts, plain)]
+
+
+def _naming_words(title: str, own: set[str]) -> list[str]:
+  """The words that name the product, without brand, amounts and fillers."""
+  for part in _CUT.split(title.lower()):
+    kept = []
+    for word in _TOKEN.findall(part):
+      if word in _LINKS and not _HOLDERS.issuperset(kept):
+        break
+      if word in _LINKS:
+        kept = []  # a set of what follows
+      elif word not in own and word not in _FILLERS and not word[0].isdigit():
+        kept.append(word)
+    if kept:
+      return kept
+  return []
+
+
+def _category_levels(categories: np.ndarray) -> list[list[str]]:
+  """Levels of each category, without a root that every item shares."""
+  levels = [_split(html.unescape(text)) for text in categories]
+  roots = {path[0] for path in levels if path}
+  if len(roots) == 1 and any(len(path) > 1 for path in levels):
+    levels = [path[1:] or path for path in levels]
+  return levels
+
+
+def _split(category: str) -> list[str]:
+  """`A > B`, `A|B`, `A/B`, `A, B` and `'A', "B"` are all two levels."""
+  quoted = _QUOTED.findall(category)
+  if category.lstrip(' [')[:1] in ('"', "'") and quoted:
+    parts = [a or b for a, b in quoted]
+  else:
+    mark = next((mark for mark in _LEVELS if mark in category), '>')
+    parts = category.split(mark)
+  return [' '.join(part.split()) for part in parts if part.strip()]

@@ -1,0 +1,42 @@
+"""The facets that serve a user at a time."""
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.types import FACETS, Array, FacetBank
+
+
+def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
+  """Finds each user's newest profile that closed at or before a time.
+
+  A facet that closes at `c` has read purchases strictly before `c` and serves
+  every `t >= c` until the user's next profile (SPEC 3.6). A binary search in
+  the user's rows, with as many steps as all rows could need, so that the
+  work is the same for every input. Pure; may be jitted.
+
+  Args:
+    bank: the facets.
+    users: i32[...], in 0..num_users.
+    times: i32[...], seconds, of the same shape.
+
+  Returns:
+    i32[..., 4], rows of `bank.texts` in the order of FACETS; 0 ("unknown")
+    before the user's first profile and for user 0.
+  """
+  users, times = jnp.asarray(users), jnp.asarray(times)
+  num_rows = bank.closes.shape[0]
+  if not num_rows:
+    return jnp.zeros((*users.shape, len(FACETS)), jnp.int32)
+  offsets, closes = jnp.asarray(bank.offsets), jnp.asarray(bank.closes)
+  start = offsets[users]
+
+  def halve(_, bounds):
+    low, high = bounds  # rows before `low` serve, those from `high` do not
+    middle = low + (high - low) // 2
+    serves = (low < high) & (closes[middle] <= times)
+    return jnp.where(serves, middle + 1, low), jnp.where(serves, high, middle)
+
+  after, _ = jax.lax.fori_loop(
+      0, num_rows.bit_length(), halve, (start, offsets[users + 1]))
+  rows = jnp.asarray(bank.index)[jnp.maximum(after - 1, 0)]
+  return jnp.where((after > start)[..., None], rows, 0)

@@ -1,0 +1,110 @@
+"""LLM_G: a user's purchases in a window to four texts (SPEC 3.6, 8).
+
+A writer is one file in this folder, found by its name, with
+
+    VERSION: int, raised whenever the same window gets other texts
+    write(writer_config, log, profiles, store='', report=print) -> FacetTexts
+    describe(writer_config) -> str
+
+For a profile it may read the purchases that `profiles` gives for that row and
+the item table, which is fixed; nothing else of the log. `store` is a folder
+in which a writer may keep what is dear to write, so that broken-off work
+resumes ('' keeps nothing); `report` takes a line of progress.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dynllm_jax.facets.windows import Profiles
+from dynllm_jax.types import FACETS, EventLog, InputError
+
+UNKNOWN = 'unknown'
+
+
+@dataclasses.dataclass(frozen=True)
+class FacetTexts:
+  """What a writer has written, every text once.
+
+  Attributes:
+    texts: the distinct texts; `texts[0]` is "unknown", none is empty.
+    index: i32[rows, 4], the texts of each profile in the order of FACETS; 0
+      where the writer has nothing to say or has failed.
+  """
+  texts: list[str]
+  index: np.ndarray
+
+
+def collect(rows: Any, num_rows: int) -> FacetTexts:
+  """Stores every text once.
+
+  Args:
+    rows: for each profile its four texts; '' or None is "unknown".
+    num_rows: number of profiles.
+  """
+  index = np.zeros((num_rows, len(FACETS)), np.int32)
+  known = {UNKNOWN: 0}
+  for row, four in enumerate(rows):
+    index[row] = [
+        known.setdefault(text or UNKNOWN, len(known)) for text in four]
+  return FacetTexts(list(known), index)
+
+
+def write(
+    writer_config: Any, log: EventLog, profiles: Profiles, store: str = '',
+    report: Callable[[str], None] = print
+) -> FacetTexts:
+  """Writes the facets with the writer that `writer_config.name` names.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    log: the prepared log.
+    profiles: the users and windows to write for.
+    store: folder for the writer's own use, '' for none.
+    report: takes lines of progress.
+
+  Raises:
+    InputError: if there is no such writer.
+  """
+  return writer(writer_config).write(
+      writer_config, log, profiles, store, report)
+
+
+def describe(writer_config: Any) -> str:
+  """The writer in words, for reports.
+
+  Raises:
+    InputError: if there is no such writer.
+  """
+  return writer(writer_config).describe(writer_config)
+
+
+def writer(writer_config: Any) -> Any:
+  """The module of the writer that `writer_config.name` names.
+
+  Raises:
+    InputError: if there is no such writer.
+  """
+  if writer_config.name not in writer_names():
+    raise InputError(
+        f'facets.writer.name: unknown writer {writer_config.name!r}; '
+        f'allowed: {", ".join(writer_names())}')
+  return _module(writer_config.name)
+
+
+def writer_names() -> list[str]:
+  """Names of all writers: the files beside this one that can `write`."""
+  here = pathlib.Path(__file__)
+  stems = (p.stem for p in here.parent.glob('*.py'))
+  return sorted(
+      stem for stem in stems
+      if stem not in ('__init__', here.stem)
+      and hasattr(_module(stem), 'write'))
+
+
+def _module(name: str) -> Any:
+  return importlib.import_module(f'dynllm_jax.facets.{name}')
