@@ -1,0 +1,138 @@
+"""Data sources, one file each, and the store of prepared logs.
+
+A source is a module of this folder with two functions of `config.data`:
+`files(data_config)`, the files that it reads (`formats.File`), and
+`read(data_config)`, which gives a `RawLog`. It is found by its file name.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import pathlib
+import types
+from typing import Any, Callable
+
+from dynllm_jax.datasets import formats
+from dynllm_jax.datasets import prepare
+from dynllm_jax.datasets import store
+from dynllm_jax.datasets import values
+from dynllm_jax.types import EventLog, InputError
+
+# Raised whenever reading or preparing changes what comes out.
+_VERSION = 1
+
+
+def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
+  """The prepared log of `config.data` (SPEC 2).
+
+  It is prepared once for each content of the files and each set of fields, and
+  kept in `data.dir`; later calls read the files only to hash them.
+
+  Args:
+    data_config: `config.data`.
+    report: receives lines: what was read, dropped and kept.
+
+  Raises:
+    InputError: for a field, a file or a row that is not allowed.
+  """
+  check(data_config)
+  source = source_module(data_config.source)
+  fingerprint = _fingerprint(data_config, source.files(data_config))
+  folder = data_folder(data_config) / 'event_logs' / fingerprint
+  if folder.exists():
+    try:
+      log = store.load(folder, fingerprint)
+      report(f'data: {log.source}')
+      report(f'data: loaded from {folder}')
+      _report_counts(log.counts, report)
+      return log
+    except store.DamagedError as error:
+      report(f'data: {folder} is damaged: {error}; it is prepared again')
+      store.remove(folder)
+  raw = source.read(data_config)
+  report(f'data: {raw.source}')
+  _report_counts(raw.counts, report)
+  log = prepare.prepare(raw, data_config, fingerprint)
+  _report_counts({name: count for name, count in log.counts.items()
+                  if name not in raw.counts}, report)
+  try:
+    store.save(log, folder)
+  except OSError as error:
+    raise InputError(f'data.dir: {folder} cannot be written ({error}); it must '
+                     'be a folder that can be') from error
+  report(f'data: stored in {folder}')
+  return log
+
+
+def source_names() -> list[str]:
+  """Names of all sources: the modules of this folder that have `files`."""
+  stems = {path.stem for path in pathlib.Path(__file__).parent.glob('*.py')}
+  return sorted(stem for stem in stems - {'__init__'}
+                if hasattr(_module(stem), 'files'))
+
+
+def source_module(name: str) -> types.ModuleType:
+  """The module of a source.
+
+  Raises:
+    InputError: if there is no such source.
+  """
+  if name not in source_names():
+    raise InputError(f'data.source: unknown source {name!r}; allowed: '
+                     f'{", ".join(source_names())}')
+  return _module(name)
+
+
+def _module(name: str) -> types.ModuleType:
+  return importlib.import_module(f'dynllm_jax.datasets.{name}')
+
+
+def data_folder(data_config: Any) -> pathlib.Path:
+  """Where prepared data are kept: `data.dir` or the user's cache."""
+  if data_config.dir:
+    return pathlib.Path(data_config.dir).expanduser()
+  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(cache).expanduser() / 'dynllm_jax'
+
+
+def check(data_config: Any) -> None:
+  """Checks the fields that every source shares.
+
+  Raises:
+    InputError: naming the field, its value and what is allowed.
+  """
+  rules = {
+      'bad_rows': (lambda v: v in ('error', 'drop'), "'error' or 'drop'"),
+      'time_unit': (lambda v: v in values.TIME_UNITS,
+                    ', '.join(values.TIME_UNITS)),
+      'min_user_items': (lambda v: v >= 0, 'a number from 0'),
+      'min_item_users': (lambda v: v >= 0, 'a number from 0'),
+      'sample_users': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
+      'sample_seed': (lambda v: v >= 0, 'a number from 0'),
+      'simulation_seed': (lambda v: v >= 0, 'a number from 0'),
+  }
+  for field, (good, allowed) in rules.items():
+    if not good(data_config[field]):
+      raise InputError(f'data.{field}: {data_config[field]!r} is not allowed; '
+                       f'it must be {allowed}')
+
+
+def _fingerprint(data_config: Any, files: list[formats.File]) -> str:
+  """A hash of the files' content and of what preparation depends on."""
+  fields = json.loads(data_config.to_json())
+  for field in ('dir', 'events', 'items'):  # Places, not content.
+    del fields[field]
+  contents = []
+  for file in files:
+    with open(file.path, 'rb') as stream:
+      digest = hashlib.file_digest(stream, 'sha256').hexdigest()
+    contents.append([file.field, pathlib.Path(file.path).suffixes, digest])
+  key = json.dumps([_VERSION, fields, contents], sort_keys=True)
+  return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _report_counts(counts: dict[str, int],
+                   report: Callable[[str], None]) -> None:
+  for name, count in counts.items():
+    report(f'data: {name}: {count:,}')
