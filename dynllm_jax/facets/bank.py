@@ -46,8 +46,9 @@ def build(
   Returns:
     The bank (SPEC 3.6), numpy arrays mapped from disk, and what a report
     should say of it: `writer`, `encoder`, `window_days`, `num_windows`,
-    `num_profiles`, `num_unique_texts`, `unknown` (share of the profiles, by
-    facet), `llm_dim`, `seconds` that the build took, `folder`.
+    `num_profiles`, `num_unique_texts`, `num_failed` (profiles that the writer
+    could not write), `unknown` (share of the profiles, by facet), `llm_dim`,
+    `seconds` that the build took, `folder`.
 
   Raises:
     InputError: if a field of the config is not allowed.
@@ -85,6 +86,7 @@ def build(
         'num_windows': len(np.unique(profiles.closes)),
         'num_profiles': len(profiles),
         'num_unique_texts': len(facets.texts) - 1,
+        'num_failed': facets.num_failed,
         'unknown': dict(zip(FACETS, map(float, unknown))),
         'llm_dim': texts.shape[1],
         'seconds': time.monotonic() - start}

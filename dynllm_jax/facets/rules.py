@@ -7,13 +7,10 @@ table do not say.
 """
 
 import bisect
-import calendar
 import collections
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
-
-import numpy as np
 
 from dynllm_jax.facets import catalog
 from dynllm_jax.facets.catalog import Item
@@ -34,7 +31,9 @@ _ACTIVITY = (
     (_MAX_PURCHASES, 'heavy buyer, very many purchases'))
 _DAYS = ((1, ' on one day'), (3, ' on a few days'),
          (_MAX_PURCHASES, ' on many days'))
-_DAY_PARTS = ('nights', 'mornings', 'afternoons', 'evenings', 'nights')
+_MONTHS = ('January', 'February', 'March', 'April', 'May', 'June', 'July',
+           'August', 'September', 'October', 'November', 'December')
+_DAY_PARTS = ('nights', 'mornings', 'afternoons', 'evenings')
 _DAY_PARTS_FROM = [hour * 3600 for hour in (5, 12, 17, 22)]
 
 
@@ -108,7 +107,7 @@ def _crowd(numbers: list[int], items: list[Item], times: list[int]) -> str:
 
 def _rhythm(times: list[int], days: list[int]) -> str:
   """Month of the newest purchase, usual days and hours."""
-  month = calendar.month_name[time.gmtime(times[0]).tm_mon]
+  month = _MONTHS[time.gmtime(times[0]).tm_mon - 1]
   # Day 0 of unix time was a Thursday.
   weekend = sum((day + 3) % 7 > 4 for day in days) / len(days)
   usual = ('weekend' if weekend > 0.6 else 'weekday' if weekend < 0.2
@@ -116,7 +115,7 @@ def _rhythm(times: list[int], days: list[int]) -> str:
   seconds = [when % SECONDS_PER_DAY for when in times]
   if not any(seconds):  # the log has dates without a time of day
     return f'in {month}, {usual} shopping'
-  parts = [bisect.bisect(_DAY_PARTS_FROM, when) for when in seconds]
+  parts = [bisect.bisect(_DAY_PARTS_FROM, when) % 4 for when in seconds]
   part = max(set(parts), key=parts.count)
   if parts.count(part) < 0.6 * len(parts):
     return f'in {month}, {usual} shopping at all hours'

@@ -34,9 +34,11 @@ class FacetTexts:
     texts: the distinct texts; `texts[0]` is "unknown", none is empty.
     index: i32[rows, 4], the texts of each profile in the order of FACETS; 0
       where the writer has nothing to say or has failed.
+    num_failed: profiles for which no valid answer was had.
   """
   texts: list[str]
   index: np.ndarray
+  num_failed: int = 0
 
 
 def collect(rows: Any, num_rows: int) -> FacetTexts:
