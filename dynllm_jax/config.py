@@ -8,7 +8,9 @@ A config file says only what differs from `default()`:
       return config
 """
 
+from collections.abc import Iterator
 import importlib
+import json
 import pathlib
 from typing import Any
 
@@ -88,19 +90,38 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'candidates': 'all',  # all, future
           'filter_seen': False,
           'block_size': 65_536,  # items scored at once
+          # Systems without training that are ranked beside this one.
+          'compare': ('popularity', 'recent_popularity', 'repeat',
+                      'transitions', 'itemknn'),
       },
       'mesh': {'data': 0, 'nodes': 1},  # data=0: all local devices
   })
   config.model = system_module(name).default_config()
   config.model.name = name
   if variant:
-    if variant != 'walk' or 'walk' not in config.model:
+    if variant != 'walk' or 'walk_term' not in config.model:
       raise InputError(
           f'config argument {arg!r}: system {name!r} has no variant '
           f'{variant!r}; only "+walk", of temporal systems, is allowed')
     config.model.copy_term = config.model.walk_term = True
   config.lock()
   return config
+
+
+def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
+  """Sets those fields that the chosen system has.
+
+  Config files serve every system, and a count-based one has none of a
+  network's fields.
+
+  Args:
+    model: `config.model`.
+    **fields: values by name; `top_r` stands for `distill.top_r`.
+  """
+  for name, value in fields.items():
+    part = model.get('distill', {}) if name == 'top_r' else model
+    if name in part:
+      part[name] = value
 
 
 def system_names() -> list[str]:
@@ -120,3 +141,55 @@ def system_module(name: str) -> Any:
         f'config argument: unknown system {name!r}; '
         f'allowed: {", ".join(system_names())}')
   return importlib.import_module(f'dynllm_jax.models.{name}')
+
+
+# What may change between a checkpoint and a run that goes on from it.
+_FREE_TO_RESUME = (
+    'data', 'mesh', 'train.num_epochs', 'train.patience', 'train.chunk',
+    'eval.block_size', 'eval.compare', 'eval.ks')
+# And an evaluation, which trains nothing.
+_FREE_TO_EVALUATE = ('data', 'mesh', 'train', 'eval', 'seed')
+
+
+def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
+  """What a checkpoint remembers of its configuration, as JSON values.
+
+  The data is known by its fingerprint and not by its paths, so that a log may
+  lie elsewhere.
+  """
+  fields = json.loads(json.dumps(config.to_dict()))
+  del fields['data'], fields['mesh']
+  return {**fields, 'data_fingerprint': fingerprint}
+
+
+def check_identity(
+    stored: dict, current: dict, where: str, resume: bool) -> None:
+  """Stops where a checkpoint comes from another configuration.
+
+  Args:
+    stored, current: of `identity`.
+    where: the checkpoint.
+    resume: whether training goes on from it, or it is only evaluated.
+
+  Raises:
+    InputError: naming the first field that differs.
+  """
+  free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
+  old, new = dict(_leaves(stored)), dict(_leaves(current))
+  for field in sorted(old.keys() | new.keys()):
+    if any(field == f or field.startswith(f + '.') for f in free):
+      continue
+    if old.get(field) != new.get(field):
+      name = ('the prepared data (config.data)' if field == 'data_fingerprint'
+              else f'config.{field}')
+      raise InputError(
+          f'{name}: {new.get(field)!r} differs from {old.get(field)!r} of the '
+          f'checkpoint in {where}; allowed: the same, or another --workdir')
+
+
+def _leaves(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  if isinstance(tree, dict):
+    for key, value in tree.items():
+      yield from _leaves(value, f'{path}.{key}' if path else key)
+  else:
+    yield path, tree

@@ -1,0 +1,20 @@
+"""A small simulated log: a complete run in a minute or two on a laptop."""
+
+from dynllm_jax import config as config_lib
+
+
+def get_config(arg: str = ''):
+  """The configuration; `arg` names a system, '' is dynllm+walk."""
+  config = config_lib.default(arg or 'dynllm+walk')
+  config.data.source = 'simulated'
+  config.data.size = 'demo'
+  config_lib.set_known(
+      config.model, dim=64, time_dim=32, num_neighbors=10, num_layers=1,
+      top_r=40)
+  config.train.batch_size = 256
+  config.train.num_epochs = 10
+  config.train.patience = 3
+  config.train.loss = 'softmax'
+  config.train.num_negatives = 128
+  config.train.learning_rate = 3e-3
+  return config

@@ -1,0 +1,107 @@
+"""Orbax checkpoints: the latest epoch, and the best one.
+
+Two managers, because one that keeps the best evicts the newest. Each step
+holds the whole TrainState as it stood at the end of an epoch, and `status`, a
+JSON record: configuration, stopping state, history. Orbax writes a step into
+a temporary folder and renames it, so a step that is there is complete.
+"""
+
+import contextlib
+import pathlib
+from typing import Any
+
+from absl import logging as absl_logging
+import jax
+import orbax.checkpoint as ocp
+
+from dynllm_jax.types import InputError
+from dynllm_jax.types import TrainState
+
+KINDS = ('latest', 'best')
+
+
+class Checkpoints:
+  """The checkpoints of one run folder; a context manager.
+
+  Args:
+    folder: the run folder.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells every save
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, enable_async_checkpointing=False)
+    self._managers = {
+        kind: ocp.CheckpointManager(
+            (folder / 'checkpoints' / kind).resolve(), options=options)
+        for kind in KINDS}
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    for manager in self._managers.values():
+      with contextlib.suppress(Exception):
+        manager.close()
+
+  def epoch(self, kind: str) -> int | None:
+    """The epoch that is stored, None without one."""
+    return self._managers[kind].latest_step()
+
+  def save(
+      self, kind: str, epoch: int, state: TrainState,
+      status: dict[str, Any]) -> None:
+    """Stores an epoch; the one stored before goes once this one is complete.
+
+    Args:
+      kind: 'latest' or 'best'.
+      epoch: number of finished epochs.
+      state: the training state.
+      status: JSON values.
+    """
+    manager = self._managers[kind]
+    # A run that was killed between the two saves of an epoch repeats it.
+    if epoch in manager.all_steps():
+      manager.delete(epoch)
+    manager.save(epoch, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_plain(state)),
+        status=ocp.args.JsonSave(status)))
+
+  def status(self, kind: str) -> dict[str, Any]:
+    """The JSON record of a stored epoch."""
+    restored = self._managers[kind].restore(
+        self.epoch(kind), args=ocp.args.Composite(
+            status=ocp.args.JsonRestore()))
+    return restored['status']
+
+  def restore(self, kind: str, template: TrainState) -> TrainState:
+    """Reads a stored epoch into the shape and placement of a template.
+
+    Args:
+      kind: 'latest' or 'best'.
+      template: a state of the same configuration.
+
+    Returns:
+      The state as it was saved.
+
+    Raises:
+      InputError: if what is stored has other arrays, or cannot be read.
+    """
+    manager = self._managers[kind]
+    where = manager.directory / str(self.epoch(kind))
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
+    try:
+      restored = manager.restore(self.epoch(kind), args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(wanted)))
+    except (ValueError, KeyError, OSError) as error:
+      reason = str(error).strip().splitlines()[0]
+      raise InputError(
+          f'{where}: the checkpoint cannot be restored ({reason}); allowed: '
+          'an undamaged one of the same configuration') from error
+    state = restored['state']
+    return state.replace(key=jax.random.wrap_key_data(state.key))
+
+
+def _plain(state: TrainState) -> TrainState:
+  """The state with its key as ordinary integers."""
+  return state.replace(key=jax.random.key_data(state.key))

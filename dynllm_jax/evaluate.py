@@ -1,0 +1,266 @@
+"""Chronological replay and full-catalogue ranking (SPEC 5)."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dynllm_jax import batching
+from dynllm_jax import graph
+from dynllm_jax import scoring
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import Params
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+
+
+class Ranking(NamedTuple):
+  """How candidates are ranked; hashable, fixed at compilation."""
+  block_size: int  # items scored at once
+  seen_depth: int  # events of a user's past that are filtered, 0 for none
+
+
+def rank_batch(
+    system: System, ranking: Ranking, params: Params, memory: Any,
+    inputs: Inputs, batch: EventBatch,
+    candidates: Array) -> tuple[Array, Array]:
+  """Ranks each event's item among all candidates.
+
+  `rank = 1 + #{score > positive} + #{score == positive, other item} / 2`. Every
+  candidate is embedded at the batch's first time; a score and its positive
+  come from the same product, so that a tie is a tie. Where the catalogue needs
+  several blocks it is scored twice: once for the positives, once to compare.
+
+  Args:
+    system: whose embeddings.
+    ranking: how.
+    params, memory, inputs: of the system.
+    batch: the events.
+    candidates: bool[items + 1], who takes part.
+
+  Returns:
+    f32[batch] ranks, and bool[], whether every score was finite.
+  """
+  num_items = len(inputs.item_text) - 1
+  block = min(ranking.block_size, num_items)
+  num_blocks = -(-num_items // block)
+  row = jnp.arange(len(batch.mask))
+
+  def scores_of(index):
+    ids = 1 + index * block + jnp.arange(block, dtype=jnp.int32)
+    users, items = system.embed(
+        params, memory, inputs, batch.users, batch.times,
+        jnp.minimum(ids, num_items), batch.times[0], None)
+    return ids, scoring.score(users, items)
+
+  def positives_of(index):
+    ids, scores = scores_of(index)
+    column = batch.items - ids[0]
+    inside = (column >= 0) & (column < block)
+    found = scores[row, jnp.clip(column, 0, block - 1)]
+    return jnp.where(inside, found, 0.0)
+
+  def compare(index, positive):
+    ids, scores = scores_of(index)
+    rival = (ids <= num_items) & candidates[jnp.minimum(ids, num_items)]
+    rival = rival & (ids != batch.items[:, None])
+    if ranking.seen_depth:
+      rival &= ~_seen(inputs, batch, ids, ranking.seen_depth)
+    above = jnp.sum(rival & (scores > positive[:, None]), axis=1)
+    level = jnp.sum(rival & (scores == positive[:, None]), axis=1)
+    finite = jnp.isfinite(scores) | ~batch.mask[:, None]
+    return above + level / 2, finite.all()
+
+  if num_blocks == 1:
+    beaten, finite = compare(0, positives_of(0))
+    return 1 + beaten, finite
+  blocks = jnp.arange(num_blocks, dtype=jnp.int32)
+  positive, _ = jax.lax.scan(
+      lambda total, index: (total + positives_of(index), None),
+      jnp.zeros([len(row)]), blocks)
+  beaten, finite = jax.lax.map(lambda index: compare(index, positive), blocks)
+  return 1 + beaten.sum(0), finite.all()
+
+
+def _seen(inputs, batch, ids, depth):
+  """bool[batch, block]: items that a user took before, strictly earlier."""
+  past = graph.neighborhood(
+      inputs.user_graph, batch.users, batch.times, depth)
+  column = jnp.where(past.mask, past.nodes - ids[0], -1)
+  column = jnp.where((column >= 0) & (column < len(ids)), column, len(ids))
+  seen = jnp.zeros([len(batch.mask), len(ids)], bool)
+  row = jnp.arange(len(batch.mask))[:, None]
+  return seen.at[row, column].set(True, mode='drop')
+
+
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+def _replay_chunk(
+    system, ranking, batch_size, params, memory, pending, inputs, candidates,
+    rows):
+  """Scans over batches; `ranking` None only applies their updates."""
+
+  def step(carry, row):
+    memory, pending = carry
+    start, size, part, ready = row
+    batch = batching.take_batch(inputs, start, size, batch_size)
+    if ranking is None:
+      ranks, finite = jnp.zeros([batch_size]), jnp.array(True)
+    else:
+      ranks, finite = rank_batch(
+          system, ranking, params, memory, inputs, batch, candidates)
+    users, items = system.embed(
+        params, memory, inputs, batch.users, batch.times, batch.items,
+        batch.times[0], None)
+    pending = batching.add_pending(
+        pending, batch, users.vector, items.vector, part, ready)
+    memory = system.update(
+        params, memory, inputs, batching.due(pending, size > 0))
+    return (memory, pending), (ranks, finite)
+
+  (memory, pending), (ranks, finite) = jax.lax.scan(
+      step, (memory, pending), rows)
+  return memory, pending, ranks, finite.all()
+
+
+def replay(
+    system: System, params: Params, memory: Any, inputs: Inputs,
+    plan: batching.BatchPlan, ranking: Ranking | None, candidates: Array,
+    progress=None) -> tuple[Any, np.ndarray]:
+  """Plays a plan's events in order through the memory, ranking each.
+
+  Args:
+    system, params, inputs: the system.
+    memory: as before the plan's first event; its buffers are given away.
+    plan: the batches.
+    ranking: how to rank, or None to apply the updates alone.
+    candidates: bool[items + 1].
+    progress: called with the number of events of each finished chunk.
+
+  Returns:
+    The memory after the last event; f64[events] ranks (empty without ranking).
+
+  Raises:
+    InputError: if a score is not finite.
+  """
+  width = _vector_dims(system, params, memory, inputs)
+  pending = batching.empty_pending(plan.batch_size * plan.num_parts, *width)
+  ranks = []
+  # A power of two, so that splits of like size share one compilation.
+  length = max(8, 1 << (len(plan.start) // 16).bit_length())
+  for chunk in batching.chunks(plan, length):
+    memory, pending, chunk_ranks, finite = _replay_chunk(
+        system, ranking, plan.batch_size, params, memory, pending, inputs,
+        candidates, (chunk.start, chunk.size, chunk.part, chunk.ready))
+    if not finite:
+      first, last = chunk.start[0], chunk.start.max()
+      raise InputError(
+          f'a score is not finite (events {first} to {last} of the log): the '
+          'parameters have diverged; allowed: a lower '
+          'config.train.learning_rate')
+    if ranking is not None:
+      real = np.arange(plan.batch_size) < chunk.size[:, None]
+      ranks.append(np.asarray(chunk_ranks, np.float64)[real])
+    if progress:
+      progress(int(chunk.size.sum()))
+  return memory, np.concatenate(ranks or [np.zeros(0)])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def after_pending(
+    system: System, params: Params, memory: Any, inputs: Inputs,
+    pending: Pending) -> Any:
+  """A copy of the memory with what was pending applied."""
+  memory = jax.tree.map(jnp.copy, memory)
+  return system.update(params, memory, inputs, batching.due(pending, True))
+
+
+def _vector_dims(system, params, memory, inputs):
+  """Widths of a system's user and item vectors."""
+  one = jnp.zeros([1], jnp.int32)
+  users, items = jax.eval_shape(
+      lambda p, m, i: system.embed(p, m, i, one, one, one, one[0], None),
+      params, memory, inputs)
+  return users.vector.shape[-1], items.vector.shape[-1]
+
+
+def split_plans(
+    system: System, log: EventLog, batch_size: int) -> dict[str, Any]:
+  """The batch plans of the three splits as a system is to be ranked."""
+  ends = [0, log.train_end, log.validation_end, log.num_events]
+  plans = {}
+  for name, start, end in zip(('train', 'validation', 'test'), ends, ends[1:]):
+    plans[name] = (
+        batching.plan_by_time(log.times, start, end) if system.by_time
+        else batching.plan_batches(log.times, start, end, batch_size))
+  return plans
+
+
+def candidate_mask(log: EventLog, which: str) -> np.ndarray:
+  """bool[items + 1]: 'all' items, or the 'future' ones of the two last splits.
+
+  Raises:
+    InputError: for any other word.
+  """
+  mask = np.zeros(log.num_items + 1, bool)
+  if which == 'all':
+    mask[1:] = True
+  elif which == 'future':
+    mask[log.items[log.train_end:]] = True
+  else:
+    raise InputError(
+        f'config.eval.candidates: {which!r} is not allowed; all, future')
+  return mask
+
+
+def event_groups(log: EventLog) -> dict[str, np.ndarray]:
+  """bool[events] of the groups that a report tells apart (SPEC 5).
+
+  new_user, new_item: no training event. repeat: the user took the item at an
+  earlier time. head: the fifth of the items with most training events; tail:
+  the others.
+  """
+  train = slice(0, log.train_end)
+  by_item = np.bincount(log.items[train], minlength=log.num_items + 1)
+  by_user = np.bincount(log.users[train], minlength=log.num_users + 1)
+  pair = log.users.astype(np.int64) * (log.num_items + 1) + log.items
+  # np.unique keeps the first place of each pair, the earliest in time.
+  _, first, of = np.unique(pair, return_index=True, return_inverse=True)
+  head = np.zeros(log.num_items + 1, bool)
+  head[1 + np.argsort(-by_item[1:], kind='stable')[:log.num_items // 5]] = True
+  return {
+      'new_user': by_user[log.users] == 0,
+      'new_item': by_item[log.items] == 0,
+      'repeat': log.times[first][of] < log.times,
+      'head': head[log.items],
+      'tail': ~head[log.items],
+  }
+
+
+def ranking_of(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
+  """The `Ranking` of a config.
+
+  Raises:
+    InputError: if a cut-off is not below the catalogue's size, or a field has
+      a value that is not allowed.
+  """
+  for k in config.eval.ks:
+    if not 1 <= k <= log.num_items:
+      raise InputError(
+          f'config.eval.ks: {k} is not allowed; 1 to the number of items, '
+          f'{log.num_items}')
+  if not config.eval.ks:
+    raise InputError('config.eval.ks: empty; at least one cut-off is needed')
+  if config.eval.block_size < 1:
+    raise InputError(
+        f'config.eval.block_size: {config.eval.block_size} is not allowed; '
+        '1 or more')
+  depth = int(np.bincount(log.users).max()) if config.eval.filter_seen else 0
+  return Ranking(config.eval.block_size, depth)

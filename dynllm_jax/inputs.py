@@ -1,0 +1,42 @@
+"""Builds the fixed inputs of a system from a prepared log (DESIGN 3)."""
+
+import numpy as np
+
+from dynllm_jax import graph
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import Inputs
+
+
+def build_inputs(
+    log: EventLog, item_text: np.ndarray, facets: FacetBank,
+    padding: int) -> Inputs:
+  """Indexes the log, on the host.
+
+  Args:
+    log: the prepared log.
+    item_text: f16[items + 1, llm_dim].
+    facets: of the log's users.
+    padding: rows added to the log, as many as the largest batch has.
+
+  Returns:
+    Inputs of numpy arrays.
+  """
+  times = log.times.astype(np.int32)
+
+  def padded(column):
+    return np.pad(column.astype(np.int32), (0, padding), mode='edge')
+
+  return Inputs(
+      users=padded(log.users),
+      items=padded(log.items),
+      times=padded(times),
+      user_graph=graph.temporal_graph(
+          log.users, log.items, times, log.num_users),
+      item_graph=graph.temporal_graph(
+          log.items, log.users, times, log.num_items),
+      same_time=graph.same_time_items(log),
+      train_events=np.int32(log.train_end),
+      mean_return_days=np.float32(graph.mean_return_days(log)),
+      item_text=item_text,
+      facets=facets)

@@ -1,0 +1,36 @@
+"""Distillation of a facet to its r most telling coordinates (SPEC 3.7)."""
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.types import Array
+
+ORDERS = ('score', 'index', 'mask', 'none')
+
+
+def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
+  """`h_hat = [h * tanh(s)]_j` with `s = h q / |q|`, j the top r of s.
+
+  Args:
+    facet: f32[..., d], h.
+    query: f32[d] or broadcastable, q, learned, not zero.
+    top_r: r, at most d.
+    order: 'score' (paper: slots in descending score), 'index' (slots in the
+      order of the coordinates), 'mask' (all d coordinates, the others zero) or
+      'none' (no distillation, for ablations).
+
+  Returns:
+    f32[..., r], or f32[..., d] for 'mask' and 'none'.
+  """
+  if order == 'none':
+    return facet
+  scores = facet * query / jnp.linalg.norm(query, axis=-1, keepdims=True)
+  gated = facet * jnp.tanh(scores)
+  _, index = jax.lax.top_k(jax.lax.stop_gradient(scores), top_r)
+  if order == 'mask':
+    keep = jnp.put_along_axis(
+        jnp.zeros(scores.shape, bool), index, True, axis=-1, inplace=False)
+    return jnp.where(keep, gated, 0.0)
+  if order == 'index':
+    index = jnp.sort(index, axis=-1)
+  return jnp.take_along_axis(gated, index, axis=-1)

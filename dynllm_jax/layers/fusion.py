@@ -1,0 +1,57 @@
+"""Fusion of the graph embedding with the facets (SPEC 3.8)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from dynllm_jax.layers.attention import SingleQueryAttention
+from dynllm_jax.layers.mlp import MLP
+from dynllm_jax.types import Array
+
+FUSIONS = ('merge', 'blend')
+
+
+class Fusion(nn.Module):
+  """Attention of `h_u^G` over the facet tokens, then merge or blend.
+
+  Attributes:
+    dim: d.
+    num_heads: H.
+    num_layers: depth; the query of a deeper layer is the previous output.
+    mode: 'merge' `MLP(h^G || Attn)` or 'blend'
+      `alpha Attn + (1 - alpha) FFN(Dropout(h^A))`.
+    alpha: of 'blend'.
+    dropout: rate on attention weights and, for 'blend', on the tokens.
+  """
+  dim: int
+  num_heads: int
+  num_layers: int = 1
+  mode: str = 'merge'
+  alpha: float = 0.5
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(
+      self, graph_embedding: Array, tokens: Array,
+      deterministic: bool) -> Array:
+    """Fuses.
+
+    Args:
+      graph_embedding: f32[batch, dim], `h_u^G`.
+      tokens: f32[batch, facets, width], `h_u^A`.
+      deterministic: whether dropout is off.
+
+    Returns:
+      f32[batch, dim], `h_u`.
+    """
+    mask = jnp.ones(tokens.shape[:-1], bool)
+    attended = graph_embedding
+    for _ in range(self.num_layers):
+      attended = SingleQueryAttention(
+          self.dim, self.num_heads, self.dropout)(
+              attended, [tokens], mask, deterministic)
+    if self.mode == 'merge':
+      return MLP(self.dim)(
+          jnp.concatenate([graph_embedding, attended], axis=-1))
+    dropped = nn.Dropout(self.dropout)(tokens, deterministic=deterministic)
+    flat = dropped.reshape(len(dropped), -1)
+    return self.alpha * attended + (1 - self.alpha) * MLP(self.dim)(flat)

@@ -1,0 +1,51 @@
+"""A GRU cell as a pure function, its input product taken once for all steps."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.layers.mlp import normalize
+from dynllm_jax.types import Array
+
+
+# Weights of a GRU (Cho et al. 2014), gates in the order reset, update,
+# candidate: `inputs` f32[input_dim, 3 dim], `hidden` f32[dim, 3 dim],
+# `bias` f32[3 dim], `hidden_bias` f32[dim] (candidate, inside its reset).
+GRUParams = dict[str, Array]
+
+
+def init_gru(key: Array, input_dim: int, dim: int) -> GRUParams:
+  """Draws the weights: LeCun normal for inputs, orthogonal for the state."""
+  keys = jax.random.split(key, 4)
+  orthogonal = nn.initializers.orthogonal()
+  return {
+      'inputs': nn.initializers.lecun_normal()(keys[0], (input_dim, 3 * dim)),
+      'hidden': jnp.concatenate(
+          [orthogonal(k, (dim, dim)) for k in keys[1:]], axis=1),
+      'bias': jnp.zeros([3 * dim]),
+      'hidden_bias': jnp.zeros([dim])}
+
+
+def project_inputs(params: GRUParams, inputs: Array) -> Array:
+  """`W x + b` of the three gates, f32[..., input_dim] -> f32[..., 3 dim]."""
+  return inputs @ params['inputs'] + params['bias']
+
+
+def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
+  """One step, its output normalized (SPEC 3.4, 3.10).
+
+  Args:
+    params: the weights; `inputs` and `bias` are not read.
+    hidden: f32[rows, dim].
+    projected: f32[rows, 3 dim] of `project_inputs`.
+
+  Returns:
+    f32[rows, dim].
+  """
+  from_inputs = jnp.split(projected, 3, axis=-1)
+  from_hidden = jnp.split(hidden @ params['hidden'], 3, axis=-1)
+  reset = nn.sigmoid(from_inputs[0] + from_hidden[0])
+  update = nn.sigmoid(from_inputs[1] + from_hidden[1])
+  candidate = jnp.tanh(
+      from_inputs[2] + reset * (from_hidden[2] + params['hidden_bias']))
+  return normalize((1 - update) * candidate + update * hidden)

@@ -1,0 +1,43 @@
+"""The static half of an item, from its text and its id (SPEC 3.6)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from dynllm_jax.types import Array
+
+
+class ItemStatic(nn.Module):
+  """`LayerNorm(Dropout(W_s LLM_E(text)))`, plus a learned embedding by option.
+
+  Attributes:
+    dim: d/2.
+    use_text: whether the item's text is read.
+    use_id: whether the item has a learned embedding.
+    dropout: rate.
+  """
+  dim: int
+  use_text: bool
+  use_id: bool
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(
+      self, text: Array, items: Array, deterministic: bool) -> Array:
+    """Static halves.
+
+    Args:
+      text: f16[items + 1, llm_dim], of all items.
+      items: i32[...].
+      deterministic: whether dropout is off.
+
+    Returns:
+      f32[..., dim]; zero where neither text nor id is used.
+    """
+    static = jnp.zeros((*items.shape, self.dim))
+    if self.use_text:
+      rows = nn.Dense(self.dim)(text[items].astype(jnp.float32))
+      rows = nn.Dropout(self.dropout)(rows, deterministic=deterministic)
+      static += nn.LayerNorm()(rows)
+    if self.use_id:
+      static += nn.Embed(len(text), self.dim)(items)
+    return static

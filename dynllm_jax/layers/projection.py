@@ -1,0 +1,56 @@
+"""Projection of a stale memory to the time of a query (SPEC 3.4)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from dynllm_jax.layers.mlp import normalize
+from dynllm_jax.types import Array
+
+PROJECTIONS = ('interval', 'linear', 'none')
+
+
+class IntervalProjection(nn.Module):
+  """DynShare's projector around a learned expected return interval.
+
+  `E(h) = sqrt(pi / (2 exp(h . a)))`;
+  `h^p = h (1 + W_early (dt - E) + b_early)` before it, `W_late`, `b_late`
+  after it, normalized.
+  """
+
+  @nn.compact
+  def __call__(self, state: Array, elapsed: Array) -> Array:
+    """Projects.
+
+    Args:
+      state: f32[batch, d], h.
+      elapsed: f32[batch], dt, time since the state was written over the mean
+        return time.
+
+    Returns:
+      f32[batch, d].
+    """
+    dim = state.shape[-1]
+    small = nn.initializers.normal(dim ** -0.5 / 10)
+    rate = state @ self.param('interval', small, (dim,))
+    # An exponent past this range makes E useless and its gradient infinite.
+    expected = jnp.sqrt(jnp.pi / (2 * jnp.exp(jnp.clip(rate, -20.0, 20.0))))
+    late = (elapsed - expected)[:, None]
+    zeros = nn.initializers.zeros_init()
+    weight, bias = (
+        jnp.where(
+            late < 0,
+            self.param(f'{name}_early', zeros, (dim,)),
+            self.param(f'{name}_late', zeros, (dim,)))
+        for name in ('weight', 'bias'))
+    return normalize(state * (1 + weight * late + bias))
+
+
+class LinearProjection(nn.Module):
+  """JODIE's projector, `h^p = h (1 + dt w)`, normalized."""
+
+  @nn.compact
+  def __call__(self, state: Array, elapsed: Array) -> Array:
+    """Projects f32[batch, d] by f32[batch], as IntervalProjection."""
+    weight = self.param(
+        'weight', nn.initializers.zeros_init(), (state.shape[-1],))
+    return normalize(state * (1 + elapsed[:, None] * weight))

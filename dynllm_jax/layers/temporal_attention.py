@@ -1,0 +1,117 @@
+"""Temporal graph attention over neighborhoods (TGAN, SPEC 3.2 and 3.3)."""
+
+from collections.abc import Callable
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from dynllm_jax import graph
+from dynllm_jax.layers.attention import SingleQueryAttention
+from dynllm_jax.layers.mlp import MLP
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+
+# (side, nodes i32[...]) -> f32[..., dim], a node as neighbor or query.
+Read = Callable[[str, Array], Array]
+Encode = Callable[[Array], Array]  # phi
+
+
+class TemporalLayer(nn.Module):
+  """One TGAN layer: attention, then a merge MLP with the query's node part.
+
+  Attributes:
+    dim: d.
+    num_heads: H.
+    dropout: rate on the attention weights.
+  """
+  dim: int
+  num_heads: int
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(
+      self, node: Array, zero_code: Array, keys: Array, codes: Array,
+      mask: Array, deterministic: bool) -> Array:
+    """Embeds nodes from their neighbors.
+
+    Args:
+      node: f32[..., dim], `h^{N,(l-1)}`.
+      zero_code: f32[time_dim], phi(0).
+      keys: f32[..., n, dim], the neighbors' `h^{(l-1)}`.
+      codes: f32[..., n, time_dim], `phi(t - t_k)`.
+      mask: bool[..., n].
+      deterministic: whether dropout is off.
+
+    Returns:
+      f32[..., dim], `h^{N,(l)}`.
+    """
+    zero = jnp.broadcast_to(zero_code, (*node.shape[:-1], len(zero_code)))
+    attended = SingleQueryAttention(self.dim, self.num_heads, self.dropout)(
+        jnp.concatenate([node, zero], axis=-1), [keys, codes], mask,
+        deterministic)
+    return MLP(self.dim)(jnp.concatenate([attended, node], axis=-1))
+
+
+class TemporalEmbedding(nn.Module):
+  """`h^{N,(l)}(t)` by recursion over neighborhoods at t.
+
+  Attributes:
+    dim: d.
+    num_neighbors: n.
+    num_layers: layers there are; a call may ask for fewer.
+    num_heads: H.
+    shared: whether users and items share weights.
+    dropout: rate on the attention weights.
+  """
+  dim: int
+  num_neighbors: int
+  num_layers: int
+  num_heads: int
+  shared: bool = True
+  dropout: float = 0.0
+
+  def setup(self):
+    sides = ('both',) if self.shared else ('user', 'item')
+    self.layers = {
+        f'{side}_{depth}': TemporalLayer(
+            self.dim, self.num_heads, self.dropout)
+        for side in sides for depth in range(1, self.num_layers + 1)
+        # Weights that no embedding reaches: an item has one layer of its own,
+        # and stands below the top layer of a user.
+        if side != 'item' or depth <= max(1, self.num_layers - 1)}
+
+  def __call__(
+      self, side: str, nodes: Array, times: Array, num_layers: int,
+      inputs: Inputs, read: Read, encode: Encode,
+      deterministic: bool) -> Array:
+    """Embeds nodes of one side at given times.
+
+    Args:
+      side: 'user' or 'item', the side of `nodes`.
+      nodes: i32[...].
+      times: i32[...], seconds, as `nodes`.
+      num_layers: l.
+      inputs: for the graphs.
+      read: layer 0, memory and static half, of nodes of a side.
+      encode: phi, f32[...] days -> f32[..., time_dim].
+      deterministic: whether dropout is off.
+
+    Returns:
+      f32[..., dim].
+    """
+    if num_layers == 0:
+      return read(side, nodes)
+    recurse = lambda side, nodes, times: self(
+        side, nodes, times, num_layers - 1, inputs, read, encode,
+        deterministic)
+    own, other = (
+        (inputs.user_graph, 'item') if side == 'user'
+        else (inputs.item_graph, 'user'))
+    near = graph.neighborhood(own, nodes, times, self.num_neighbors)
+    at = jnp.broadcast_to(times[..., None], near.nodes.shape)
+    days = jnp.where(near.mask, graph.days_between(at, near.times), 0.0)
+    layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
+    return layer(
+        recurse(side, nodes, times), encode(jnp.zeros([])),
+        recurse(other, near.nodes, at), encode(days), near.mask,
+        deterministic)

@@ -1,0 +1,68 @@
+"""Time encoding `phi` (SPEC 3.1)."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.types import Array
+
+SHORTEST_DAYS = 1 / 24
+LONGEST_DAYS = 3_652.5
+
+# Minimax fits on |r| <= 1/2, in ascending powers of r^2; the errors are 8e-7
+# for the cosine and 1e-7 for the sine. A test compares them with numpy.
+_COS = (0.99999922, -19.73898252, 64.92872662, -85.27239702, 58.79403874,
+        -21.07678217)
+_SIN = (6.28318282, -41.3414214, 81.59618388, -76.58010057, 41.20539505,
+        -12.27126261)
+
+
+def _polynomial(coefficients, x):
+  total = jnp.full_like(x, coefficients[-1])
+  for c in coefficients[-2::-1]:
+    total = total * x + c
+  return total
+
+
+@jax.custom_jvp
+def cos_turns(turns: Array) -> Array:
+  """`cos(2 pi turns)` by range reduction and a polynomial.
+
+  On CPU XLA's own cosine costs some ten times as much; this one is accurate to
+  1e-6 of the given float32 argument.
+  """
+  r = turns - jnp.round(turns)
+  return _polynomial(_COS, r * r)
+
+
+@cos_turns.defjvp
+def _cos_turns_jvp(primals, tangents):
+  (turns,), (tangent,) = primals, tangents
+  r = turns - jnp.round(turns)
+  sin = r * _polynomial(_SIN, r * r)
+  return cos_turns(turns), -2 * jnp.pi * sin * tangent
+
+
+class TimeEncoding(nn.Module):
+  """`phi(x) = sqrt(1/k) [cos w_1 x, sin w_1 x, ..., cos w_k x, sin w_k x]`.
+
+  Attributes:
+    dim: 2k, even.
+  """
+  dim: int
+
+  def setup(self):
+    periods = np.geomspace(SHORTEST_DAYS, LONGEST_DAYS, self.dim // 2)
+    # The name tells the optimizer to clip this gradient on its own.
+    self.frequencies = self.param(
+        'time_frequencies',
+        lambda _: jnp.asarray(2 * np.pi / periods, jnp.float32))
+
+  def __call__(self, days: Array) -> Array:
+    """Encodes f32[...] days as f32[..., dim]."""
+    turns_per_day = jnp.repeat(self.frequencies / (2 * jnp.pi), 2)
+    # sin x = cos(x - a quarter turn).
+    quarter = jnp.tile(jnp.array([0.0, 0.25]), self.dim // 2)
+    turns = days[..., None] * turns_per_day - quarter
+    return cos_turns(turns) * (2 / self.dim) ** 0.5

@@ -1,0 +1,169 @@
+"""The run folder, progress, and the printed table."""
+
+from collections.abc import Mapping
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import tqdm
+
+import dynllm_jax
+
+_LINE_SECONDS = 60  # between two lines of progress off a terminal
+
+
+def say(line: str) -> None:
+  """Prints a line of the run's story at once."""
+  print(line, flush=True)
+
+
+class Progress:
+  """Events done: a bar on a terminal, a line a minute elsewhere.
+
+  Args:
+    what: the work, in a word or two.
+    total: events.
+  """
+
+  def __init__(self, what: str, total: int):
+    self._bar = tqdm.tqdm(
+        total=total, desc=what, unit='event', unit_scale=True, leave=False,
+        disable=not sys.stderr.isatty())
+    self._what, self._total, self._done = what, total, 0
+    self._began = self._said = time.perf_counter()
+
+  def __call__(self, events: int, loss: float | None = None) -> None:
+    """Adds finished events and, in training, shows their mean loss."""
+    self._done += events
+    if loss is not None:
+      self._bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
+    self._bar.update(events)
+    now = time.perf_counter()
+    if self._bar.disable and now - self._said >= _LINE_SECONDS:
+      self._said = now
+      rate = self._done / (now - self._began)
+      left = (self._total - self._done) / rate
+      note = '' if loss is None else f', loss {loss:.4f}'
+      say(f'{self._what}: {self._done:,} of {self._total:,} events, '
+          f'{rate:,.0f} events/s, {left:,.0f} s left{note}')
+
+  def close(self) -> float:
+    """Ends the bar; returns the seconds since the start."""
+    self._bar.close()
+    return time.perf_counter() - self._began
+
+
+class RunFolder:
+  """The files that a run leaves in its folder.
+
+  Args:
+    path: the folder; made, with its parents, when first written to.
+  """
+
+  def __init__(self, path: str):
+    self.path = pathlib.Path(path)
+
+  def read_json(self, name: str) -> Any:
+    """The JSON value of a file, None where there is no such file."""
+    try:
+      return json.loads((self.path / name).read_text())
+    except FileNotFoundError:
+      return None
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes a JSON file whole, or not at all."""
+    write_atomically(
+        self.path / name, json.dumps(value, indent=2, sort_keys=False) + '\n')
+
+  def write_metrics(self, records: list[dict[str, Any]]) -> None:
+    """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
+
+    Both hold what the epochs so far have shown, so that a resumed run neither
+    repeats an epoch nor leaves one out.
+    """
+    write_atomically(
+        self.path / 'metrics.jsonl',
+        ''.join(json.dumps(record) + '\n' for record in records))
+    # Imported here: it takes a second that a mistyped command need not wait.
+    from tensorboardX import SummaryWriter  # pylint: disable=g-import-not-at-top
+    folder = self.path / 'tensorboard'
+    fresh = len(records) <= 1
+    if fresh and folder.exists():
+      for old in folder.iterdir():
+        old.unlink()
+    with SummaryWriter(str(folder)) as writer:
+      for name, value in records[-1].items():
+        if name != 'epoch':
+          writer.add_scalar(name, value, records[-1]['epoch'])
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Replaces a file by a complete one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.' + path.name)
+  try:
+    with os.fdopen(handle, 'w') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def commit() -> str:
+  """The commit of the running code, or its version where there is no git."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*args):
+    return subprocess.run(
+        ['git', '-C', str(folder), *args], capture_output=True, text=True,
+        check=True).stdout.strip()
+
+  try:
+    dirty = '-modified' if git('status', '--porcelain', '-uno') else ''
+    return git('rev-parse', 'HEAD') + dirty
+  except (OSError, subprocess.CalledProcessError):
+    return f'dynllm_jax {dynllm_jax.__version__}, outside a git checkout'
+
+
+def machine() -> dict[str, Any]:
+  """What the figures were measured on."""
+  devices = jax.devices()
+  return {
+      'platform': devices[0].platform,
+      'device': devices[0].device_kind,
+      'devices': len(devices),
+      'processor': platform.processor() or platform.machine(),
+      'cores': len(os.sched_getaffinity(0)),
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'flax': importlib.metadata.version('flax'),
+  }
+
+
+def peak_memory_bytes() -> int:
+  """The process's peak resident memory (Linux counts it in KiB)."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def table(rows: Mapping[str, Mapping[str, float]], columns: list[str]) -> str:
+  """A text table, a row a system, figures to four places."""
+  width = max(len(name) for name in rows)
+  lines = [' ' * width + ''.join(f'{c:>12}' for c in columns)]
+  for name, values in rows.items():
+    cells = ''.join(
+        f'{values[c]:>12.4f}' if c in values else f'{"-":>12}' for c in columns)
+    lines.append(f'{name:<{width}}{cells}')
+  return '\n'.join(lines)

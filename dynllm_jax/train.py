@@ -1,0 +1,286 @@
+"""Training: the step, the epoch as one scan, and early stopping (SPEC 4)."""
+
+from collections.abc import Callable
+import functools
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from dynllm_jax import batching
+from dynllm_jax import losses
+from dynllm_jax import scoring
+from dynllm_jax import sharding
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Params
+from dynllm_jax.types import System
+from dynllm_jax.types import TrainState
+
+
+class Trainer(NamedTuple):
+  """What a training step is compiled for; hashable."""
+  system: System
+  optimizer: optax.GradientTransformation
+  config: ml_collections.FrozenConfigDict  # config.train
+  mesh: jax.sharding.Mesh
+
+
+def make_trainer(
+    system: System, config: ml_collections.ConfigDict, mesh,
+    steps_per_epoch: int) -> Trainer:
+  """Checks `config.train` and builds the optimizer.
+
+  Raises:
+    InputError: if a field has a value that is not allowed.
+  """
+  train = config.train
+  rules = [
+      ('loss', train.loss in losses.LOSSES, ', '.join(losses.LOSSES)),
+      ('negatives', train.negatives in batching.NEGATIVES,
+       ', '.join(batching.NEGATIVES)),
+      ('num_negatives', train.num_negatives >= 1, '1 or more'),
+      ('num_epochs', train.num_epochs >= 1, '1 or more'),
+      ('learning_rate', train.learning_rate > 0, 'a number above 0'),
+      ('final_learning_rate', 0 <= train.final_learning_rate <= 1, '0 to 1'),
+      ('patience', train.patience >= 1, '1 or more'),
+      ('chunk', train.chunk >= 1, '1 or more'),
+      ('regularization', train.regularization >= 0, '0 or more'),
+  ]
+  for field, fine, allowed in rules:
+    if not fine:
+      raise InputError(
+          f'config.train.{field}: {train[field]!r} is not allowed; '
+          f'allowed: {allowed}')
+  total = train.num_epochs * steps_per_epoch
+  rate = optax.cosine_decay_schedule(
+      train.learning_rate, max(1, total - train.warmup_steps),
+      train.final_learning_rate)
+  if train.warmup_steps:
+    rate = optax.join_schedules(
+        [optax.linear_schedule(0.0, train.learning_rate, train.warmup_steps),
+         rate], [train.warmup_steps])
+  clip = optax.multi_transform({
+      'time': optax.clip_by_global_norm(train.max_time_gradient_norm),
+      'other': optax.clip_by_global_norm(train.max_gradient_norm),
+  }, _clip_labels)
+  return Trainer(
+      system, optax.chain(clip, optax.adam(rate)),
+      ml_collections.FrozenConfigDict(train), mesh)
+
+
+def _clip_labels(params):
+  """The frequencies of the time encoding are clipped on their own."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: 'time' if path[-1].key == 'time_frequencies' else 'other',
+      params)
+
+
+def init_state(
+    trainer: Trainer, seed: int, inputs: Inputs, capacity: int) -> TrainState:
+  """The state before the first step.
+
+  Args:
+    trainer: the trainer.
+    seed: of parameters, negatives and dropout.
+    inputs: on the device.
+    capacity: events that the pending batch holds.
+  """
+  key = jax.random.key(seed)
+  init_key, run_key = jax.random.split(key)
+  params, memory = trainer.system.init(init_key, inputs, capacity)
+  one = jnp.zeros([1], jnp.int32)
+  users, items = jax.eval_shape(
+      lambda *args: trainer.system.embed(*args, one, one, one, one[0], None),
+      params, memory, inputs)
+  return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      opt_state=trainer.optimizer.init(params),
+      memory=memory,
+      pending=batching.empty_pending(
+          capacity, users.vector.shape[-1], items.vector.shape[-1]),
+      key=run_key)
+
+
+def train_step(
+    trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
+    row: tuple[Array, Array, Array, Array]) -> tuple[TrainState, Array]:
+  """One step of SPEC 4 on one batch of the plan.
+
+  Args:
+    trainer: the trainer.
+    batch_size: rows of a batch.
+    inputs: on the device.
+    state: before the step.
+    row: start, size, part and ready of the batch; size 0 changes nothing.
+
+  Returns:
+    The state after the step and the sum of the losses of the batch's events.
+  """
+  start, size, part, ready = row
+  real = size > 0
+  batch = sharding.over_data(
+      trainer.mesh, batching.take_batch(inputs, start, size, batch_size))
+  key = jax.random.fold_in(state.key, state.step)
+  events = start + jnp.arange(batch_size)
+  loss = functools.partial(
+      _loss, trainer, inputs, state, batch, events, real, key)
+  (_, (total, memory, users, items)), grads = jax.value_and_grad(
+      loss, has_aux=True)(state.params)
+  updates, opt_state = trainer.optimizer.update(
+      grads, state.opt_state, state.params)
+  keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
+  return TrainState(
+      step=state.step + real,
+      params=keep(optax.apply_updates(state.params, updates), state.params),
+      opt_state=keep(opt_state, state.opt_state),
+      memory=memory,  # nothing was due in a step that is not real
+      pending=keep(
+          batching.add_pending(
+              state.pending, batch, users, items, part, ready),
+          state.pending),
+      key=state.key), total
+
+
+def _loss(trainer, inputs, state, batch, events, real, key, params):
+  """Mean loss of a batch, and what the step keeps of its embeddings."""
+  config, system = trainer.config, trainer.system
+  negative_key, dropout_key = jax.random.split(key)
+  memory = system.update(
+      params, state.memory, inputs, batching.due(state.pending, real))
+  size = len(batch.mask)
+  shared = config.loss == 'softmax'
+  shape = (config.num_negatives,)
+  negatives, allowed = batching.sample_negatives(
+      negative_key, inputs, events, shape if shared else (size, *shape),
+      config.negatives)
+  users, items = system.embed(
+      params, memory, inputs, batch.users, batch.times,
+      jnp.concatenate([batch.items, negatives.reshape(-1)]), batch.times[0],
+      dropout_key)
+  positives = jax.tree.map(lambda x: x[:size], items)
+  rivals = jax.tree.map(lambda x: x[size:], items)
+  total = _ranking_loss(
+      config, users, positives, rivals, allowed, batch.mask)
+  count = jnp.maximum(jnp.sum(batch.mask), 1)
+  decay = config.regularization * _squares(
+      batch, users.vector, positives.vector, rivals.vector, shared)
+  aux = total, memory, users.vector, positives.vector
+  return (total + decay) / count, aux
+
+
+def _ranking_loss(config, users, positives, rivals, allowed, mask):
+  """The loss of SPEC 3.9, summed over real events."""
+  size = len(mask)
+  own = jax.tree.map(lambda x: x[:, None], positives)
+  positive = scoring.score_rows(users, own)[:, 0]
+  if config.loss == 'softmax':
+    return losses.softmax(
+        positive, scoring.score(users, rivals), allowed, mask)
+  rows = ItemEmbeddings(
+      rivals.ids.reshape(size, -1),
+      rivals.vector.reshape(size, -1, rivals.vector.shape[-1]))
+  negative = scoring.score_rows(users, rows)
+  if config.loss == 'margin':
+    return losses.margin(positive, negative, allowed, mask, config.margin)
+  return losses.bpr(positive, negative, allowed, mask)
+
+
+def _squares(batch: EventBatch, users, positives, negatives, shared):
+  """`||Theta||^2` of the batch's embeddings, summed over real events."""
+  per_event = jnp.sum(users ** 2, -1) + jnp.sum(positives ** 2, -1)
+  squares = jnp.sum(negatives ** 2, -1)
+  if not shared:
+    per_event += squares.reshape(len(per_event), -1).sum(-1)
+  total = jnp.sum(jnp.where(batch.mask, per_event, 0.0))
+  return total + squares.sum() if shared else total
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+def _train_chunk(trainer, batch_size, inputs, state, rows):
+  step = functools.partial(train_step, trainer, batch_size, inputs)
+  return jax.lax.scan(step, state, rows)
+
+
+def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
+  """Memory and pending batch as before the first event (SPEC 4)."""
+  mask = jnp.zeros_like(state.pending.events.mask)
+  events = state.pending.events.replace(mask=mask)
+  return TrainState(
+      step=state.step, params=state.params, opt_state=state.opt_state,
+      memory=trainer.system.reset(state.memory),
+      pending=state.pending.replace(events=events), key=state.key)
+
+
+def run_epoch(
+    trainer: Trainer, state: TrainState, inputs: Inputs,
+    plan: batching.BatchPlan,
+    progress: Callable[[int, float], None]) -> tuple[TrainState, dict[str, Any]]:
+  """Trains on every event of the plan once, in order.
+
+  Args:
+    trainer: the trainer.
+    state: its buffers are given away.
+    inputs: on the device.
+    plan: the training split's batches.
+    progress: called after each chunk with its number of events and their
+      mean loss.
+
+  Returns:
+    The state; `loss`, the mean over events, `seconds`, and
+    `first_chunk_seconds`, which in a process's first epoch includes
+    compilation.
+
+  Raises:
+    InputError: if the loss is not finite.
+  """
+  state = start_epoch(trainer, state)
+  count = -(-len(plan.start) // trainer.config.chunk)
+  length = -(-len(plan.start) // max(1, count))
+  total, sizes, ends = 0.0, [], [time.perf_counter()]
+  for chunk in batching.chunks(plan, length):
+    rows = (chunk.start, chunk.size, chunk.part, chunk.ready)
+    state, chunk_losses = _train_chunk(
+        trainer, plan.batch_size, inputs, state, rows)
+    chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
+    if not np.isfinite(chunk_loss):
+      raise InputError(
+          f'config.train.learning_rate: {trainer.config.learning_rate} makes '
+          f'the loss {chunk_loss} at step {int(state.step)}; '
+          'allowed: a lower one')
+    total += chunk_loss
+    sizes.append(int(chunk.size.sum()))
+    ends.append(time.perf_counter())
+    progress(sizes[-1], chunk_loss / sizes[-1])
+  warm = 1 if count > 1 else 0
+  return state, {
+      'loss': total / sum(sizes),
+      'seconds': ends[-1] - ends[0],
+      'events_per_s': sum(sizes[warm:]) / (ends[-1] - ends[warm])}
+
+
+def step_flops(
+    trainer: Trainer, batch_size: int, inputs: Inputs,
+    state: TrainState) -> float:
+  """Floating-point operations of a step, as XLA counts them before fusion.
+
+  A loop of the ordered update is counted for one round.
+  """
+  zero = jnp.int32(0)
+  row = (zero, jnp.int32(batch_size), zero, jnp.array(True))
+  lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
+      trainer, batch_size, inputs, state, row)
+  return float((lowered.cost_analysis() or {}).get('flops', 0.0))
+
+
+def num_parameters(params: Params) -> int:
+  """Number of learned values."""
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
