@@ -138,7 +138,7 @@ def replay(
 
   Args:
     system, params, inputs: the system.
-    memory: as before the plan's first event; its buffers are given away.
+    memory: as before the plan's first event; it is left as it is.
     plan: the batches.
     ranking: how to rank, or None to apply the updates alone.
     candidates: bool[items + 1].
@@ -152,6 +152,9 @@ def replay(
   """
   width = _vector_dims(system, params, memory, inputs)
   pending = batching.empty_pending(plan.batch_size * plan.num_parts, *width)
+  # The carry of a scan has fixed shapes: an update of nothing brings the
+  # memory to this plan's capacity.
+  memory = after_pending(system, params, memory, inputs, pending)
   ranks = []
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.start) // 16).bit_length())

@@ -5,6 +5,7 @@ Readers name a time and see only what is strictly earlier, so one index serves
 training, validation and test without any of them seeing its future.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,7 +39,8 @@ def temporal_graph(
   return TemporalGraph(
       offsets=offsets.astype(np.int32),
       neighbors=neighbors[order].astype(np.int32),
-      times=times[order].astype(np.int32))
+      times=times[order].astype(np.int32),
+      longest=int(counts.max()))
 
 
 def same_time_items(log: EventLog) -> SameTimeItems:
@@ -49,7 +51,8 @@ def same_time_items(log: EventLog) -> SameTimeItems:
   return SameTimeItems(
       offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
       items=(pairs & 0x7fffffff).astype(np.int32),
-      group=group.astype(np.int32))
+      group=group.astype(np.int32),
+      longest=int(sizes.max(initial=0)))
 
 
 def _pair_key(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
@@ -57,35 +60,43 @@ def _pair_key(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
   return (major.astype(np.int64) << 32) | minor.astype(np.int64)
 
 
-def lower_bound(values: Array, low: Array, high: Array, target: Array) -> Array:
+def lower_bound(
+    values: Array, low: Array, high: Array, target: Array,
+    longest: int) -> Array:
   """First position in `[low, high)` whose value is not below the target.
 
-  A binary search with one gather a round, for many slices at once.
+  A binary search of many slices at once. The number of rounds is fixed, so
+  that devices which share the queries need not agree on when to stop.
 
   Args:
     values: i32[n], ascending within each slice.
     low, high: i32[...], the slices.
     target: i32[...].
+    longest: no slice is longer.
 
   Returns:
     i32[...]; `high` where every value is below the target.
   """
   if values.shape[0] == 0:
     return low
-  for _ in range(int(values.shape[0]).bit_length()):
+
+  def halve(_, bounds):
+    low, high = bounds
     middle = (low + high) // 2
     below = (low < high) & (
         jnp.take(values, middle, mode='clip') < target)
-    high = jnp.where(below, high, jnp.maximum(middle, low))
-    low = jnp.where(below, middle + 1, low)
-  return low
+    return (jnp.where(below, middle + 1, low),
+            jnp.where(below, high, jnp.maximum(middle, low)))
+
+  return jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))[0]
 
 
 def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   """Number of a node's events strictly before a time, i32[...]."""
   start = graph.offsets[nodes]
   end = graph.offsets[nodes + 1]
-  return lower_bound(graph.times, start, end, times) - start
+  times = jnp.broadcast_to(times, nodes.shape)
+  return lower_bound(graph.times, start, end, times, graph.longest) - start
 
 
 def neighborhood(
@@ -159,7 +170,8 @@ def takes_at_that_time(
   group = same_time.group[events]
   low = jnp.broadcast_to(same_time.offsets[group][:, None], items.shape)
   high = jnp.broadcast_to(same_time.offsets[group + 1][:, None], items.shape)
-  position = lower_bound(same_time.items, low, high, items)
+  position = lower_bound(
+      same_time.items, low, high, items, same_time.longest)
   found = jnp.take(same_time.items, position, mode='clip') == items
   return found & (position < high)
 

@@ -58,6 +58,9 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
     InputError: for whatever is wrong with configuration or data.
   """
   mesh = sharding.make_mesh(config)
+  jax.config.update(
+      'jax_compilation_cache_dir',
+      str(datasets.data_folder(config.data) / 'compiled'))
   system = config_lib.system_module(config.model.name).build(config.model)
   log = datasets.load(config.data, say)
   evaluate.ranking_of(config, log)

@@ -95,7 +95,8 @@ def init_state(
   """
   key = jax.random.key(seed)
   init_key, run_key = jax.random.split(key)
-  params, memory = trainer.system.init(init_key, inputs, capacity)
+  params, memory = jax.jit(trainer.system.init, static_argnums=2)(
+      init_key, inputs, capacity)
   one = jnp.zeros([1], jnp.int32)
   users, items = jax.eval_shape(
       lambda *args: trainer.system.embed(*args, one, one, one, one[0], None),

@@ -25,8 +25,13 @@ class InputError(ValueError):
   """Bad input: one sentence that names field, value, place and what is allowed."""
 
 
+def _static():
+  """A field that is part of the pytree's structure, known to the compiler."""
+  return dataclasses.field(metadata={'static': True})
+
+
 def _pytree(cls):
-  """Makes a frozen dataclass whose every field is a child of the pytree."""
+  """Makes a frozen dataclass a pytree; fields are children unless static."""
   cls = dataclasses.dataclass(frozen=True)(cls)
   cls.replace = dataclasses.replace
   return jax.tree_util.register_dataclass(cls)
@@ -134,6 +139,7 @@ class TemporalGraph:
   offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
   neighbors: Array  # i32[events]
   times: Array  # i32[events], seconds, ascending within a row
+  longest: int = _static()  # events of the busiest node
 
 
 @_pytree
@@ -142,6 +148,7 @@ class SameTimeItems:
   offsets: Array  # i32[groups + 1]
   items: Array  # i32[distinct], ascending within a group
   group: Array  # i32[events]
+  longest: int = _static()  # items of the largest group
 
 
 @_pytree

@@ -1,0 +1,20 @@
+"""Amazon Reviews 2014, Beauty, at 5 / 5."""
+
+from dynllm_jax import config as config_lib
+
+
+def get_config(arg: str = ''):
+  """Settings chosen on validation; `arg` names a system, '' dynllm+walk."""
+  config = config_lib.default(arg or 'dynllm+walk')
+  config.data.source = 'amazon_reviews'
+  config.data.min_user_items = 5
+  config.data.min_item_users = 5
+  config.facets.window_days = 90.0
+  config_lib.set_known(
+      config.model, num_neighbors=20, num_layers=1, time_dim=32,
+      item_id_embedding=True)
+  config.train.batch_size = 1024
+  config.train.loss = 'softmax'
+  config.train.num_negatives = 512
+  config.train.patience = 3
+  return config
