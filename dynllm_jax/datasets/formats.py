@@ -1,6 +1,7 @@
-"""File formats: which columns a file has, and those wanted as an Arrow table."""
+"""File formats: a file's columns, and some of them as an Arrow table."""
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import gzip
@@ -8,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import xml.etree.ElementTree
 import zipfile
 import zlib
 from typing import Any, Iterator
@@ -32,7 +34,8 @@ _BLOCK = 1 << 24  # bytes; a row longer than this is an error of pyarrow's
 # What pyarrow, gzip, csv and openpyxl raise on a file that is not what its
 # name says.
 READ_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeError, csv.Error,
-               zlib.error, zipfile.BadZipFile, KeyError)
+               zlib.error, zipfile.BadZipFile, KeyError,
+               xml.etree.ElementTree.ParseError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +123,9 @@ def column_names(file: File) -> list[str]:
       head = itertools.islice(_objects(file), _PEEK)
       return list(dict.fromkeys(key for row in head for key in row))
     if file.kind == 'xlsx':
-      _, rows = next(_sheets(file))
-      return [str(cell) for cell in next(rows, ())]
+      with contextlib.closing(_sheets(file)) as sheets:
+        _, rows = next(sheets)
+        return [str(cell) for cell in next(rows, ())]
     _, first = next(_records(file), (0, []))
   except READ_ERRORS as error:
     raise file.error(f'cannot be read: {error}') from error
@@ -195,7 +199,8 @@ def _read_csv(file: File, needed: list[str]) -> tuple[pa.Table, int]:
                              encoding=encoding),
           pa.csv.ParseOptions(
               delimiter=_delimiter(file), newlines_in_values=True,
-              invalid_row_handler=on_malformed if file.skip_malformed else None),
+              invalid_row_handler=(on_malformed if file.skip_malformed
+                                   else None)),
           pa.csv.ConvertOptions(
               include_columns=needed, strings_can_be_null=False,
               # A dictionary: ids repeat, and text would be several times it.
@@ -289,8 +294,11 @@ def _read_xlsx(file: File, needed: list[str]) -> tuple[pa.Table, int]:
                        f'there are: {", ".join(map(repr, header))}')
     places = [header.index(column) for column in needed]
     for row in rows:
-      for column, place in zip(cells, places):
-        column.append(values.python_text(row[place]))
+      if any(cell is not None for cell in row):
+        for column, place in zip(cells, places):
+          # A row ends with its last filled cell.
+          cell = row[place] if place < len(row) else None
+          column.append(values.python_text(cell))
   return pa.table([pa.array(c, pa.string()) for c in cells], needed), 0
 
 

@@ -26,7 +26,6 @@ _COLUMNS = {
 # One of the CSV copies in circulation is Latin-1: its pound signs say so.
 _ENCODINGS = ('utf8', 'latin1')
 
-
 files = event_log.files
 
 
@@ -101,8 +100,8 @@ def _clean(columns: tables.Columns) -> tuple[tables.Columns, dict[str, int]]:
 
 
 def _matches(text: np.ndarray, pattern: str) -> np.ndarray:
-  return pc.match_substring_regex(pa.array(text, pa.string()), pattern).to_numpy(
-      zero_copy_only=False)
+  found = pc.match_substring_regex(pa.array(text, pa.string()), pattern)
+  return found.to_numpy(zero_copy_only=False)
 
 
 def _iso_dates(column: pa.ChunkedArray) -> pa.ChunkedArray:

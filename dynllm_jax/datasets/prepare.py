@@ -136,7 +136,7 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
     raise InputError(
         f'data.events: the {part} part of the 70 / 15 / 15 split is empty: '
         f'{num_events} events at {len(np.unique(times))} distinct times cannot '
-        'be split by time; more distinct times are needed')
+        'be split by time; more events at distinct times are needed')
   return ends[0], ends[1]
 
 

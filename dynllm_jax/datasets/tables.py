@@ -104,7 +104,8 @@ def _resolve(file: formats.File, column: str | int, there: list[str],
   raise file.error(f'has no column {column!r}; there are: {allowed}')
 
 
-def _where(file: formats.File, table: pa.Table, filters: dict[str, Any]) -> np.ndarray:
+def _where(file: formats.File, table: pa.Table,
+           filters: dict[str, Any]) -> np.ndarray:
   """Which rows have the wanted values, bool[rows]."""
   keep = np.ones(table.num_rows, bool)
   for name, wanted in filters.items():
@@ -112,6 +113,8 @@ def _where(file: formats.File, table: pa.Table, filters: dict[str, Any]) -> np.n
     # Arrow writes booleans in lower case.
     listed = [str(v).lower() if isinstance(v, bool) else str(v) for v in listed]
     text = values.as_text(table[name])
+    if pa.types.is_dictionary(text.type):
+      text = text.dictionary_decode()
     keep &= pc.is_in(text, pa.array(listed, text.type)).to_numpy(
         zero_copy_only=False)
     if not keep.any():

@@ -75,7 +75,8 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
   if pa.types.is_floating(kind):
     whole = pc.and_(pc.equal(pc.floor(column), column),
                     pc.less(pc.abs(column), 2.0**63))
-    integers = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
+    integers = pc.if_else(whole, column, None).cast(pa.int64())
+    integers = integers.cast(pa.string())
     present = pc.if_else(pc.is_nan(column), None, column)
     return pc.coalesce(integers, present.cast(pa.string()))
   if pa.types.is_nested(kind):

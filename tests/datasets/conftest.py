@@ -1,0 +1,49 @@
+"""Configurations and small files for the tests of the data sources."""
+
+import gzip
+import json
+
+import ml_collections
+import pytest
+
+HEADER = 'user_id,item_id,timestamp'
+
+
+@pytest.fixture
+def make_config(tmp_path):
+  """`make_config(field=value)`: `config.data` with small thresholds."""
+
+  def make(**fields):
+    config = ml_collections.ConfigDict({
+        'source': 'event_log', 'events': '', 'items': '',
+        'user_column': 'user_id', 'item_column': 'item_id',
+        'time_column': 'timestamp', 'title_column': 'title',
+        'category_column': 'category', 'brand_column': 'brand',
+        'header': True, 'delimiter': '', 'where': ml_collections.ConfigDict(),
+        'time_unit': 'auto', 'bad_rows': 'error', 'sample_users': 1.0,
+        'sample_seed': 0, 'min_user_items': 1, 'min_item_users': 1,
+        'size': 'demo', 'simulation_seed': 0, 'dir': str(tmp_path / 'store'),
+    })
+    for field, value in fields.items():
+      config[field] = (ml_collections.ConfigDict(value)
+                       if isinstance(value, dict) else value)
+    return config
+
+  return make
+
+
+@pytest.fixture
+def write(tmp_path):
+  """`write(name, content)`: a file of text, bytes or JSON objects; its path."""
+
+  def make(name, content):
+    path = tmp_path / name
+    if isinstance(content, list):
+      content = ''.join(json.dumps(row) + '\n' for row in content)
+    if isinstance(content, str):
+      content = content.encode()
+    path.write_bytes(gzip.compress(content) if name.endswith('.gz')
+                     else content)
+    return str(path)
+
+  return make
