@@ -250,7 +250,8 @@ def test_popularity_is_proportional_to_training_events(shape):
 
 
 def test_negatives_follow_the_key():
-  inputs = helpers.random_inputs(helpers.random_log(0))
+  log = helpers.random_log(1, num_users=3, num_items=9, num_times=4)
+  inputs = helpers.random_inputs(log)
   draw = lambda seed: np.asarray(_negatives(
       jax.random.key(seed), inputs, jnp.arange(60), (60, 5), 'uniform')[0])
   np.testing.assert_array_equal(draw(0), draw(0))
