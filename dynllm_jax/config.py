@@ -19,6 +19,33 @@ import ml_collections
 from dynllm_jax.types import InputError
 
 
+class _Path(str):
+  """A path that answers a call like the mapping's method it hides."""
+  pairs = ()
+
+  def __call__(self):
+    return self.pairs
+
+
+class DataConfig(ml_collections.ConfigDict):
+  """`config.data`; its field `items` hides the mapping's method of that name.
+
+  The field's value can still be called as the method.
+  """
+
+  @property
+  def items(self) -> str:
+    path = _Path(self['items'])
+    path.pairs = super().items()
+    return path
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if name == 'items':
+      self['items'] = value
+    else:
+      super().__setattr__(name, value)
+
+
 def default(arg: str = '') -> ml_collections.ConfigDict:
   """All fields with their defaults.
 
@@ -35,7 +62,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   name, _, variant = (arg or 'dynllm').partition('+')
   config = ml_collections.ConfigDict({
       'seed': 0,
-      'data': {
+      'data': DataConfig({
           # The file name of a source in dynllm_jax/datasets.
           'source': 'event_log',
           'events': '',  # path of the event log
@@ -49,7 +76,8 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'brand_column': 'brand',
           'header': True,
           'delimiter': '',  # '' : by file name (.tsv is a tab), else a comma
-          'where': ml_collections.ConfigDict(),  # {'column': 'value to keep'}
+          # Rows to keep, {'column': 'value'}; None for all.
+          'where': ml_collections.config_dict.placeholder(object),
           'time_unit': 'auto',  # auto, s, ms, us, ns, iso
           'bad_rows': 'error',  # or 'drop'
           'sample_users': 1.0,  # seeded share of the users kept
@@ -61,7 +89,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           # Where prepared data sets and facets are kept; '' is
           # $XDG_CACHE_HOME/dynllm_jax or ~/.cache/dynllm_jax.
           'dir': '',
-      },
+      }),
       'facets': {
           'window_days': 30.0,
           'writer': {'name': 'rules'},
