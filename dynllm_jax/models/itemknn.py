@@ -1,0 +1,129 @@
+"""ItemKNN: cosine between items over the binary training matrix (SPEC 6)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from dynllm_jax import graph
+from dynllm_jax.layers import counts
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import System
+
+_BLOCK = 2048  # pairs (user, item) that one step of `similarities` takes
+
+
+class ItemKNNMemory(NamedTuple):
+  """The similarities, which stay, and recent popularity."""
+  table: Array  # f32[items + 1, items + 1], symmetric, 0 on the diagonal
+  recent: counts.DecayedCounts
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """The setting of SPEC 6."""
+  return ml_collections.ConfigDict({
+      'depth': 50,  # the user's last events that are read
+      'popularity_weight': 1e-9,
+      'half_life_days': 30.0,
+      'max_table_gib': 6.0,  # of the similarities, (items + 1)^2 float32
+  })
+
+
+def similarities(inputs: Inputs) -> Array:
+  """Cosines between items, by the users that took both in training.
+
+  The distinct pairs (user, item) are sorted by user, so that a pair and the
+  one s places on are often two items of one user. A step counts a block of
+  pairs for one s, and a block's s goes as far as its busiest user needs: the
+  work follows the users' pairs of items, and nothing large is held beside the
+  table.
+
+  Args:
+    inputs: whose first `train_events` events are read.
+
+  Returns:
+    f32[items + 1, items + 1]; 0 on the diagonal and for an item that has no
+    training event.
+  """
+  rows, size = len(inputs.item_text), len(inputs.users)
+  nobody = jnp.iinfo(jnp.int32).max  # sorts last
+  users = jnp.where(
+      jnp.arange(size) < inputs.train_events, inputs.users, nobody)
+  order = jnp.lexsort((inputs.items, users))
+  users, items = users[order], inputs.items[order]
+  again = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
+  users = jnp.where(jnp.pad(again, (1, 0)), nobody, users)
+  order = jnp.argsort(users, stable=True)
+  users, items = users[order], items[order]
+  real = users < nobody
+  takers = jnp.zeros([rows]).at[
+      counts.rows_to_write(items, real)].add(1.0, mode='drop')
+  # How many pairs of the same user follow each.
+  follow = jnp.searchsorted(users, users, side='right') - jnp.arange(size) - 1
+  follow = jnp.where(real, follow, 0)
+
+  def count_block(block, table):
+    at = block * _BLOCK + jnp.arange(_BLOCK)
+    left = jnp.take(items, at, mode='clip')
+    reach = jnp.take(follow, at, mode='fill', fill_value=0)
+
+    def count(s, table):
+      right = jnp.take(items, at + s, mode='clip')
+      return table.at[
+          counts.rows_to_write(left, s <= reach), right].add(1.0, mode='drop')
+
+    return jax.lax.fori_loop(1, reach.max() + 1, count, table)
+
+  both = jax.lax.fori_loop(
+      0, -(-size // _BLOCK), count_block, jnp.zeros([rows, rows]))
+  inverse = jnp.where(takers > 0, jax.lax.rsqrt(takers), 0.0)
+  return (both + both.T) * (inverse[:, None] * inverse)
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+  """Makes the system.
+
+  The score is the sum of the similarities to the distinct items of the user's
+  last events, plus a small share of recent popularity. The similarities are
+  those of the training split, the user's events all that are strictly earlier.
+
+  Raises:
+    InputError: if depth or half-life are not above 0; `init` also if the table
+      is larger than `max_table_gib`.
+  """
+  counts.check_positive(config, 'depth', 'half_life_days')
+  half_life = config.half_life_days
+
+  def init(key, inputs, capacity):
+    del key, capacity
+    num_items = len(inputs.item_text) - 1
+    counts.check_table(num_items, config.max_table_gib)
+    return {}, ItemKNNMemory(
+        similarities(inputs), counts.no_decayed_counts(num_items))
+
+  def reset(memory):
+    return memory._replace(
+        recent=counts.no_decayed_counts(len(memory.table) - 1))
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    del params, key
+    past = graph.neighborhood(
+        inputs.user_graph, users, user_times, config.depth)
+    # An item that the user took again later is the same item, counted once.
+    same = past.nodes[:, :, None] == past.nodes[:, None, :]
+    later = jnp.tril(jnp.ones([config.depth, config.depth], bool), -1)
+    once = past.mask & ~jnp.any(same & later, axis=-1)
+    scores = counts.weighted_rows(
+        memory.table, past.nodes, once.astype(jnp.float32))
+    recent = counts.decayed_counts_at(memory.recent, item_time, half_life)
+    return counts.embeddings(
+        users, items, scores + config.popularity_weight * recent)
+
+  def update(params, memory, inputs, pending):
+    del params, inputs
+    return memory._replace(recent=counts.add_to_decayed_counts(
+        memory.recent, pending.events, half_life))
+
+  return System('none', True, init, reset, embed, update)
