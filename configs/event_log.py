@@ -1,0 +1,17 @@
+"""Your own log: name it with --config.data.events and --config.data.items."""
+
+from dynllm_jax import config as config_lib
+
+
+def get_config(arg: str = ''):
+  """Settings that suit most shops; `arg` names a system, '' dynllm+walk."""
+  config = config_lib.default(arg or 'dynllm+walk')
+  config.data.source = 'event_log'
+  config_lib.set_known(
+      config.model, num_neighbors=20, num_layers=1, time_dim=32,
+      item_id_embedding=True)
+  config.train.batch_size = 1024
+  config.train.loss = 'softmax'
+  config.train.num_negatives = 512
+  config.train.patience = 3
+  return config
