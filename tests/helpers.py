@@ -110,3 +110,36 @@ def random_inputs(log, llm_dim=5, padding=8, seed=0) -> Inputs:
   return jax.tree.map(jnp.asarray, build_inputs(
       log, item_text.astype(np.float16), random_bank(log, llm_dim, seed),
       padding))
+
+
+def random_params(init, *args, seed=0):
+  """Random parameters in the shapes that a Flax `init` would give them.
+
+  Nothing is compiled, and no bias is zero, where it would not show.
+
+  Args:
+    init: `module.init`, with keywords bound if it needs any.
+    *args: of the module's call.
+    seed: of the values.
+  """
+  rng = np.random.default_rng(seed)
+  args = jax.tree.map(
+      lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, args)
+  shapes = jax.eval_shape(lambda: init(jax.random.key(0), *args))
+  return jax.tree.map(
+      lambda leaf: jnp.asarray(
+          rng.normal(size=leaf.shape) / 2, leaf.dtype), shapes)
+
+
+def perceptron(params, x):
+  """`W_2 relu(W_1 x)` with biases in float64, of `layers.mlp.MLP`'s weights.
+
+  The first layer is known by its width, which must differ from the second's.
+  """
+  first, second = sorted(
+      params.values(), key=lambda p: p['kernel'].shape[0] != x.shape[-1])
+  assert second['kernel'].shape[0] != x.shape[-1]
+  first, second = jax.tree.map(
+      lambda w: np.asarray(w, float), (first, second))
+  hidden = np.maximum(np.asarray(x) @ first['kernel'] + first['bias'], 0)
+  return hidden @ second['kernel'] + second['bias']

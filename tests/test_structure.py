@@ -1,0 +1,185 @@
+"""The house rules of DESIGN 2 and 5, read off the syntax trees."""
+
+import ast
+import pathlib
+
+import pytest
+
+import dynllm_jax
+
+PACKAGE = pathlib.Path(dynllm_jax.__file__).parent
+FILES = sorted(PACKAGE.rglob('*.py'))
+
+# Imports go down only: a module or a subpackage imports what stands below it.
+# Inside a subpackage modules may import each other, models excepted.
+FLOORS = [
+    'main', 'run', 'recommend', 'train', 'evaluate', 'checkpoint', 'reporting',
+    'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
+    'datasets', 'batching', 'scoring', 'losses', 'metrics', 'memory', 'graph',
+    'types', '',  # the package itself, for its version
+]
+# Who may import what is slow to import; and only inside a function.
+LAZY = {
+    'transformers': {'facets', 'text'},
+    'tensorflow_datasets': {'datasets'}}
+HARNESS = ('train', 'evaluate', 'recommend')
+# A system's name that is also the name of something else that is reported.
+OTHER_MEANING = {'repeat'}  # purchases of an item bought before
+MODELS = {path.stem for path in PACKAGE.glob('models/[!_]*.py')}
+
+
+def module_of(path):
+  parts = path.relative_to(PACKAGE).with_suffix('').parts
+  return '.'.join(part for part in parts if part != '__init__')
+
+
+def tree_of(path):
+  return ast.parse(path.read_text(encoding='utf-8'))
+
+
+def is_module(name):
+  path = PACKAGE.joinpath(*name.split('.')) if name else PACKAGE
+  return path.with_suffix('.py').exists() or (path / '__init__.py').exists()
+
+
+def imported(tree):
+  """Names of all modules imported anywhere in a tree, also by importlib."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, 'imports are absolute'
+      for alias in node.names:
+        inner = f'{node.module}.{alias.name}'
+        own = inner.removeprefix('dynllm_jax.')
+        yield inner if inner != own and is_module(own) else node.module
+    elif isinstance(node, ast.Call) and 'import_module' in ast.unparse(
+        node.func):
+      yield ''.join(
+          part.value if isinstance(part, ast.Constant) else '*'
+          for part in getattr(node.args[0], 'values', [node.args[0]]))
+
+
+def own_imports(path):
+  """Modules of the package that a file imports, without the package's name."""
+  for name in imported(tree_of(path)):
+    if name.split('.')[0] == 'dynllm_jax':
+      yield name.partition('.')[2]
+
+
+def floor(module):
+  return module.split('.')[0]
+
+
+def names(paths):
+  return [module_of(path) or 'dynllm_jax' for path in paths]
+
+
+@pytest.mark.parametrize('path', FILES, ids=names(FILES))
+def test_imports_go_down_only(path):
+  here = floor(module_of(path))
+  assert here in FLOORS, f'{here} has no floor in FLOORS'
+  for module in own_imports(path):
+    there = floor(module)
+    assert there == here or FLOORS.index(there) > FLOORS.index(here), (
+        f'{module_of(path)} imports {module}')
+
+
+def test_imports_are_found():
+  """The reader of imports itself, on every form of an import."""
+  tree = ast.parse('''
+import numpy as np, dynllm_jax.graph
+from dynllm_jax import memory as m
+from dynllm_jax.types import Array
+def later():
+  from dynllm_jax.layers import gru
+  importlib.import_module(f'dynllm_jax.models.{name}')
+''')
+  assert sorted(imported(tree)) == [
+      'dynllm_jax.graph', 'dynllm_jax.layers.gru', 'dynllm_jax.memory',
+      'dynllm_jax.models.*', 'dynllm_jax.types', 'numpy']
+
+
+def test_no_import_goes_in_a_circle():
+  edges = {module_of(path): {
+      name for name in own_imports(path)
+      if '*' not in name and name != module_of(path)} for path in FILES}
+  while True:
+    leaves = {name for name, below in edges.items() if not below}
+    if not leaves:
+      break
+    edges = {name: below - leaves for name, below in edges.items()
+             if name not in leaves}
+  assert not edges
+
+
+def test_models_never_import_models():
+  for path in PACKAGE.glob('models/*.py'):
+    for module in own_imports(path):
+      assert floor(module) != 'models', f'{path.name} imports {module}'
+
+
+@pytest.mark.parametrize('library', LAZY)
+def test_heavy_libraries_are_imported_late_and_where_they_belong(library):
+  def uses(tree):
+    return any(name.split('.')[0] == library for name in imported(tree))
+  for path in FILES:
+    tree = tree_of(path)
+    if not uses(tree):
+      continue
+    assert floor(module_of(path)) in LAZY[library], path.name
+    functions = [node for node in ast.walk(tree) if isinstance(
+        node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    late = {id(inner) for f in functions for inner in ast.walk(f)}
+    for node in ast.walk(tree):
+      if isinstance(node, (ast.Import, ast.ImportFrom)) and uses(
+          ast.Module([node], [])):
+        assert id(node) in late, f'{path.name}:{node.lineno}'
+
+
+def test_the_ground_floor_imports_jax_and_numpy_only():
+  allowed = {'dataclasses', 'typing', 'jax', 'numpy'}
+  assert {name.split('.')[0] for name in imported(
+      tree_of(PACKAGE / 'types.py'))} <= allowed
+
+
+@pytest.mark.parametrize('name', HARNESS)
+def test_the_harness_names_no_model(name):
+  path = PACKAGE / f'{name}.py'
+  if not path.exists():
+    pytest.skip('not built')
+  assert 'dynllm' in MODELS
+  for node in ast.walk(tree_of(path)):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      assert node.value not in MODELS - OTHER_MEANING, (
+          f'line {node.lineno}: {node.value}')
+  assert 'models' not in map(floor, own_imports(path))
+
+
+def public(body, inside=''):
+  """Public functions and classes of a module, and methods of the latter."""
+  for node in body:
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+      continue
+    if node.name.startswith('_'):
+      continue
+    yield f'{inside}{node.name}', node
+    if isinstance(node, ast.ClassDef):
+      yield from public(node.body, f'{node.name}.')
+
+
+def has_docstring(node):
+  # Flax calls `setup`; a property is documented with its class.
+  plain = node.name == 'setup' or any(
+      ast.unparse(d) == 'property' for d in node.decorator_list)
+  return plain or bool(ast.get_docstring(node))
+
+
+@pytest.mark.parametrize('path', FILES, ids=names(FILES))
+def test_every_public_name_has_a_docstring(path):
+  tree = tree_of(path)
+  if tree.body:
+    assert ast.get_docstring(tree), 'the module has none'
+  missing = [name for name, node in public(tree.body)
+             if not has_docstring(node)]
+  assert not missing
