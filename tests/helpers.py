@@ -4,6 +4,8 @@ Everything follows from a seed. Shapes depend on the arguments alone, never on
 the seed, so that a test over many seeds compiles once.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import SameTimeItems
+from dynllm_jax.types import TemporalGraph
 
 DAY = 86_400
 
@@ -107,9 +111,29 @@ def random_inputs(log, llm_dim=5, padding=8, seed=0) -> Inputs:
   rng = np.random.default_rng(seed)
   item_text = rng.normal(size=(log.num_items + 1, llm_dim))
   item_text[0] = 0.0
-  return jax.tree.map(jnp.asarray, build_inputs(
+  inputs = build_inputs(
       log, item_text.astype(np.float16), random_bank(log, llm_dim, seed),
-      padding))
+      padding)
+  return jax.tree.map(jnp.asarray, one_shape(inputs))
+
+
+def one_shape(tree):
+  """Graphs, or inputs with graphs, compiled alike for every log of one size.
+
+  The longest row is stated as all events, which a search may rely on just as
+  well, and groups without an item are appended to those of equal times.
+  """
+  if isinstance(tree, TemporalGraph):
+    return dataclasses.replace(tree, longest=len(tree.times))
+  if isinstance(tree, SameTimeItems):
+    events = len(tree.group)
+    pad = lambda x, size: np.pad(x, (0, size - len(x)), 'edge')
+    return dataclasses.replace(
+        tree, offsets=pad(tree.offsets, events + 1),
+        items=pad(tree.items, events), longest=events)
+  return dataclasses.replace(tree, **{
+      name: one_shape(getattr(tree, name))
+      for name in ('user_graph', 'item_graph', 'same_time')})
 
 
 def random_params(init, *args, seed=0):

@@ -27,14 +27,14 @@ EVENTS = st.lists(
 _neighborhood = jax.jit(graph.neighborhood, static_argnums=3)
 _count_before = jax.jit(graph.count_before)
 _features = jax.jit(graph.event_features)
-_lower_bound = jax.jit(graph.lower_bound)
+_lower_bound = jax.jit(graph.lower_bound, static_argnums=4)
 _takes = jax.jit(graph.takes_at_that_time)
 
 
 def build(events):
   nodes, others, times = np.array(events, np.int32).reshape(-1, 3).T
-  return jax.tree.map(jnp.asarray, graph.temporal_graph(
-      nodes, others, times * SCALE, NUM_NODES))
+  return jax.tree.map(jnp.asarray, helpers.one_shape(graph.temporal_graph(
+      nodes, others, times * SCALE, NUM_NODES)))
 
 
 def queries():
@@ -107,7 +107,8 @@ def test_lower_bound_is_bisect_left(values, slices):
       np.int32).T
   # Ascending within each slice is all that is asked for; sorted is simplest.
   values = sorted(values)
-  found = _lower_bound(np.array(values, np.int32), low, high, target)
+  longest = int(max(high - low))
+  found = _lower_bound(np.array(values, np.int32), low, high, target, longest)
   assert found.tolist() == [
       bisect.bisect_left(values, t, l, h)
       for l, h, t in zip(low, high, target)]
@@ -116,7 +117,7 @@ def test_lower_bound_is_bisect_left(values, slices):
 def test_lower_bound_stays_in_its_slice():
   values = np.array([5, 6, 0, 1, 7, 8], np.int32)
   ask = lambda low, high, target: int(_lower_bound(
-      values, jnp.int32(low), jnp.int32(high), jnp.int32(target)))
+      values, jnp.int32(low), jnp.int32(high), jnp.int32(target), 2))
   assert ask(2, 4, -1) == 2
   assert ask(2, 4, 1) == 3
   assert ask(2, 4, 9) == 4
@@ -150,15 +151,7 @@ def test_a_day_is_taken_in_integers():
 def test_takes_at_that_time(events):
   users, items, times = np.array(events).T
   log = helpers.make_log(users, items, times, NUM_NODES, NUM_OTHERS)
-  same = graph.same_time_items(log)
-  # The number of distinct items varies, a shape that compiled code must not.
-  short = NUM_EVENTS - len(same.items)
-  assert short >= 0
-  same = same.__class__(
-      offsets=jnp.asarray(np.pad(
-          same.offsets, (0, NUM_EVENTS + 1 - len(same.offsets)), 'edge')),
-      items=jnp.asarray(np.pad(same.items, (0, short))),
-      group=jnp.asarray(same.group))
+  same = helpers.one_shape(graph.same_time_items(log))
   asked = np.tile(np.arange(NUM_OTHERS + 2, dtype=np.int32), (NUM_EVENTS, 1))
   found = np.asarray(_takes(same, np.arange(NUM_EVENTS), asked))
   for event, (user, _, time) in enumerate(events):
@@ -193,6 +186,31 @@ def test_mean_return_days_counts_each_event_and_training_alone():
       [d * DAY for d in days + [10, 11, 12]])
   assert log.train_end == 7
   assert graph.mean_return_days(log) == (2 + 2 + 3 + 3 + 9) / 5
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_longest_row_is_long_enough(seed):
+  """The search stops after as many rounds as the longest row needs."""
+  log = helpers.random_log(seed, num_events=20 + 7 * seed, num_times=6)
+  rows = graph.temporal_graph(log.users, log.items, log.times, log.num_users)
+  assert rows.longest == max(
+      np.sum(log.users == user) for user in range(1, log.num_users + 1))
+  users, times = np.meshgrid(
+      np.arange(log.num_users + 1), np.append(log.times, log.times[-1] + 1))
+  found = graph.count_before(
+      jax.tree.map(jnp.asarray, rows), users, times.astype(np.int32))
+  for at in np.ndindex(users.shape):
+    assert found[at] == np.sum(
+        (log.users == users[at]) & (log.times < times[at]))
+  same = graph.same_time_items(log)
+  own = [set(log.items[(log.users == user) & (log.times == time)].tolist())
+         for user, time in zip(log.users, log.times)]
+  assert same.longest == max(map(len, own))
+  asked = np.tile(np.arange(log.num_items + 1), (log.num_events, 1))
+  found = graph.takes_at_that_time(
+      jax.tree.map(jnp.asarray, same), np.arange(log.num_events), asked)
+  assert found.tolist() == [
+      [item in items for item in range(log.num_items + 1)] for items in own]
 
 
 def test_empty_graph_has_no_past():
