@@ -11,7 +11,10 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 
 
 NEGATIVES = ('uniform', 'popularity')
@@ -194,6 +197,18 @@ def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
       user_vectors=jnp.zeros([capacity, user_dim]),
       item_vectors=jnp.zeros([capacity, item_dim]),
       ready=jnp.array(False))
+
+
+def pending_of(
+    system: System, params: Params, memory: SystemMemory, inputs: Inputs,
+    capacity: int) -> Pending:
+  """A pending batch without events, as wide as a system's vectors."""
+  one = jnp.zeros([1], jnp.int32)
+  users, items = jax.eval_shape(
+      lambda *args: system.embed(*args, one, one, one, one[0], None),
+      params, memory, inputs)
+  return empty_pending(
+      capacity, users.vector.shape[-1], items.vector.shape[-1])
 
 
 def add_pending(

@@ -150,8 +150,8 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  width = _vector_dims(system, params, memory, inputs)
-  pending = batching.empty_pending(plan.batch_size * plan.num_parts, *width)
+  pending = batching.pending_of(
+      system, params, memory, inputs, plan.batch_size * plan.num_parts)
   # The carry of a scan has fixed shapes: an update of nothing brings the
   # memory to this plan's capacity.
   memory = after_pending(system, params, memory, inputs, pending)
@@ -183,15 +183,6 @@ def after_pending(
   """A copy of the memory with what was pending applied."""
   memory = jax.tree.map(jnp.copy, memory)
   return system.update(params, memory, inputs, batching.due(pending, True))
-
-
-def _vector_dims(system, params, memory, inputs):
-  """Widths of a system's user and item vectors."""
-  one = jnp.zeros([1], jnp.int32)
-  users, items = jax.eval_shape(
-      lambda p, m, i: system.embed(p, m, i, one, one, one, one[0], None),
-      params, memory, inputs)
-  return users.vector.shape[-1], items.vector.shape[-1]
 
 
 def split_plans(

@@ -97,17 +97,13 @@ def init_state(
   init_key, run_key = jax.random.split(key)
   params, memory = jax.jit(trainer.system.init, static_argnums=2)(
       init_key, inputs, capacity)
-  one = jnp.zeros([1], jnp.int32)
-  users, items = jax.eval_shape(
-      lambda *args: trainer.system.embed(*args, one, one, one, one[0], None),
-      params, memory, inputs)
   return TrainState(
       step=jnp.int32(0),
       params=params,
       opt_state=trainer.optimizer.init(params),
       memory=memory,
-      pending=batching.empty_pending(
-          capacity, users.vector.shape[-1], items.vector.shape[-1]),
+      pending=batching.pending_of(
+          trainer.system, params, memory, inputs, capacity),
       key=run_key)
 
 

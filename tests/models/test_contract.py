@@ -1,0 +1,274 @@
+"""What every system must hold to; a new file in models/ is found by itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import evaluate
+from dynllm_jax import scoring
+from dynllm_jax import sharding
+from dynllm_jax import train
+from dynllm_jax.types import InputError
+import helpers
+import variants
+
+BATCH = 16
+
+
+def pytest_generate_tests(metafunc):
+  if 'variant' in metafunc.fixturenames:
+    names = list(variants.VARIANTS)
+    if not metafunc.config.getoption('all_combinations'):
+      names = [n for n in names if n in variants.MAIN]
+    metafunc.parametrize('variant', names)
+
+
+@functools.cache
+def build(variant):
+  config = variants.tiny_config(variant)
+  module = config_lib.system_module(config.model.name)
+  return config, module.build(config.model)
+
+
+@functools.cache
+def trained(variant):
+  """A log, its inputs, and the state after two steps of training."""
+  config, system = build(variant)
+  log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
+                           num_times=70)
+  inputs = make_inputs(log)
+  plan = batching.plan_batches(log.times, 0, log.train_end, BATCH)
+  trainer = train.make_trainer(
+      system, config, sharding.make_mesh(config), len(plan.start))
+  before = train.init_state(
+      trainer, 0, inputs, BATCH * plan.num_parts)
+  state = before
+  if system.feed != 'none':
+    for k in range(3):
+      row = jax.tree.map(
+          lambda c, k=k: c[k], (plan.start, plan.size, plan.part, plan.ready))
+      state, _ = train_step(trainer, BATCH, inputs, state, row)
+  return log, inputs, before, state, trainer, plan
+
+
+def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
+  """f32[events, items] scores of a whole replay from the first event."""
+  plan = (batching.plan_by_time(log.times, 0, log.num_events)
+          if system.by_time else
+          batching.plan_batches(log.times, 0, log.num_events, batch_size))
+  pending = batching.pending_of(
+      system, params, memory, inputs, plan.batch_size * plan.num_parts)
+  memory = system.reset(memory)
+  memory = evaluate.after_pending(system, params, memory, inputs, pending)
+  rows = []
+  for row in zip(plan.start, plan.size, plan.part, plan.ready):
+    scores, memory, pending = score_step(
+        system, plan.batch_size, params, inputs, memory, pending, row)
+    rows.append(np.asarray(scores)[:row[1]])
+  return np.concatenate(rows)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score_step(system, batch_size, params, inputs, memory, pending, row):
+  """Scores the whole catalogue for a batch, then applies its updates."""
+  start, size, part, ready = row
+  batch = batching.take_batch(inputs, start, size, batch_size)
+  num_items = len(inputs.item_text) - 1
+  users, items = system.embed(
+      params, memory, inputs, batch.users, batch.times,
+      jnp.arange(1, num_items + 1), batch.times[0], None)
+  own = items.vector[jnp.maximum(batch.items - 1, 0)]
+  pending = batching.add_pending(
+      pending, batch, users.vector, own, part, ready)
+  memory = system.update(
+      params, memory, inputs, batching.due(pending, size > 0))
+  return scoring.score(users, items), memory, pending
+
+
+def make_inputs(log, like=None):
+  """Inputs whose compiled program does not depend on the log's content.
+
+  Args:
+    log: the log.
+    like: inputs whose training figures and facets are taken over.
+  """
+  inputs = helpers.random_inputs(log, padding=256)
+  # No row is longer; a bound of the log's own would compile for each log.
+  fixed = lambda graph: graph.replace(longest=255)
+  inputs = inputs.replace(
+      user_graph=fixed(inputs.user_graph), item_graph=fixed(inputs.item_graph),
+      same_time=fixed(inputs.same_time))
+  if like is not None:
+    inputs = inputs.replace(
+        train_events=like.train_events, facets=like.facets,
+        mean_return_days=like.mean_return_days)
+  return inputs
+
+
+train_step = jax.jit(train.train_step, static_argnums=(0, 1))
+
+
+def changed_future(log, cut, how):
+  """The log with everything from event `cut` on changed, and nothing before."""
+  rng = np.random.default_rng(9)
+  users, items, times = log.users.copy(), log.items.copy(), log.times.copy()
+  if how == 'changed':
+    users[cut:] = rng.integers(1, log.num_users + 1, len(users) - cut)
+    items[cut:] = rng.integers(1, log.num_items + 1, len(items) - cut)
+    times[cut:] += 977
+  elif how == 'permuted':
+    order = rng.permutation(len(users) - cut)
+    users[cut:], items[cut:] = users[cut:][order], items[cut:][order]
+  else:
+    users, items, times = users[:cut], items[:cut], times[:cut]
+  return helpers.make_log(users, items, times, log.num_users, log.num_items)
+
+
+def test_shapes_and_declarations(variant):
+  log, inputs, _, state, trainer, _ = trained(variant)
+  system = trainer.system
+  assert system.feed in ('stream', 'none')
+  users, items = jax.jit(
+      lambda *args: system.embed(*args, inputs.times[0], None))(
+          state.params, state.memory, inputs, jnp.array([1, 2, 0]),
+          inputs.times[:3], jnp.array([3, 3, 1, 2]))
+  assert users.vector.ndim == items.vector.ndim == 2
+  assert len(users.vector) == 3 and len(items.vector) == 4
+  scores = scoring.score(users, items)
+  assert scores.shape == (3, 4) and bool(jnp.isfinite(scores).all())
+  np.testing.assert_array_equal(scores[:, 0], scores[:, 1])  # the same item
+  own = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), items)
+  np.testing.assert_allclose(
+      scoring.score_rows(users, own), scores, rtol=1e-5, atol=1e-6)
+  assert log.num_items == 15
+
+
+@pytest.mark.parametrize('how', ['changed', 'permuted', 'truncated'])
+def test_no_score_sees_the_future(variant, how):
+  log, inputs, _, state, trainer, _ = trained(variant)
+  # The training split stands: what is learned from it must not change.
+  cut = log.validation_end
+  cut = int(np.searchsorted(log.times, log.times[cut - 1]))  # a time's start
+  assert cut > log.train_end
+  other = changed_future(log, cut, how)
+  altered = make_inputs(other, like=inputs)
+  run = functools.partial(all_scores, trainer.system, state.params)
+  expected = run(state.memory, inputs, log)
+  actual = run(state.memory, altered, other)
+  np.testing.assert_array_equal(actual[:cut], expected[:cut])
+  if how != 'truncated':  # and what comes after is seen, once it is past
+    assert not np.array_equal(actual[cut:], expected[cut:])
+
+
+def test_no_score_sees_its_own_time(variant):
+  log, inputs, _, state, trainer, _ = trained(variant)
+  times, counts = np.unique(log.times[log.train_end:], return_counts=True)
+  start = int(np.searchsorted(log.times, times[np.argmax(counts)]))
+  end = start + counts.max()
+  assert end - start >= 2  # ties, so that one could see another
+  other = changed_future(log, start, 'permuted')
+  altered = make_inputs(other, like=inputs)
+  run = functools.partial(all_scores, trainer.system, state.params)
+  before = run(state.memory, inputs, log)
+  after = run(state.memory, altered, other)
+  # An event's row of scores depends on its user and time alone.
+  for k in range(start, end):
+    same = np.flatnonzero(
+        (other.users == log.users[k]) & (other.times == log.times[k]))
+    for j in same:
+      np.testing.assert_array_equal(after[j], before[k])
+
+
+def test_padding_is_inert(variant):
+  """Rows and steps of padding change no state, whatever they hold."""
+  log, inputs, _, state, trainer, plan = trained(variant)
+  size = int(plan.size[0])
+  junk = jnp.arange(len(inputs.users)) >= int(plan.start[0]) + size
+  spoiled = inputs.replace(
+      users=jnp.where(junk, 1, inputs.users),
+      items=jnp.where(junk, 2, inputs.items))
+  if trainer.system.feed != 'none':
+    row = (plan.start[0], plan.size[0], plan.part[0], plan.ready[0])
+    step = functools.partial(train_step, trainer, BATCH)
+    variants.assert_trees_equal(
+        step(inputs, state, row), step(spoiled, state, row))
+    nothing = (np.int32(0), np.int32(0), np.int32(0), np.array(False))
+    after, loss = step(inputs, state, nothing)
+    kept = lambda s: s.replace(memory=trainer.system.reset(s.memory))
+    variants.assert_trees_equal(kept(after), kept(state))
+    variants.assert_trees_equal(
+        _seen(after.memory), _seen(state.memory))
+    assert loss == 0
+  else:
+    ids = jnp.array([1, 0]), inputs.times[:2]
+    pending = batching.pending_of(
+        trainer.system, state.params, state.memory, inputs, 2)
+    pending = pending.replace(ready=jnp.array(True))
+    memory = trainer.system.update(
+        state.params, state.memory, inputs, pending.replace(
+            events=pending.events.replace(users=ids[0], items=ids[0])))
+    variants.assert_trees_equal(memory, state.memory)
+
+
+def _seen(memory):
+  """A node memory without the scratch rows of its latest update."""
+  return [(side.state, side.time) for side in (memory.user, memory.item)]
+
+
+def test_every_parameter_learns_within_three_steps(variant):
+  _, _, before, after, trainer, _ = trained(variant)
+  if trainer.system.feed == 'none':
+    assert not jax.tree.leaves(before.params)
+    return
+  for path, old in jax.tree_util.tree_leaves_with_path(before.params):
+    new = after.params
+    for part in path:
+      new = new[part.key]
+    assert not np.array_equal(old, new), jax.tree_util.keystr(path)
+    assert np.isfinite(new).all(), jax.tree_util.keystr(path)
+
+
+def test_a_second_run_is_identical(variant):
+  _, inputs, _, state, trainer, plan = trained(variant)
+  again = train.init_state(
+      trainer, 0, inputs, BATCH * plan.num_parts)
+  if trainer.system.feed != 'none':
+    for row in list(zip(plan.start, plan.size, plan.part, plan.ready))[:3]:
+      again, _ = train_step(trainer, BATCH, inputs, again, row)
+  variants.assert_trees_equal(again, state)
+
+
+@pytest.mark.parametrize('block', [4, 100])
+def test_ranks_equal_a_brute_force(variant, block):
+  log, inputs, _, state, trainer, _ = trained(variant)
+  system = trainer.system
+  plan = (batching.plan_by_time(log.times, 0, log.num_events)
+          if system.by_time else
+          batching.plan_batches(log.times, 0, log.num_events, BATCH))
+  candidates = np.ones(log.num_items + 1, bool)
+  candidates[[0, 5]] = False
+  _, ranks = evaluate.replay(
+      system, state.params, system.reset(state.memory), inputs, plan,
+      evaluate.Ranking(block, 0), jnp.asarray(candidates))
+  scores = all_scores(system, state.params, state.memory, inputs, log)
+  near = 1e-6 * (1 + np.abs(scores))  # blocks may round a product otherwise
+  for rank, row, item, slack in zip(ranks, scores, log.items, near):
+    rivals = [x for x in range(1, log.num_items + 1)
+              if candidates[x] and x != item]
+    gaps = np.array([row[x - 1] - row[item - 1] for x in rivals])
+    slack = slack[item - 1]
+    low = 1 + np.sum(gaps > slack) + np.sum(gaps == 0) / 2
+    high = 1 + np.sum(gaps >= -slack)
+    assert min(low, high) <= rank <= high
+    if not np.any((np.abs(gaps) <= slack) & (gaps != 0)):
+      assert rank == low
+
+
+def test_an_unknown_variant_is_refused():
+  with pytest.raises(InputError, match='lightyear.*allowed'):
+    config_lib.default('lightyear')
