@@ -15,7 +15,7 @@ from dynllm_jax import graph
 NUM_NODES, NUM_OTHERS, NUM_EVENTS, NUM_TIMES = 4, 5, 24, 9
 NEIGHBORS = 3
 HOUR, DAY = 3_600, 86_400
-SCALE = 11 * DAY + HOUR  # seconds between two times: some 3 in 30 days
+SCALE = 6 * DAY + 3 * HOUR  # between two times: five make 30.6 days
 
 # A list of (node, other, time); a fixed length compiles once.
 EVENTS = st.lists(
@@ -138,6 +138,13 @@ def test_event_features(events):
         found[at],
         [float(bool(before)), math.log1p(days), math.log1p(len(month)),
          math.log1p(len(before))], rtol=1e-6)
+
+
+def test_a_month_is_thirty_days_to_the_second():
+  one_event = build([(1, 2, 0)])
+  at = 30 * DAY + np.array([-1, 1], np.int32)
+  found = _features(one_event, np.ones(2, np.int32), at)
+  np.testing.assert_allclose(found[:, 2], [math.log(1 + 1), 0.0], rtol=1e-6)
 
 
 def test_a_day_is_taken_in_integers():

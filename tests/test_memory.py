@@ -30,7 +30,8 @@ def encode(gap):
 def draw(seed, size):
   rng = np.random.default_rng(seed)
   values = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-  params = {'hidden': values(WIDTH, WIDTH), 'inputs': values(MESSAGE + 1, WIDTH)}
+  params = {'hidden': values(WIDTH, WIDTH),
+            'inputs': values(MESSAGE + 1, WIDTH)}
   return params, values(size, WIDTH), values(size, MESSAGE)
 
 

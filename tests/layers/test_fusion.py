@@ -38,7 +38,8 @@ def attended(params, depth):
 def test_merge_is_a_perceptron_over_graph_and_attention(depth):
   params, found = build(num_layers=depth)
   joined = np.concatenate([GRAPH, attended(params, depth)], axis=1)
-  np.testing.assert_allclose(found, helpers.perceptron(params['MLP_0'], joined), atol=1e-5)
+  np.testing.assert_allclose(
+      found, helpers.perceptron(params['MLP_0'], joined), atol=1e-5)
 
 
 @pytest.mark.parametrize('depth', [1, 2])

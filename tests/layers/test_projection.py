@@ -65,7 +65,8 @@ def test_exactly_the_expected_return_is_late():
 def test_linear_is_jodie():
   weight = RNG.normal(size=DIM).astype(np.float32)
   elapsed = np.array([0.0, 0.5, 2.0, 30.0], np.float32)
-  found = LinearProjection().apply({'params': {'weight': weight}}, STATE, elapsed)
+  found = LinearProjection().apply(
+      {'params': {'weight': weight}}, STATE, elapsed)
   np.testing.assert_allclose(
       found, layer_norm(STATE * (1 + elapsed[:, None] * weight)), atol=1e-5)
 

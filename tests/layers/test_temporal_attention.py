@@ -95,7 +95,8 @@ def oracle(params, shared, side, node, time, depth):
       layer['MLP_0'], np.concatenate([attended, query]))
 
 
-@pytest.mark.parametrize('num_layers, shared', [(1, True), (2, True), (2, False)])
+@pytest.mark.parametrize(
+    'num_layers, shared', [(1, True), (2, True), (2, False)])
 def test_embedding_is_the_recursion(num_layers, shared):
   log, _, tables = world()
   module, params = build(num_layers, shared)
@@ -123,9 +124,9 @@ def test_sides_share_weights_or_not():
 def test_every_layer_is_learned(shared):
   module, params = build(2, shared)
   nodes, times = jnp.array([1, 2]), jnp.array([LATE, LATE])
-  grads = jax.grad(lambda params: sum(
+  grads = jax.jit(jax.grad(lambda params: sum(
       jnp.sum(run(module, params, side, nodes, times, depth, world()[2]) ** 2)
-      for side, depth in ALL_SIDES))(params)
+      for side, depth in ALL_SIDES)))(params)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.any(grad), path
 
@@ -146,7 +147,8 @@ def test_a_node_without_a_neighbor_is_its_merged_self():
   total = lambda params, tables: jnp.sum(run(
       module, params, 'user', jnp.array([6]), jnp.array([LATE]), 2,
       tables) ** 2)
-  value, grads = jax.value_and_grad(total, (0, 1))(params, world()[2])
+  value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(
+      params, world()[2])
   assert np.isfinite(value) and value > 0
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
   own = np.asarray(grads[1]['user'])

@@ -54,8 +54,8 @@ def test_long_times_are_as_good_as_the_float32_argument(layer):
 def test_zero_days_are_ones_and_zeros(layer):
   params, apply = layer
   np.testing.assert_allclose(
-      apply(params, jnp.zeros([])), np.tile([1 / np.sqrt(DIM / 2), 0], DIM // 2),
-      atol=1e-6)
+      apply(params, jnp.zeros([])),
+      np.tile([1 / np.sqrt(DIM / 2), 0], DIM // 2), atol=1e-6)
 
 
 def test_every_encoding_has_norm_one(layer):
