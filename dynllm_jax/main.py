@@ -1,6 +1,7 @@
 """The command: `python -m dynllm_jax.main --config=FILE --workdir=DIR`."""
 
 import os
+import re
 import sys
 
 from absl import flags
@@ -30,26 +31,48 @@ def main(argv: list[str]) -> int:
     The exit status; bad input ends in one line `error: ...` on stderr.
   """
   try:
-    rest = flags.FLAGS(argv)
-    if rest[1:]:
-      raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
-    if _CONFIG.value is None:
-      raise InputError('--config is missing; allowed: a file of configs/')
+    config, workdir, mode = _read_flags(argv)
     from dynllm_jax import run  # pylint: disable=g-import-not-at-top
-    path = config_flags.get_config_filename(flags.FLAGS['config'])
-    name = os.path.basename(path.partition(':')[0]).removesuffix('.py')
-    workdir = _WORKDIR.value or os.path.join('runs', name)
     {'train': run.train_mode, 'evaluate': run.evaluate_mode,
-     'facets': run.facets_mode}[_MODE.value](_CONFIG.value, workdir)
+     'facets': run.facets_mode}[mode](config, workdir)
     return 0
   except InputError as error:
-    message = str(error)
-  except (flags.Error, AttributeError, KeyError, TypeError) as error:
-    if flags.FLAGS.is_parsed():
-      raise  # not of the command line: a defect, shown whole
-    message = str(error)
-  print('error:', ' '.join(message.split()), file=sys.stderr)
-  return 2
+    print('error:', ' '.join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def _read_flags(argv):
+  """The configuration, the run folder and the mode of a command line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    # A config file's own error comes with its traceback in the message; its
+    # last line says what is wrong.
+    lines = str(error).strip().splitlines()
+    last = lines[-1] if 'Traceback' in str(error) else ' '.join(lines)
+    raise InputError(last.removeprefix('dynllm_jax.types.InputError: '))
+  except (AttributeError, KeyError) as error:
+    text = str(error)
+    field = re.search(r"'([^'\\]+)", text)
+    near = re.search(r'mean "([^"]+)"', text)
+    hint = f', as {near[1]!r}' if near else ''
+    raise InputError(
+        f'--config: there is no field {field[1] if field else text!r}; '
+        f'allowed: the fields of dynllm_jax/config.py and of the system{hint}'
+    ) from error
+  if rest[1:]:
+    raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
+  if not flags.FLAGS['config'].present:
+    raise InputError('--config is missing; allowed: a file of configs/')
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  file = path.partition(':')[0]
+  if not os.path.isfile(file):
+    raise InputError(
+        f'--config: {file!r} is no file; allowed: a file of configs/, or one '
+        'like them')
+  name = os.path.basename(file).removesuffix('.py')
+  return (
+      _CONFIG.value, _WORKDIR.value or os.path.join('runs', name), _MODE.value)
 
 
 if __name__ == '__main__':

@@ -27,7 +27,8 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   """The prepared log of `config.data` (SPEC 2).
 
   It is prepared once for each content of the files and each set of fields, and
-  kept in `data.dir`; later calls read the files only to hash them.
+  kept in `data.dir`; later calls read the files only to hash them. A real log
+  that is named stands in for a simulated one.
 
   Args:
     data_config: `config.data`.
@@ -37,7 +38,8 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
     InputError: for a field, a file or a row that is not allowed.
   """
   check(data_config)
-  source = source_module(data_config.source)
+  named = data_config.source == 'simulated' and data_config.events
+  source = source_module('event_log' if named else data_config.source)
   fingerprint = _fingerprint(data_config, source.files(data_config))
   folder = data_folder(data_config) / 'event_logs' / fingerprint
   if folder.exists():
