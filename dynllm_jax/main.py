@@ -4,6 +4,7 @@ import os
 import re
 import sys
 
+from absl import app
 from absl import flags
 from ml_collections import config_flags
 
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
 
 def _read_flags(argv):
   """The configuration, the run folder and the mode of a command line."""
+  app.define_help_flags()
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:

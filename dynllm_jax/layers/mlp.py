@@ -18,7 +18,8 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     """Maps f32[..., any] to f32[..., dim]."""
-    return nn.Dense(self.dim)(nn.relu(nn.Dense(self.dim)(x)))
+    hidden = nn.relu(nn.Dense(self.dim)(x))
+    return nn.Dense(self.dim)(hidden)
 
 
 def normalize(x: Array) -> Array:

@@ -75,10 +75,7 @@ class TemporalEmbedding(nn.Module):
     self.layers = {
         f'{side}_{depth}': TemporalLayer(
             self.dim, self.num_heads, self.dropout)
-        for side in sides for depth in range(1, self.num_layers + 1)
-        # Weights that no embedding reaches: an item has one layer of its own,
-        # and stands below the top layer of a user.
-        if side != 'item' or depth <= max(1, self.num_layers - 1)}
+        for side in sides for depth in range(1, self.num_layers + 1)}
 
   def __call__(
       self, side: str, nodes: Array, times: Array, num_layers: int,

@@ -39,7 +39,8 @@ class CopyTerm(nn.Module):
     place = self.param(
         'place', nn.initializers.zeros_init(), (self.num_neighbors,))
     # The encoding of SPEC 3.1 is small (norm 1 over all its dims).
-    codes = encode(days) * days.shape[-1] ** 0.5
+    codes = encode(days)
+    codes *= codes.shape[-1] ** 0.5
     hidden = nn.relu(nn.Dense(32)(codes))
     weights = nn.Dense(1)(hidden)[..., 0] + place
     return Terms(near.nodes, jnp.where(near.mask, weights, 0.0))
