@@ -1,0 +1,168 @@
+"""Whole runs through the command, at tiny width on a simulated log."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = [
+    f'--config.{field}' for field in (
+        'model.dim=8', 'model.time_dim=6', 'model.num_neighbors=3',
+        'model.distill.top_r=5', 'facets.encoder.dim=16',
+        'train.num_negatives=8', 'eval.ks=(5,10)')]
+
+
+def command(*args, cwd, expect=0):
+  """Runs the command as a user would; returns its output."""
+  environment = {**os.environ, 'XDG_CACHE_HOME': str(cwd / 'cache'),
+                 'JAX_PLATFORMS': 'cpu'}
+  done = subprocess.run(
+      [sys.executable, '-m', 'dynllm_jax.main', *args], cwd=cwd,
+      env=environment, capture_output=True, text=True, timeout=600,
+      check=False)
+  assert done.returncode == expect, done.stderr[-3000:]
+  return done
+
+
+def train(cwd, workdir, *args, config='demo', expect=0):
+  return command(
+      f'--config={ROOT}/configs/{config}.py', f'--workdir={workdir}', *TINY,
+      *args, cwd=cwd, expect=expect)
+
+
+def read(folder, name='results.json'):
+  return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+  """A folder with one finished run of two epochs, `whole`."""
+  folder = tmp_path_factory.mktemp('runs')
+  train(folder, 'whole', '--config.train.num_epochs=2')
+  return folder
+
+
+def test_a_run_leaves_its_report(home):
+  folder = home / 'whole'
+  results = read(folder)
+  for split in ('validation', 'test'):
+    figures = results[split]
+    assert figures['events'] == 1350
+    assert 0 < figures['recall@5'] <= figures['recall@10'] <= 1
+    assert 0 < figures['ndcg@10'] <= figures['recall@10']
+    parts = figures['groups']
+    assert parts['head']['events'] + parts['tail']['events'] == 1350
+  assert set(results['floors']) == {
+      'popularity', 'recent_popularity', 'repeat', 'transitions', 'itemknn'}
+  assert results['system'] == 'dynllm+walk'
+  assert results['data']['simulated'] is True
+  assert 'simulated' in results['data']['source']
+  assert 'rule-written' in results['facets']['writer']
+  assert results['epochs'] == 2
+  assert results['train_events_per_s'] > 0
+  assert results['train_step_flops'] > 0
+  assert results['mesh'] == {'data': 1, 'nodes': 1}
+  assert results['bytes_per_device']['memory.user.state'] == 301 * 8 * 4
+  assert (folder / 'checkpoints' / 'latest' / '2').is_dir()
+  assert len(list((folder / 'checkpoints' / 'best').iterdir())) == 1
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['epoch'] for line in lines] == [1, 2]
+  assert list((folder / 'tensorboard').glob('events.*'))
+  assert read(folder, 'config.json')['model']['dim'] == 8
+
+
+def test_evaluate_gives_the_same_figures(home):
+  """Also from a folder that was moved."""
+  shutil.copytree(home / 'whole', home / 'moved')
+  trained = read(home / 'moved')
+  (home / 'moved' / 'results.json').unlink()
+  done = train(home, 'moved', '--mode=evaluate')
+  again = read(home / 'moved')
+  assert again.keys() == trained.keys()
+  for key in ('validation', 'test', 'floors', 'best_epoch', 'parameters'):
+    assert again[key] == trained[key], key
+  assert 'dynllm+walk' in done.stdout and 'simulated' in done.stdout
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(home):
+  train(home, 'parts', '--config.train.num_epochs=1')
+  train(home, 'parts', '--config.train.num_epochs=2')
+  whole, parts = read(home / 'whole'), read(home / 'parts')
+  for key in ('validation', 'test', 'best_epoch', 'epochs'):
+    assert whole[key] == parts[key], key
+  timeless = lambda record: {
+      k: v for k, v in record.items() if not k.endswith(('seconds', '_per_s'))}
+  histories = [
+      [timeless(json.loads(line)) for line in
+       (home / name / 'metrics.jsonl').read_text().splitlines()]
+      for name in ('whole', 'parts')]
+  assert histories[0] == histories[1]
+
+
+def test_another_configuration_is_refused(home):
+  before = read(home / 'whole')
+  for mode in ('train', 'evaluate'):
+    done = train(
+        home, 'whole', '--config.model.projection=linear', f'--mode={mode}',
+        expect=2)
+    assert one_error(done) == (
+        "config.model.projection: 'linear' differs from 'interval' of the "
+        'checkpoint in whole; allowed: the same, or another --workdir')
+  assert read(home / 'whole') == before
+
+
+def one_error(done):
+  """The text of the single error line that must end stderr."""
+  assert 'Traceback' not in done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: ')
+  return last.removeprefix('error: ')
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--config.model.dimm=8'], ['dimm', 'allowed']),
+    (['--config.eval.ks=(401,)'], ['config.eval.ks', '401', '400']),
+    (['--config.model.distill.top_r=9'], ['top_r', '9', 'r <= d']),
+    (['--config.data.source=nowhere'], ['data.source', 'nowhere', 'allowed']),
+    (['--config.train.loss=hinge'], ['config.train.loss', 'hinge', 'bpr']),
+    (['--config.mesh.data=3', '--config.train.batch_size=3',
+      '--config.eval.batch_size=3'], ['config.mesh', '3 x 1', '1 cpu']),
+    (['--config.data.source=event_log', '--config.data.events=none.csv'],
+     ['none.csv']),
+    (['--mode=evaluate'], ['has no checkpoint']),
+])
+def test_bad_input_is_one_error_and_leaves_nothing(home, args, words):
+  done = train(home, 'bad', *args, expect=2)
+  message = one_error(done)
+  for word in words:
+    assert word in message
+  assert not (home / 'bad').exists()
+
+
+def test_a_bad_row_is_named_and_leaves_nothing(home):
+  rows = ['user_id,item_id,timestamp', 'a,x,1600000000', 'a,y,soon']
+  (home / 'log.csv').write_text('\n'.join(rows) + '\n')
+  done = train(
+      home, 'bad', '--config.data.events=log.csv', config='event_log',
+      expect=2)
+  message = one_error(done)
+  for word in ('log.csv', 'row 2', 'timestamp', 'soon'):
+    assert word in message
+  assert not (home / 'bad').exists()
+
+
+def test_a_floor_runs_like_any_system(home):
+  command(
+      f'--config={ROOT}/configs/demo.py:repeat', '--workdir=floor',
+      '--config.facets.encoder.dim=16', '--config.eval.ks=(5,10)',
+      '--config.eval.compare=()', cwd=home)
+  whole, floor = read(home / 'whole'), read(home / 'floor')
+  for key, value in whole['floors']['repeat']['test'].items():
+    assert floor['test'][key] == value
+  assert (floor['parameters'], floor['epochs'], floor['best_epoch']) == (
+      0, 1, 1)
