@@ -60,15 +60,13 @@ def rank_batch(
         jnp.minimum(ids, num_items), batch.times[0], None)
     return ids, scoring.score(users, items)
 
-  def positives_of(index):
-    ids, scores = scores_of(index)
+  def positives_of(ids, scores):
     column = batch.items - ids[0]
     inside = (column >= 0) & (column < block)
     found = scores[row, jnp.clip(column, 0, block - 1)]
     return jnp.where(inside, found, 0.0)
 
-  def compare(index, positive):
-    ids, scores = scores_of(index)
+  def compare(ids, scores, positive):
     rival = (ids <= num_items) & candidates[jnp.minimum(ids, num_items)]
     rival = rival & (ids != batch.items[:, None])
     if ranking.seen_depth:
@@ -79,13 +77,15 @@ def rank_batch(
     return above + level / 2, finite.all()
 
   if num_blocks == 1:
-    beaten, finite = compare(0, positives_of(0))
+    ids, scores = scores_of(0)
+    beaten, finite = compare(ids, scores, positives_of(ids, scores))
     return 1 + beaten, finite
   blocks = jnp.arange(num_blocks, dtype=jnp.int32)
   positive, _ = jax.lax.scan(
-      lambda total, index: (total + positives_of(index), None),
+      lambda total, index: (total + positives_of(*scores_of(index)), None),
       jnp.zeros([len(row)]), blocks)
-  beaten, finite = jax.lax.map(lambda index: compare(index, positive), blocks)
+  beaten, finite = jax.lax.map(
+      lambda index: compare(*scores_of(index), positive), blocks)
   return 1 + beaten.sum(0), finite.all()
 
 
@@ -121,8 +121,11 @@ def _replay_chunk(
         batch.times[0], None)
     pending = batching.add_pending(
         pending, batch, users.vector, items.vector, part, ready)
+    # An update waits for the ranks: XLA writes a large table in place only
+    # where the data say that it has been read.
+    real = (size > 0) & (ranks.min() >= 0)
     memory = system.update(
-        params, memory, inputs, batching.due(pending, size > 0))
+        params, memory, inputs, batching.due(pending, real))
     return (memory, pending), (ranks, finite)
 
   (memory, pending), (ranks, finite) = jax.lax.scan(
