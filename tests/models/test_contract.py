@@ -15,9 +15,10 @@ from dynllm_jax import sharding
 from dynllm_jax import train
 from dynllm_jax.types import InputError
 import helpers
+import replays
 import variants
 
-BATCH = 16
+BATCH = replays.BATCH
 
 
 def pytest_generate_tests(metafunc):
@@ -56,40 +57,6 @@ def trained(variant):
   return log, inputs, before, state, trainer, plan
 
 
-def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
-  """f32[events, items] scores of a whole replay from the first event."""
-  plan = (batching.plan_by_time(log.times, 0, log.num_events)
-          if system.by_time else
-          batching.plan_batches(log.times, 0, log.num_events, batch_size))
-  pending = batching.pending_of(
-      system, params, memory, inputs, plan.batch_size * plan.num_parts)
-  memory = system.reset(memory)
-  memory = evaluate.after_pending(system, params, memory, inputs, pending)
-  rows = []
-  for row in zip(plan.start, plan.size, plan.part, plan.ready):
-    scores, memory, pending = score_step(
-        system, plan.batch_size, params, inputs, memory, pending, row)
-    rows.append(np.asarray(scores)[:row[1]])
-  return np.concatenate(rows)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def score_step(system, batch_size, params, inputs, memory, pending, row):
-  """Scores the whole catalogue for a batch, then applies its updates."""
-  start, size, part, ready = row
-  batch = batching.take_batch(inputs, start, size, batch_size)
-  num_items = len(inputs.item_text) - 1
-  users, items = system.embed(
-      params, memory, inputs, batch.users, batch.times,
-      jnp.arange(1, num_items + 1), batch.times[0], None)
-  own = items.vector[jnp.maximum(batch.items - 1, 0)]
-  pending = batching.add_pending(
-      pending, batch, users.vector, own, part, ready)
-  memory = system.update(
-      params, memory, inputs, batching.due(pending, size > 0))
-  return scoring.score(users, items), memory, pending
-
-
 def make_inputs(log, like=None):
   """Inputs whose compiled program does not depend on the log's content.
 
@@ -111,22 +78,6 @@ def make_inputs(log, like=None):
 
 
 train_step = jax.jit(train.train_step, static_argnums=(0, 1))
-
-
-def changed_future(log, cut, how):
-  """The log with everything from event `cut` on changed, and nothing before."""
-  rng = np.random.default_rng(9)
-  users, items, times = log.users.copy(), log.items.copy(), log.times.copy()
-  if how == 'changed':
-    users[cut:] = rng.integers(1, log.num_users + 1, len(users) - cut)
-    items[cut:] = rng.integers(1, log.num_items + 1, len(items) - cut)
-    times[cut:] += 977
-  elif how == 'permuted':
-    order = rng.permutation(len(users) - cut)
-    users[cut:], items[cut:] = users[cut:][order], items[cut:][order]
-  else:
-    users, items, times = users[:cut], items[:cut], times[:cut]
-  return helpers.make_log(users, items, times, log.num_users, log.num_items)
 
 
 def test_shapes_and_declarations(variant):
@@ -155,9 +106,9 @@ def test_no_score_sees_the_future(variant, how):
   cut = log.validation_end
   cut = int(np.searchsorted(log.times, log.times[cut - 1]))  # a time's start
   assert cut > log.train_end
-  other = changed_future(log, cut, how)
+  other = replays.changed_future(log, cut, how)
   altered = make_inputs(other, like=inputs)
-  run = functools.partial(all_scores, trainer.system, state.params)
+  run = functools.partial(replays.all_scores, trainer.system, state.params)
   expected = run(state.memory, inputs, log)
   actual = run(state.memory, altered, other)
   np.testing.assert_array_equal(actual[:cut], expected[:cut])
@@ -171,9 +122,9 @@ def test_no_score_sees_its_own_time(variant):
   start = int(np.searchsorted(log.times, times[np.argmax(counts)]))
   end = start + counts.max()
   assert end - start >= 2  # ties, so that one could see another
-  other = changed_future(log, start, 'permuted')
+  other = replays.changed_future(log, start, 'permuted')
   altered = make_inputs(other, like=inputs)
-  run = functools.partial(all_scores, trainer.system, state.params)
+  run = functools.partial(replays.all_scores, trainer.system, state.params)
   before = run(state.memory, inputs, log)
   after = run(state.memory, altered, other)
   # An event's row of scores depends on its user and time alone.
@@ -255,7 +206,7 @@ def test_ranks_equal_a_brute_force(variant, block):
   _, ranks = evaluate.replay(
       system, state.params, system.reset(state.memory), inputs, plan,
       evaluate.Ranking(block, 0), jnp.asarray(candidates))
-  scores = all_scores(system, state.params, state.memory, inputs, log)
+  scores = replays.all_scores(system, state.params, state.memory, inputs, log)
   near = 1e-6 * (1 + np.abs(scores))  # blocks may round a product otherwise
   for rank, row, item, slack in zip(ranks, scores, log.items, near):
     rivals = [x for x in range(1, log.num_items + 1)
