@@ -24,6 +24,7 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
+from dynllm_jax.types import TooLargeError
 from dynllm_jax.types import TrainState
 
 say = reporting.say
@@ -194,7 +195,11 @@ def fit(run: Run, checkpoints: Checkpoints, folder: reporting.RunFolder):
     status = _new_status(run, identity, state)
     for name in run.config.eval.compare:
       say(f'ranking {name} for comparison')
-      status['floors'][name] = run_floor(run, name)
+      try:
+        status['floors'][name] = run_floor(run, name)
+      except TooLargeError as error:
+        status['floors_left_out'][name] = str(error)
+        say(f'{name} is left out: {error}')
   else:
     status = checkpoints.status('latest')
     config_lib.check_identity(
@@ -235,6 +240,7 @@ def _new_status(run, identity, state):
       'best_value': None,
       'history': [],
       'floors': {},
+      'floors_left_out': {},
       'commit': reporting.commit(),
       'parameters': train.num_parameters(state.params),
       'train_step_flops': (
@@ -304,6 +310,7 @@ def _results(run, status, latest, state, ranked):
       'system': run.name,
       **figures,
       'floors': status['floors'],
+      'floors_left_out': status['floors_left_out'],
       'train_events_per_s': statistics.median(rates),
       'train_seconds_per_epoch': statistics.median(
           epoch['seconds'] for epoch in latest['history']),

@@ -25,6 +25,10 @@ class InputError(ValueError):
   """Bad input: one sentence that names field, value, place and what is allowed."""
 
 
+class TooLargeError(InputError):
+  """A system whose tables exceed the limit that its configuration sets."""
+
+
 def _static():
   """A field that is part of the pytree's structure, known to the compiler."""
   return dataclasses.field(metadata={'static': True})

@@ -11,6 +11,7 @@ from dynllm_jax.types import EventBatch
 from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Terms
+from dynllm_jax.types import TooLargeError
 from dynllm_jax.types import UserEmbeddings
 
 _NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
@@ -146,11 +147,11 @@ def check_table(num_items: int, max_table_gib: float) -> None:
   """Checks that a dense table over pairs of items may be made.
 
   Raises:
-    InputError: if it is larger than `max_table_gib`.
+    TooLargeError: if it is larger than `max_table_gib`.
   """
   gib = (num_items + 1) ** 2 * 4 / 2 ** 30
   if gib > max_table_gib:
-    raise InputError(
+    raise TooLargeError(
         f'config.model.max_table_gib: {max_table_gib!r} is not enough for the '
         f'table over pairs of {num_items} items, which takes {gib:.3g} GiB; '
         'allowed: a higher value, or fewer items (config.data.min_item_users)')
