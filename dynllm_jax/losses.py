@@ -12,7 +12,8 @@ from dynllm_jax.types import Array
 LOSSES = ('bpr', 'margin', 'softmax')
 
 
-def bpr(positive: Array, negatives: Array, allowed: Array, mask: Array) -> Array:
+def bpr(
+    positive: Array, negatives: Array, allowed: Array, mask: Array) -> Array:
   """`-log sigmoid(y_pos - y_neg)`, a mean over each row's negatives.
 
   Args:

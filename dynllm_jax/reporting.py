@@ -94,13 +94,13 @@ class RunFolder:
         self.path / 'metrics.jsonl',
         ''.join(json.dumps(record) + '\n' for record in records))
     # Imported here: it takes a second that a mistyped command need not wait.
-    from tensorboardX import SummaryWriter  # pylint: disable=g-import-not-at-top
+    import tensorboardX  # pylint: disable=g-import-not-at-top
     folder = self.path / 'tensorboard'
     fresh = len(records) <= 1
     if fresh and folder.exists():
       for old in folder.iterdir():
         old.unlink()
-    with SummaryWriter(str(folder)) as writer:
+    with tensorboardX.SummaryWriter(str(folder)) as writer:
       for name, value in records[-1].items():
         if name != 'epoch':
           writer.add_scalar(name, value, records[-1]['epoch'])

@@ -220,7 +220,8 @@ def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
 def run_epoch(
     trainer: Trainer, state: TrainState, inputs: Inputs,
     plan: batching.BatchPlan,
-    progress: Callable[[int, float], None]) -> tuple[TrainState, dict[str, Any]]:
+    progress: Callable[[int, float], None]
+) -> tuple[TrainState, dict[str, Any]]:
   """Trains on every event of the plan once, in order.
 
   Args:

@@ -22,7 +22,7 @@ SECONDS_PER_DAY = 86_400
 
 
 class InputError(ValueError):
-  """Bad input: one sentence that names field, value, place and what is allowed."""
+  """Bad input; the text names field, value, place and what is allowed."""
 
 
 class TooLargeError(InputError):

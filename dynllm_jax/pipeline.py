@@ -1,0 +1,172 @@
+"""A configuration made ready: data, inputs, system, and one epoch of it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import datasets
+from dynllm_jax import evaluate
+from dynllm_jax import inputs as inputs_lib
+from dynllm_jax import metrics
+from dynllm_jax import reporting
+from dynllm_jax import sharding
+from dynllm_jax import train
+from dynllm_jax.facets import bank
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import System
+from dynllm_jax.types import TrainState
+
+
+class Run(NamedTuple):
+  """A configuration with everything that it names, ready to train or rank."""
+  config: ml_collections.ConfigDict
+  log: EventLog
+  facets: dict[str, Any]  # who wrote and encoded them, for reports
+  inputs: Inputs  # on the device
+  system: System
+  trainer: train.Trainer
+  train_plan: batching.BatchPlan
+  mesh: jax.sharding.Mesh
+  name: str  # in results
+
+
+def system_name(config: ml_collections.ConfigDict) -> str:
+  """The system's name in results: `+walk` with any term of SPEC 3.11."""
+  model = config.model
+  walk = model.get('copy_term', False) or model.get('walk_term', False)
+  return model.name + ('+walk' if walk else '')
+
+
+def prepare(config: ml_collections.ConfigDict) -> Run:
+  """Checks the configuration, loads the data and makes the inputs.
+
+  Nothing is written into the run folder.
+
+  Raises:
+    InputError: for whatever is wrong with configuration or data.
+  """
+  mesh = sharding.make_mesh(config)
+  jax.config.update(
+      'jax_compilation_cache_dir',
+      str(datasets.data_folder(config.data) / 'compiled'))
+  system = config_lib.system_module(config.model.name).build(config.model)
+  log = datasets.load(config.data, reporting.say)
+  evaluate.ranking_of(config, log)
+  evaluate.candidate_mask(log, config.eval.candidates)
+  folder = datasets.data_folder(config.data)
+  facet_bank, facets = bank.build(config.facets, log, folder, reporting.say)
+  item_text = bank.item_text(config.facets.encoder, log, folder)
+  train_plan = batching.plan_batches(
+      log.times, 0, log.train_end, config.train.batch_size)
+  largest = max(
+      config.train.batch_size, config.eval.batch_size,
+      batching.MAX_ROWS_BY_TIME)
+  inputs = sharding.replicate(
+      mesh, inputs_lib.build_inputs(log, item_text, facet_bank, largest))
+  trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
+  return Run(
+      config, log, facets, inputs, system, trainer, train_plan, mesh,
+      system_name(config))
+
+
+def initial_state(run: Run) -> TrainState:
+  """The state before training, placed on the mesh."""
+  capacity = run.train_plan.batch_size * run.train_plan.num_parts
+  return sharding.replicate(run.mesh, train.init_state(
+      run.trainer, run.config.seed, run.inputs, capacity))
+
+
+def rank_splits(
+    run: Run, state: TrainState,
+    splits: tuple[str, ...]) -> dict[str, tuple[np.ndarray, float]]:
+  """Ranks validation, then test, from the end of the training split.
+
+  Args:
+    run: the run.
+    state: at the end of an epoch; it is left as it is.
+    splits: ('validation',) or ('validation', 'test').
+
+  Returns:
+    For each split the f64[events] ranks and the seconds they took.
+  """
+  plans = evaluate.split_plans(
+      run.system, run.log, run.config.eval.batch_size)
+  candidates = jnp.asarray(
+      evaluate.candidate_mask(run.log, run.config.eval.candidates))
+  ranking = evaluate.ranking_of(run.config, run.log)
+  memory = evaluate.after_pending(
+      run.system, state.params, state.memory, run.inputs, state.pending)
+  results = {}
+  for split in splits:
+    plan = plans[split]
+    progress = reporting.Progress(f'ranking {split}', int(plan.size.sum()))
+    memory, ranks = evaluate.replay(
+        run.system, state.params, memory, run.inputs, plan, ranking,
+        candidates, progress)
+    results[split] = ranks, progress.close()
+  return results
+
+
+def run_floor(run: Run, name: str) -> dict[str, Any]:
+  """Validation and test figures of a system without training.
+
+  Args:
+    run: whose data and evaluation settings are used.
+    name: of the system.
+
+  Returns:
+    `{'validation': metrics, 'test': metrics}`.
+  """
+  config = config_lib.default(name)
+  with config.unlocked():
+    config.eval = run.config.eval
+  system = config_lib.system_module(name).build(config.model)
+  if system.feed != 'none':
+    raise InputError(
+        f'config.eval.compare: {name!r} needs training; allowed: systems '
+        'without (popularity, recent_popularity, repeat, transitions, '
+        'itemknn)')
+  floor = run._replace(
+      config=config, system=system,
+      trainer=run.trainer._replace(system=system), name=name)
+  state, _ = train_one_epoch(floor, initial_state(floor))
+  ranked = rank_splits(floor, state, ('validation', 'test'))
+  return {
+      split: metrics.summary(ranks, run.config.eval.ks)
+      for split, (ranks, _) in ranked.items()}
+
+
+def train_one_epoch(
+    run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  """An epoch as the system is fed.
+
+  Args:
+    run: the run.
+    state: its buffers are given away.
+
+  Returns:
+    The state and a record: `loss` (absent where nothing is learned),
+    `seconds`, `events_per_s`.
+  """
+  events = run.log.train_end
+  progress = reporting.Progress('training', events)
+  if run.system.feed == 'none':
+    plan = evaluate.split_plans(
+        run.system, run.log, run.config.eval.batch_size)['train']
+    memory, _ = evaluate.replay(
+        run.system, state.params, state.memory, run.inputs, plan, None,
+        jnp.zeros([1], bool), progress)
+    seconds = progress.close()
+    record = {'seconds': seconds, 'events_per_s': events / seconds}
+    return state.replace(memory=memory), record
+  state, record = train.run_epoch(
+      run.trainer, state, run.inputs, run.train_plan, progress)
+  progress.close()
+  return state, record
