@@ -35,6 +35,7 @@ class Run(NamedTuple):
   train_plan: batching.BatchPlan
   mesh: jax.sharding.Mesh
   name: str  # in results
+  floors: dict[str, System]  # ranked for comparison, by name
 
 
 def system_name(config: ml_collections.ConfigDict) -> str:
@@ -57,6 +58,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       'jax_compilation_cache_dir',
       str(datasets.data_folder(config.data) / 'compiled'))
   system = config_lib.system_module(config.model.name).build(config.model)
+  floors = {name: _build_floor(name) for name in config.eval.compare}
   log = datasets.load(config.data, reporting.say)
   evaluate.ranking_of(config, log)
   evaluate.candidate_mask(log, config.eval.candidates)
@@ -73,7 +75,18 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
       config, log, facets, inputs, system, trainer, train_plan, mesh,
-      system_name(config))
+      system_name(config), floors)
+
+
+def _build_floor(name):
+  """A system of `eval.compare` at its defaults."""
+  config = config_lib.default(name)
+  system = config_lib.system_module(name).build(config.model)
+  if system.feed != 'none':
+    raise InputError(
+        f'config.eval.compare: {name!r} needs training; allowed: systems that '
+        'count and need none')
+  return system
 
 
 def initial_state(run: Run) -> TrainState:
@@ -124,18 +137,9 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
   Returns:
     `{'validation': metrics, 'test': metrics}`.
   """
-  config = config_lib.default(name)
-  with config.unlocked():
-    config.eval = run.config.eval
-  system = config_lib.system_module(name).build(config.model)
-  if system.feed != 'none':
-    raise InputError(
-        f'config.eval.compare: {name!r} needs training; allowed: systems '
-        'without (popularity, recent_popularity, repeat, transitions, '
-        'itemknn)')
+  system = run.floors[name]
   floor = run._replace(
-      config=config, system=system,
-      trainer=run.trainer._replace(system=system), name=name)
+      system=system, trainer=run.trainer._replace(system=system), name=name)
   state, _ = train_one_epoch(floor, initial_state(floor))
   ranked = rank_splits(floor, state, ('validation', 'test'))
   return {
