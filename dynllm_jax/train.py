@@ -78,9 +78,9 @@ def make_trainer(
 
 def _clip_labels(params):
   """The frequencies of the time encoding are clipped on their own."""
+  name = 'log_time_frequencies'
   return jax.tree_util.tree_map_with_path(
-      lambda path, _: 'time' if path[-1].key == 'time_frequencies' else 'other',
-      params)
+      lambda path, _: 'time' if path[-1].key == name else 'other', params)
 
 
 def init_state(

@@ -54,14 +54,17 @@ class TimeEncoding(nn.Module):
 
   def setup(self):
     periods = np.geomspace(SHORTEST_DAYS, LONGEST_DAYS, self.dim // 2)
-    # The name tells the optimizer to clip this gradient on its own.
-    self.frequencies = self.param(
-        'time_frequencies',
-        lambda _: jnp.asarray(2 * np.pi / periods, jnp.float32))
+    # Learned as logarithms: a step of Adam is as long for every weight, and
+    # one that suits hours would overthrow a period of years. The name tells
+    # the optimizer to clip this gradient on its own.
+    self.log_frequencies = self.param(
+        'log_time_frequencies',
+        lambda _: jnp.asarray(np.log(2 * np.pi / periods), jnp.float32))
 
   def __call__(self, days: Array) -> Array:
     """Encodes f32[...] days as f32[..., dim]."""
-    turns_per_day = jnp.repeat(self.frequencies / (2 * jnp.pi), 2)
+    frequencies = jnp.exp(self.log_frequencies)
+    turns_per_day = jnp.repeat(frequencies / (2 * jnp.pi), 2)
     # sin x = cos(x - a quarter turn).
     quarter = jnp.tile(jnp.array([0.0, 0.25]), self.dim // 2)
     turns = days[..., None] * turns_per_day - quarter

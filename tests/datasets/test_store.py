@@ -171,10 +171,16 @@ def test_sources_are_found_by_file_name(make_config):
 
 
 def test_simulated_logs_are_stored_too(make_config):
-  config = make_config(source='simulated', events='/no/such/file')
+  config = make_config(source='simulated')
   first, again = (datasets.load(config, _silent) for _ in range(2))
   _equal(first, again)
   assert first.simulated
+
+
+def test_a_named_log_stands_in_for_a_simulated_one(make_config):
+  with pytest.raises(InputError, match='data.events: /no/such/file'):
+    datasets.load(
+        make_config(source='simulated', events='/no/such/file'), _silent)
 
 
 def test_the_data_folder(make_config, monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ def formula(frequencies, days):
 
 
 def frequencies_of(params):
-  return params['params']['time_frequencies']
+  return np.exp(np.asarray(params['params']['log_time_frequencies'], float))
 
 
 def test_encoding_is_the_formula(layer):
@@ -105,7 +105,7 @@ def test_gradients_reach_frequencies_and_days(layer):
 
   def ours(frequencies, days):
     return jnp.sum(weights * module.apply(
-        {'params': {'time_frequencies': frequencies}}, days))
+        {'params': {'log_time_frequencies': jnp.log(frequencies)}}, days))
 
   def reference(frequencies, days):
     phase = days[:, None] * frequencies
