@@ -24,7 +24,7 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
 
   Raises:
     InputError: if the mesh needs more devices than there are, or does not
-      divide a batch.
+      divide a batch, or a batch is empty.
   """
   devices = jax.devices()
   nodes = config.mesh.nodes
@@ -39,6 +39,9 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
         f'{len(devices)} {devices[0].platform} device(s) are here')
   for part in ('train', 'eval'):
     size = config[part].batch_size
+    if size < 1:
+      raise InputError(
+          f'config.{part}.batch_size: {size} is not allowed; 1 or more')
     if size % data:
       raise InputError(
           f'config.{part}.batch_size: {size} events do not divide over '

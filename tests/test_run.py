@@ -129,6 +129,8 @@ def one_error(done):
     (['--config.eval.ks=(401,)'], ['config.eval.ks', '401', '400']),
     (['--config.model.distill.top_r=9'], ['top_r', '9', 'r <= d']),
     (['--config.data.source=nowhere'], ['data.source', 'nowhere', 'allowed']),
+    (['--config.eval.batch_size=0'], ['config.eval.batch_size', '0']),
+    (['--config.eval.compare=("dynllm",)'], ['config.eval.compare', 'dynllm']),
     (['--config.train.loss=hinge'], ['config.train.loss', 'hinge', 'bpr']),
     (['--config.mesh.data=3', '--config.train.batch_size=3',
       '--config.eval.batch_size=3'], ['config.mesh', '3 x 1', '1 cpu']),
