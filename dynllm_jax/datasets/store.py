@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import pathlib
 import shutil
 import tempfile
