@@ -9,9 +9,11 @@ def get_config(arg: str = ''):
   config.data.source = 'online_retail'
   config_lib.set_known(
       config.model, num_neighbors=20, num_layers=1, time_dim=32,
-      item_id_embedding=True, copy_neighbors=100)
+      item_id_embedding=True, event_features=True, copy_neighbors=100)
   config.train.batch_size = 1024
   config.train.loss = 'softmax'
   config.train.num_negatives = 512
+  config.train.num_epochs = 10
+  config.train.final_learning_rate = 0.05
   config.train.patience = 3
   return config

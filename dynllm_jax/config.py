@@ -118,6 +118,10 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'candidates': 'all',  # all, future
           'filter_seen': False,
           'block_size': 65_536,  # items scored at once
+          # Between epochs a fixed sample of so many validation events is
+          # ranked; 0 for all. The report after training ranks all.
+          'validation_events': 0,
+          'test': True,  # False: train and validate alone, as tuning should
           # Systems without training that are ranked beside this one.
           'compare': ('popularity', 'recent_popularity', 'repeat',
                       'transitions', 'itemknn'),
@@ -174,7 +178,7 @@ def system_module(name: str) -> Any:
 # What may change between a checkpoint and a run that goes on from it.
 _FREE_TO_RESUME = (
     'data', 'mesh', 'train.num_epochs', 'train.patience', 'train.chunk',
-    'eval.block_size', 'eval.compare', 'eval.ks')
+    'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
 # And an evaluation, which trains nothing.
 _FREE_TO_EVALUATE = ('data', 'mesh', 'train', 'eval', 'seed')
 

@@ -109,13 +109,16 @@ def _replay_chunk(
 
   def step(carry, row):
     memory, pending = carry
-    start, size, part, ready = row
+    start, size, part, ready, chosen = row
     batch = batching.take_batch(inputs, start, size, batch_size)
+    unranked = jnp.zeros([batch_size]), jnp.array(True)
     if ranking is None:
-      ranks, finite = jnp.zeros([batch_size]), jnp.array(True)
+      ranks, finite = unranked
     else:
-      ranks, finite = rank_batch(
-          system, ranking, params, memory, inputs, batch, candidates)
+      ranks, finite = jax.lax.cond(
+          chosen, lambda: rank_batch(
+              system, ranking, params, memory, inputs, batch, candidates),
+          lambda: unranked)
     users, items = system.embed(
         params, memory, inputs, batch.users, batch.times, batch.items,
         batch.times[0], None)
@@ -136,7 +139,8 @@ def _replay_chunk(
 def replay(
     system: System, params: Params, memory: Any, inputs: Inputs,
     plan: batching.BatchPlan, ranking: Ranking | None, candidates: Array,
-    progress=None) -> tuple[Any, np.ndarray]:
+    progress=None, chosen: np.ndarray | None = None
+) -> tuple[Any, np.ndarray]:
   """Plays a plan's events in order through the memory, ranking each.
 
   Args:
@@ -146,9 +150,11 @@ def replay(
     ranking: how to rank, or None to apply the updates alone.
     candidates: bool[items + 1].
     progress: called with the number of events of each finished chunk.
+    chosen: bool[batches], whose events are ranked; None for all.
 
   Returns:
-    The memory after the last event; f64[events] ranks (empty without ranking).
+    The memory after the last event; f64[events] ranks of the events that were
+    ranked, in order.
 
   Raises:
     InputError: if a score is not finite.
@@ -161,10 +167,15 @@ def replay(
   ranks = []
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.start) // 16).bit_length())
-  for chunk in batching.chunks(plan, length):
+  if chosen is None:
+    chosen = np.ones(len(plan.start), bool)
+  for at, chunk in enumerate(batching.chunks(plan, length)):
+    ranked = np.zeros(length, bool)
+    part = chosen[at * length:(at + 1) * length]
+    ranked[:len(part)] = part
     memory, pending, chunk_ranks, finite = _replay_chunk(
         system, ranking, plan.batch_size, params, memory, pending, inputs,
-        candidates, (chunk.start, chunk.size, chunk.part, chunk.ready))
+        candidates, (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))
     if not finite:
       first, last = chunk.start[0], chunk.start.max()
       raise InputError(
@@ -173,6 +184,7 @@ def replay(
           'config.train.learning_rate')
     if ranking is not None:
       real = np.arange(plan.batch_size) < chunk.size[:, None]
+      real &= ranked[:, None]
       ranks.append(np.asarray(chunk_ranks, np.float64)[real])
     if progress:
       progress(int(chunk.size.sum()))
@@ -198,6 +210,26 @@ def split_plans(
         batching.plan_by_time(log.times, start, end) if system.by_time
         else batching.plan_batches(log.times, start, end, batch_size))
   return plans
+
+
+def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:
+  """A fixed sample of batches with at least so many events, or all of them.
+
+  Whole batches are drawn, since most of a batch's cost is that of embedding
+  the catalogue once.
+
+  Args:
+    plan: of a split.
+    events: 0 for all.
+
+  Returns:
+    bool[batches].
+  """
+  order = np.random.default_rng(0).permutation(len(plan.start))
+  before = np.cumsum(plan.size[order]) - plan.size[order]
+  chosen = np.zeros(len(order), bool)
+  chosen[order] = (before < events) if events else True
+  return chosen
 
 
 def candidate_mask(log: EventLog, which: str) -> np.ndarray:
@@ -259,5 +291,9 @@ def ranking_of(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
     raise InputError(
         f'config.eval.block_size: {config.eval.block_size} is not allowed; '
         '1 or more')
+  if config.eval.validation_events < 0:
+    raise InputError(
+        f'config.eval.validation_events: {config.eval.validation_events} is '
+        'not allowed; 0 (all) or more')
   depth = int(np.bincount(log.users).max()) if config.eval.filter_seen else 0
   return Ranking(config.eval.block_size, depth)

@@ -97,14 +97,15 @@ def initial_state(run: Run) -> TrainState:
 
 
 def rank_splits(
-    run: Run, state: TrainState,
-    splits: tuple[str, ...]) -> dict[str, tuple[np.ndarray, float]]:
+    run: Run, state: TrainState, splits: tuple[str, ...],
+    sample: int = 0) -> dict[str, tuple[np.ndarray, float]]:
   """Ranks validation, then test, from the end of the training split.
 
   Args:
     run: the run.
     state: at the end of an epoch; it is left as it is.
     splits: ('validation',) or ('validation', 'test').
+    sample: events of each split that are ranked, 0 for all.
 
   Returns:
     For each split the f64[events] ranks and the seconds they took.
@@ -122,7 +123,7 @@ def rank_splits(
     progress = reporting.Progress(f'ranking {split}', int(plan.size.sum()))
     memory, ranks = evaluate.replay(
         run.system, state.params, memory, run.inputs, plan, ranking,
-        candidates, progress)
+        candidates, progress, evaluate.sample_batches(plan, sample))
     results[split] = ranks, progress.close()
   return results
 

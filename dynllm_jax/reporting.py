@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 
 import dynllm_jax
@@ -84,6 +86,13 @@ class RunFolder:
     write_atomically(
         self.path / name, json.dumps(value, indent=2, sort_keys=False) + '\n')
 
+  def write_ranks(self, ranks: dict[str, np.ndarray]) -> None:
+    """Writes `ranks.npz`: f32[events] of each split, in the log's order."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content, **{k: v.astype(np.float32) for k, v in ranks.items()})
+    write_atomically(self.path / 'ranks.npz', content.getvalue())
+
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
 
@@ -106,13 +115,15 @@ class RunFolder:
           writer.add_scalar(name, value, records[-1]['epoch'])
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
   """Replaces a file by a complete one."""
+  if isinstance(content, str):
+    content = content.encode()
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.' + path.name)
   try:
-    with os.fdopen(handle, 'w') as file:
-      file.write(text)
+    with os.fdopen(handle, 'wb') as file:
+      file.write(content)
       file.flush()
       os.fsync(file.fileno())
     os.chmod(temporary, 0o644)

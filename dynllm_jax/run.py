@@ -54,7 +54,8 @@ def fit(
   folder.write_json('config.json', run.config.to_dict())
   while not _finished(run, status):
     state, record = pipeline.train_one_epoch(run, state)
-    ranked = pipeline.rank_splits(run, state, ('validation',))
+    ranked = pipeline.rank_splits(
+        run, state, ('validation',), run.config.eval.validation_events)
     ranks, seconds = ranked['validation']
     summary = metrics.summary(ranks, run.config.eval.ks)
     epoch = status['epochs'] = status['epochs'] + 1
@@ -133,6 +134,7 @@ def report(
   state = checkpoints.restore('best', pipeline.initial_state(run))
   ranked = pipeline.rank_splits(run, state, ('validation', 'test'))
   results = results_lib.collect(run, status, latest, state, ranked)
+  folder.write_ranks({split: ranks for split, (ranks, _) in ranked.items()})
   folder.write_json('results.json', results)
   results_lib.show(run, results)
   return results
@@ -145,9 +147,10 @@ def train_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
   began = time.perf_counter()
   with Checkpoints(folder.path) as checkpoints:
     fit(run, checkpoints, folder)
-    report(run, checkpoints, folder)
-  say(f'{time.perf_counter() - began:.1f} s; wrote '
-      f'{folder.path / "results.json"}')
+    if config.eval.test:
+      report(run, checkpoints, folder)
+  wrote = 'results.json' if config.eval.test else 'metrics.jsonl'
+  say(f'{time.perf_counter() - began:.1f} s; wrote {folder.path / wrote}')
 
 
 def evaluate_mode(config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -112,6 +112,27 @@ def test_parts_of_a_group_share_one_state():
         rtol=1e-5, atol=1e-5)
 
 
+def test_a_sample_of_batches_ranks_as_all_of_them_do():
+  log = helpers.random_log(6, num_events=120)
+  config = variants.tiny_config('dynllm')
+  system = config_lib.system_module('dynllm').build(config.model)
+  inputs = helpers.random_inputs(log, padding=16)
+  plan = batching.plan_batches(log.times, 0, log.num_events, 16)
+  params, memory = jax.jit(system.init, static_argnums=2)(
+      jax.random.key(0), inputs, 16 * plan.num_parts)
+  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  chosen = evaluate.sample_batches(plan, 40)
+  assert 40 <= plan.size[chosen].sum() < 40 + 16
+  assert evaluate.sample_batches(plan, 0).all()
+  run = lambda some: evaluate.replay(
+      system, params, memory, inputs, plan, evaluate.Ranking(100, 0),
+      candidates, chosen=some)
+  (end, ranks), (end_sampled, sampled) = run(None), run(chosen)
+  np.testing.assert_array_equal(
+      sampled, ranks[np.repeat(chosen, plan.size)])
+  variants.assert_trees_equal(end_sampled, end)
+
+
 def test_pure_noise_gives_chance_recall():
   """Users take items at random: nothing learned may help on the test split."""
   log = helpers.random_log(5, num_users=40, num_items=50, num_events=2000,

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -70,6 +71,9 @@ def test_a_run_leaves_its_report(home):
   assert results['bytes_per_device']['memory.user.state'] == 301 * 8 * 4
   assert (folder / 'checkpoints' / 'latest' / '2').is_dir()
   assert len(list((folder / 'checkpoints' / 'best').iterdir())) == 1
+  with np.load(folder / 'ranks.npz') as ranks:
+    assert np.mean(ranks['test'] <= 10) == results['test']['recall@10']
+    assert len(ranks['validation']) == 1350
   lines = (folder / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['epoch'] for line in lines] == [1, 2]
   assert list((folder / 'tensorboard').glob('events.*'))
@@ -87,6 +91,14 @@ def test_evaluate_gives_the_same_figures(home):
   for key in ('validation', 'test', 'floors', 'best_epoch', 'parameters'):
     assert again[key] == trained[key], key
   assert 'dynllm+walk' in done.stdout and 'simulated' in done.stdout
+
+
+def test_a_tuning_run_looks_at_no_test_event(home):
+  train(home, 'tuned', '--config.train.num_epochs=1', '--config.eval.test=False',
+        '--config.eval.validation_events=100', '--config.eval.compare=()')
+  assert not (home / 'tuned' / 'results.json').exists()
+  record = json.loads((home / 'tuned' / 'metrics.jsonl').read_text())
+  assert 100 <= record['validation_events'] < 100 + 256
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(home):

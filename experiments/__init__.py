@@ -1,0 +1,1 @@
+"""Loops over configurations, and the pages they write; no model code."""

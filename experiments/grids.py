@@ -1,0 +1,71 @@
+"""The declared grids: what tuning may choose from, for each kind of system.
+
+Every learned system has the same four points and the same budget, so that no
+system is tuned longer than another (experiments/overall.py).
+"""
+
+import itertools
+
+from dynllm_jax import config as config_lib
+
+GRID_EPOCHS = 2
+MAX_EPOCHS = 15
+MAX_SECONDS = 900
+PATIENCE = 3
+VALIDATION_EVENTS = 10_000
+
+_LEARNING_RATES = (1e-3, 3e-3)
+# SPEC 3.9: the paper's loss, and what the per-log configs use.
+_LOSSES = (
+    (('train.loss', 'bpr'), ('train.num_negatives', 1)),
+    (('train.loss', 'softmax'), ('train.num_negatives', 512)),
+)
+# Tuning and training look at the same fixed sample of validation events.
+_COMMON = (
+    ('eval.validation_events', VALIDATION_EVENTS),
+    ('eval.compare', '()'))
+
+
+def grid() -> list[tuple[tuple[str, object], ...]]:
+  """The points of a learned system's grid, as fields of the configuration."""
+  return [
+      (('train.learning_rate', rate), *loss)
+      for rate, loss in itertools.product(_LEARNING_RATES, _LOSSES)]
+
+
+def tuning_fields(point) -> tuple[tuple[str, object], ...]:
+  """The fields of a short run that is ranked on validation alone."""
+  return (*point, *_COMMON, ('train.num_epochs', GRID_EPOCHS),
+          ('eval.test', False))
+
+
+def final_fields(point, epoch_seconds: float) -> tuple[tuple[str, object], ...]:
+  """The fields of the run that is tested.
+
+  Args:
+    point: of the grid.
+    epoch_seconds: of one epoch and its validation, as tuning took.
+
+  Returns:
+    The fields; as many epochs as MAX_SECONDS allows, MAX_EPOCHS at most.
+  """
+  epochs = max(GRID_EPOCHS, min(MAX_EPOCHS, int(MAX_SECONDS / epoch_seconds)))
+  return (*point, *_COMMON, ('train.num_epochs', epochs),
+          ('train.patience', PATIENCE))
+
+
+def is_learned(system: str) -> bool:
+  """Whether a system (`name` or `name+walk`) is trained at all."""
+  config = config_lib.default(system)
+  module = config_lib.system_module(config.model.name)
+  return module.build(config.model).feed != 'none'
+
+
+def all_systems() -> list[str]:
+  """Every system, and `+walk` of those that have the terms of SPEC 3.11."""
+  names = []
+  for name in config_lib.system_names():
+    names.append(name)
+    if 'walk_term' in config_lib.default(name).model:
+      names.append(f'{name}+walk')
+  return names
