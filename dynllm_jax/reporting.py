@@ -86,12 +86,11 @@ class RunFolder:
     write_atomically(
         self.path / name, json.dumps(value, indent=2, sort_keys=False) + '\n')
 
-  def write_ranks(self, ranks: dict[str, np.ndarray]) -> None:
-    """Writes `ranks.npz`: f32[events] of each split, in the log's order."""
+  def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a compressed npz file whole, or not at all."""
     content = io.BytesIO()
-    np.savez_compressed(
-        content, **{k: v.astype(np.float32) for k, v in ranks.items()})
-    write_atomically(self.path / 'ranks.npz', content.getvalue())
+    np.savez_compressed(content, **arrays)
+    write_atomically(self.path / name, content.getvalue())
 
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.

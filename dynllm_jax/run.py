@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
@@ -134,7 +135,12 @@ def report(
   state = checkpoints.restore('best', pipeline.initial_state(run))
   ranked = pipeline.rank_splits(run, state, ('validation', 'test'))
   results = results_lib.collect(run, status, latest, state, ranked)
-  folder.write_ranks({split: ranks for split, (ranks, _) in ranked.items()})
+  users = run.log.users[run.log.train_end:]
+  folder.write_arrays('ranks.npz', {
+      'validation': ranked['validation'][0].astype(np.float32),
+      'test': ranked['test'][0].astype(np.float32),
+      'validation_users': users[:len(ranked['validation'][0])],
+      'test_users': users[len(ranked['validation'][0]):]})
   folder.write_json('results.json', results)
   results_lib.show(run, results)
   return results

@@ -8,20 +8,21 @@ A stopped call goes on where it was: finished rows are kept (rows.py), a run
 that was cut off resumes from its checkpoint.
 """
 
-import collections
 import json
-import os
 import pathlib
 import statistics
+import sys
 
 from absl import app
 from absl import flags
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 from experiments import grids
 from experiments import pages
 from experiments import rows
+from experiments import statistics as statistics_lib
 
 _LOGS = flags.DEFINE_multi_string(
     'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
@@ -46,14 +47,14 @@ def tune(log: rows.Log, system: str, seed: int,
   Returns:
     The point, and the seconds of an epoch with its validation.
   """
-  path = rows.RESULTS / 'rows' / log.name / f'{system}-grid.json'
+  path = log.folder / f'{system}-grid.json'
   if path.exists():
     found = json.loads(path.read_text())
   else:
     points = []
     for point in grids.grid():
       setting = rows.Setting(system, grids.tuning_fields(point), seed)
-      folder = workdir / log.name / 'grid' / f'{system}-{setting.key()}'
+      folder = workdir / log.name / 'grid' / setting.key
       rows.execute(rows.command(log, setting, str(folder)))
       epochs = [
           json.loads(line)
@@ -109,3 +110,107 @@ def summarize(found: list[dict]) -> dict:
       'fields': found[0]['fields'],
       'commits': sorted({r['commit'] for r in found}),
       'commands': [r['command'] for r in found]}
+
+
+def compare(log: rows.Log, found: dict[str, list[dict]],
+            systems: dict[str, dict]) -> list[dict]:
+  """DynLLM's best variant against the best other system, metric by metric."""
+  ours = [name for name in systems if name.startswith('dynllm')]
+  others = [name for name in systems if name not in ours]
+  if not ours or not others:
+    return []
+  users = rows.test_users(log)
+  comparisons = []
+  for metric in ('recall@10', 'ndcg@10'):
+    of = lambda name: systems[name]['test'][metric]
+    system, rival = max(ours, key=of), max(others, key=of)
+    values = [
+        statistics_lib.gains(rows.test_ranks(log, found[name][0]), metric)
+        for name in (system, rival)]
+    comparisons.append({
+        'metric': metric, 'system': system, 'rival': rival,
+        'ratio': of(system) / of(rival),
+        'p': statistics_lib.p_value(*values, users)})
+  return comparisons
+
+
+def write_page(log: rows.Log) -> None:
+  """Writes `results/<log>.json`, the page and the chart from finished rows."""
+  users = rows.test_users(log)
+  found = rows.finished(log)
+  systems = {}
+  for system, some in found.items():
+    systems[system] = summarize(some)
+    systems[system]['interval'] = statistics_lib.interval(
+        statistics_lib.gains(rows.test_ranks(log, some[0]), 'recall@10'), users)
+  row = next(iter(found.values()))[0]
+  shared = {k: row[k] for k in (
+      'source', 'simulated', 'split', 'fingerprint', 'facets', 'machine')}
+  batch = config_lib.default().eval.batch_size
+  result = {
+      'log': log.name, **shared,
+      'commit': reporting.commit(),
+      'protocol': (
+          f'Learned systems share a state among {batch} events. Each was tuned '
+          f'on {len(grids.grid())} points of one grid, {grids.GRID_EPOCHS} '
+          'epochs each, by validation Recall@10 of a fixed sample of '
+          f'{grids.VALIDATION_EVENTS:,} events; the best point was trained '
+          f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s '
+          f'with patience {grids.PATIENCE}, and tested once.'),
+      'systems': systems,
+      'comparisons': compare(log, found, systems)}
+  folder = rows.RESULTS
+  reporting.write_atomically(
+      folder / f'{log.name}.json', json.dumps(result, indent=2) + '\n')
+  reporting.write_atomically(
+      folder / f'{log.name}.md', pages.markdown(result))
+  pages.chart(result, folder / f'{log.name}.svg')
+
+
+def verify(log: rows.Log, settings: list[rows.Setting],
+           workdir: pathlib.Path) -> None:
+  """Computes stored rows again and says how the figures differ.
+
+  Raises:
+    InputError: if there is no stored row.
+  """
+  for setting in settings:
+    old = rows.read(log, setting)
+    if old is None:
+      raise InputError(
+          f'--verify: {setting.key} has no row in {log.folder}; allowed: a '
+          'finished system')
+    folder = workdir / 'verify' / log.name / setting.key
+    rows.execute(rows.command(log, setting, str(folder)))
+    new = json.loads((folder / 'results.json').read_text())
+    for metric in ('recall@10', 'ndcg@10', 'mrr'):
+      reporting.say(
+          f'{log.name} {setting.system} seed {setting.seed} {metric}: stored '
+          f'{old["test"][metric]:.6f}, again {new["test"][metric]:.6f}')
+
+
+def main(argv: list[str]) -> int:
+  """Reads the flags, computes what is missing, writes the pages."""
+  del argv
+  try:
+    logs = [rows.parse_log('overall', text) for text in _LOGS.value]
+    systems = _SYSTEMS.value or grids.all_systems()
+    seeds = [int(seed) for seed in _SEEDS.value]
+    workdir = pathlib.Path(_WORKDIR.value)
+    for log in logs:
+      if _VERIFY.value:
+        verify(log, settings_of(log, _VERIFY.value, seeds, workdir), workdir)
+        continue
+      for system in systems:
+        for setting in settings_of(log, system, seeds, workdir):
+          rows.run(log, setting, workdir)
+        write_page(log)
+  except InputError as error:
+    print('error:', ' '.join(str(error).split()), file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('logs')
+  app.run(main)

@@ -1,7 +1,9 @@
 """Rows: one finished run of one system on one log, and where it is kept.
 
-    experiments/results/rows/<log>/<system>-<key>.json   figures, command, commit
-    experiments/results/rows/<log>/<system>-<key>.npz    ranks of test events
+    experiments/results/rows/<experiment>/<log>/
+        <system>-<key>.json   figures, command, commit
+        <system>-<key>.npz    ranks of test events
+        test_users.npz        whose events they are
 
 A row appears whole or not at all; a row that is there is never computed
 again. Runs are commands of `dynllm_jax.main` in processes of their own, so
@@ -10,7 +12,6 @@ that each row can be repeated by hand.
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -33,15 +34,22 @@ _KEPT = (
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  """A log as an experiment names it.
+  """A log in an experiment.
 
   Attributes:
-    name: of its config file in configs/.
+    experiment: its name, `overall` for experiments/overall.py.
+    name: of the log's config file in configs/.
     events, items: paths, '' where the config needs none.
   """
+  experiment: str
   name: str
   events: str = ''
   items: str = ''
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Where the finished rows are."""
+    return RESULTS / 'rows' / self.experiment / self.name
 
   def flags(self) -> list[str]:
     """The command line's part that names the data."""
@@ -49,7 +57,7 @@ class Log:
     return [f'--config.data.{k}={v}' for k, v in paths.items() if v]
 
 
-def parse_log(text: str) -> Log:
+def parse_log(experiment: str, text: str) -> Log:
   """Reads `NAME` or `NAME=EVENTS` or `NAME=EVENTS,ITEMS`.
 
   Raises:
@@ -64,7 +72,7 @@ def parse_log(text: str) -> Log:
   for path in filter(None, (events, items)):
     if not os.path.isfile(path):
       raise InputError(f'--logs: {path!r} of {name} is no file')
-  return Log(name, events, items)
+  return Log(experiment, name, events, items)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +86,12 @@ class Setting:
     """The command line's part that differs from the config file."""
     return [f'--config.{k}={v}' for k, v in (*self.fields, ('seed', self.seed))]
 
+  @property
   def key(self) -> str:
-    """A short hash of the setting."""
+    """The system and a short hash of the setting: the name of its files."""
     text = json.dumps([self.system, sorted(self.fields), self.seed])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{self.system}-{digest[:12]}'
 
 
 def command(log: Log, setting: Setting, workdir: str) -> list[str]:
@@ -92,15 +102,31 @@ def command(log: Log, setting: Setting, workdir: str) -> list[str]:
       *setting.flags(), f'--workdir={workdir}']
 
 
-def row_path(log: Log, setting: Setting) -> pathlib.Path:
-  """Where the row of a setting is, or will be."""
-  return RESULTS / 'rows' / log.name / f'{setting.system}-{setting.key()}.json'
-
-
 def read(log: Log, setting: Setting) -> dict[str, Any] | None:
   """The finished row of a setting, None where there is none."""
-  path = row_path(log, setting)
+  path = log.folder / f'{setting.key}.json'
   return json.loads(path.read_text()) if path.exists() else None
+
+
+def finished(log: Log) -> dict[str, list[dict[str, Any]]]:
+  """All finished rows, by system, in the order of their seeds.
+
+  Raises:
+    InputError: if a system has two rows of one seed.
+  """
+  found = {}
+  for path in sorted(log.folder.glob('*.json')):
+    row = json.loads(path.read_text())
+    if 'test' in row:
+      found.setdefault(row['system'], []).append(row)
+  for system, some in found.items():
+    some.sort(key=lambda row: row['seed'])
+    seeds = [row['seed'] for row in some]
+    if len(set(seeds)) < len(seeds):
+      raise InputError(
+          f'{log.folder}: {system} has two rows of one seed, {seeds}; '
+          'allowed: one, of the tuned setting')
+  return found
 
 
 def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
@@ -120,11 +146,12 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
   done = read(log, setting)
   if done:
     return done
-  folder = workdir / log.name / f'{setting.system}-{setting.key()}'
+  folder = workdir / log.name / setting.key
   line = command(log, setting, str(folder))
   execute(line)
   results = json.loads((folder / 'results.json').read_text())
   row = {
+      'key': setting.key,
       'log': log.name,
       'system': setting.system,
       'seed': setting.seed,
@@ -140,21 +167,27 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
       'facets': {k: results['facets'][k] for k in ('writer', 'encoder')},
       'train_s': results['train_seconds_per_epoch'] * results['epochs'],
       **{k: results[k] for k in _KEPT}}
-  path = row_path(log, setting)
-  ranks = np.load(folder / 'ranks.npz')
+  with np.load(folder / 'ranks.npz') as ranks:
+    test, users = ranks['test'], ranks['test_users']
   # Halves are ties; 65535 stands for all that is further down.
-  doubled = np.minimum(ranks['test'] * 2, 65_535).astype(np.uint16)
-  content = io.BytesIO()
-  np.savez_compressed(content, doubled_ranks=doubled)
-  reporting.write_atomically(path.with_suffix('.npz'), content.getvalue())
-  reporting.write_atomically(path, json.dumps(row, indent=2) + '\n')
+  doubled = np.minimum(test * 2, 65_535).astype(np.uint16)
+  files = reporting.RunFolder(str(log.folder))
+  files.write_arrays('test_users.npz', {'users': users})
+  files.write_arrays(f'{setting.key}.npz', {'doubled_ranks': doubled})
+  files.write_json(f'{setting.key}.json', row)
   return row
 
 
-def test_ranks(log: Log, setting: Setting) -> np.ndarray:
+def test_ranks(log: Log, row: dict[str, Any]) -> np.ndarray:
   """f64[test events] ranks of a finished row, in the order of the log."""
-  with np.load(row_path(log, setting).with_suffix('.npz')) as stored:
+  with np.load(log.folder / f'{row["key"]}.npz') as stored:
     return stored['doubled_ranks'].astype(np.float64) / 2
+
+
+def test_users(log: Log) -> np.ndarray:
+  """i32[test events], who each rank is of."""
+  with np.load(log.folder / 'test_users.npz') as stored:
+    return stored['users']
 
 
 def execute(line: list[str]) -> None:

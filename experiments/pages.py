@@ -1,0 +1,104 @@
+"""The page of a log: a Markdown table of all systems, and a chart."""
+
+import pathlib
+from typing import Any
+
+COLUMNS = [f'{m}@{k}' for m in ('recall', 'ndcg') for k in (10, 20, 30)]
+COLUMNS.append('mrr')
+
+
+def markdown(result: dict[str, Any]) -> str:
+  """The page of `results/<log>.json`.
+
+  Args:
+    result: as experiments/overall.py writes it.
+
+  Returns:
+    Markdown; systems in descending test Recall@10.
+  """
+  systems = sorted(
+      result['systems'].items(), key=lambda s: -s[1]['test']['recall@10'])
+  kind = 'Simulated log' if result['simulated'] else 'Log'
+  train, validation, test = result['split']
+  lines = [
+      f'# {result["log"]}', '',
+      f'{kind}: {result["source"]}. Split by time: {train:,} training, '
+      f'{validation:,} validation, {test:,} test events. The whole catalogue '
+      'is ranked for every test event; an event sees what is strictly earlier.',
+      '',
+      f'Facets: {result["facets"]["writer"]}; texts encoded by '
+      f'{result["facets"]["encoder"]}. {result["protocol"]}', '',
+      f'Machine: {result["machine"]}.', '',
+      '## Test', '',
+      *table(
+          ['system', 'seeds', *(_short(c) for c in COLUMNS), 'R@10 95 %'],
+          [[name, len(s['seeds']), *(digits(s['test'][c]) for c in COLUMNS),
+            '-'.join(digits(x) for x in s['interval'])]
+           for name, s in systems]), '',
+      'The interval is a bootstrap over users, of the first seed.', '']
+  if result['comparisons']:
+    lines += ['## Against the best rival', '', *table(
+        ['system', 'rival', 'metric', 'ratio', 'p'],
+        [[c['system'], c['rival'], _short(c['metric']), f'{c["ratio"]:.2f}',
+          f'{c["p"]:.3f}'] for c in result['comparisons']]), '',
+              'p is two-sided, from a paired bootstrap over users of the first '
+              'seed.', '']
+  groups = sorted(systems[0][1]['groups'])
+  counts = systems[0][1]['group_events']
+  lines += ['## Recall@10 by group', '', *table(
+      ['system', *(f'{g.replace("_", " ")} ({counts[g]:,})' for g in groups)],
+      [[name, *(digits(s['groups'][g]) if counts[g] else '-'
+                for g in groups)] for name, s in systems]), '']
+  lines += ['## Cost', '', *table(
+      ['system', 'parameters', 'epochs', 'training s', 'events/s',
+       'ranking s', 'peak GiB'],
+      [[name, f'{s["parameters"]:,}', ', '.join(map(str, s['epochs'])),
+        f'{s["train_s"]:.0f}', f'{s["train_events_per_s"]:,.0f}',
+        f'{s["rank_s"]:.0f}', f'{s["peak_memory_bytes"] / 2**30:.2f}']
+       for name, s in systems]), '']
+  lines += ['## Commands', '', '```', *(
+      command for _, s in sorted(systems) for command in s['commands']), '```',
+            '', f'![Recall@10]({result["log"]}.svg)', '']
+  return '\n'.join(lines)
+
+
+def chart(result: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws the systems' test Recall@10, with intervals, as SVG."""
+  import matplotlib  # pylint: disable=g-import-not-at-top
+  matplotlib.use('svg')
+  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
+  systems = sorted(
+      result['systems'].items(), key=lambda s: s[1]['test']['recall@10'])
+  names = [name for name, _ in systems]
+  values = [s['test']['recall@10'] for _, s in systems]
+  colors = ['C0' if name.startswith('dynllm') else '0.65' for name in names]
+  # An interval belongs to the first seed and need not hold the seeds' mean.
+  low, high = zip(*(s['interval'] for _, s in systems))
+  figure, axes = pyplot.subplots(
+      figsize=(7, 1 + 0.28 * len(names)), layout='constrained')
+  axes.barh(names, values, color=colors)
+  axes.hlines(names, low, high, color='black', linewidth=1)
+  axes.set_xlabel(
+      'test Recall@10, whole catalogue; 95 % interval of the first seed')
+  axes.set_title(result['log'] + (
+      ' (simulated log)' if result['simulated'] else ''))
+  # The same file for the same figures.
+  matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
+  figure.savefig(path, metadata={'Date': None})
+  pyplot.close(figure)
+
+
+def table(head: list[str], body: list[list[Any]]) -> list[str]:
+  """The lines of a Markdown table."""
+  rows = [head, ['---'] * len(head), *body]
+  return ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
+
+
+def _short(column: str) -> str:
+  return column.replace('recall', 'R').replace('ndcg', 'N').replace(
+      'mrr', 'MRR')
+
+
+def digits(value: float) -> str:
+  """A figure between 0 and 1 to four places, `.1234`."""
+  return f'{value:.4f}'.removeprefix('0')

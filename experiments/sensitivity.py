@@ -1,0 +1,99 @@
+r"""How the choice of single settings moves DynLLM's figures.
+
+    python -m experiments.sensitivity \
+        --logs=amazon_beauty=interactions.csv,items.csv
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from dynllm_jax.types import InputError
+from experiments import rows
+from experiments import studies
+
+_LOGS = flags.DEFINE_multi_string(
+    'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
+_SYSTEM = flags.DEFINE_string('system', 'dynllm+walk', 'What is varied.')
+_EPOCHS = flags.DEFINE_integer('epochs', 4, 'Epochs of each run at most.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
+_FIELDS = flags.DEFINE_list('fields', [], 'Fields to vary; default: all.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', 'runs/sensitivity', 'Where run folders are kept.')
+
+VALUES = {
+    'model.distill.top_r': (20, 40, 80, 128),
+    'model.num_neighbors': (3, 10, 20, 40),
+    'model.num_layers': (1, 2),
+    'model.dim': (64, 128, 256),
+    'facets.window_days': (15.0, 30.0, 90.0, 180.0),
+    'train.batch_size': (256, 1024, 2048),
+    'train.learning_rate': (3e-4, 1e-3, 3e-3),
+}
+
+
+def changes(field: str) -> studies.Changes:
+  """The configured value first, then each value of a field."""
+  found = {'as configured': {}}
+  for value in VALUES[field]:
+    fields = {field: value}
+    if field == 'model.dim':  # r stays the same share of d, 80 of 128
+      fields['model.distill.top_r'] = value * 80 // 128
+    found[f'{field} = {value}'] = fields
+  return found
+
+
+def chart(
+    records: list[dict[str, Any]], field: str, path: pathlib.Path) -> None:
+  """Draws Recall@10 of both splits over a field's values, as SVG."""
+  import matplotlib  # pylint: disable=g-import-not-at-top
+  matplotlib.use('svg')
+  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
+  matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
+  values = [str(value) for value in VALUES[field]]
+  figure, axes = pyplot.subplots(figsize=(5, 3), layout='constrained')
+  for split in ('validation', 'test'):
+    axes.plot(values, [r[split]['recall@10'] for r in records[1:]],
+              marker='o', label=split)
+  axes.set_xlabel(field)
+  axes.set_ylabel('Recall@10')
+  axes.set_title(f'{records[0]["log"]}, {records[0]["system"]}' + (
+      ' (simulated log)' if records[0]['simulated'] else ''))
+  axes.legend()
+  figure.savefig(path, metadata={'Date': None})
+  pyplot.close(figure)
+
+
+def main(argv: list[str]) -> int:
+  """Reads the flags, runs what is missing, writes the pages."""
+  del argv
+  try:
+    for field in _FIELDS.value:
+      if field not in VALUES:
+        raise InputError(
+            f'--fields: {field!r}; allowed: {", ".join(VALUES)}')
+    for text in _LOGS.value:
+      log = rows.parse_log('sensitivity', text)
+      records = {}
+      for field in _FIELDS.value or VALUES:
+        some = studies.run(
+            log, _SYSTEM.value, changes(field), _EPOCHS.value, _SEED.value,
+            pathlib.Path(_WORKDIR.value))
+        chart(some, field,
+              rows.RESULTS / f'sensitivity_{log.name}_{field}.svg')
+        records |= {r['label']: r for r in some}
+        studies.write_page(
+            log, 'Sensitivity', f'At most {_EPOCHS.value} epochs each.',
+            list(records.values()))
+  except InputError as error:
+    print('error:', ' '.join(str(error).split()), file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('logs')
+  app.run(main)

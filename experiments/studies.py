@@ -1,0 +1,74 @@
+"""Studies of one system: the same run with one thing changed at a time."""
+
+import json
+import pathlib
+from typing import Any
+
+from dynllm_jax import reporting
+from experiments import grids
+from experiments import pages
+from experiments import rows
+
+Changes = dict[str, dict[str, Any]]  # by label: fields that differ
+
+_COLUMNS = ('recall@10', 'ndcg@10', 'mrr')
+
+
+def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
+        workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Runs a system as its config says, then with each change.
+
+  Args:
+    log: the log.
+    system: its name, with or without `+walk`.
+    changes: what differs; {} for nothing.
+    epochs: of each run at most, with the patience of grids.py.
+    seed: of each run.
+    workdir: for run folders.
+
+  Returns:
+    A record of each run: `label` and its row.
+  """
+  common = (('train.num_epochs', epochs), ('train.patience', grids.PATIENCE),
+            ('eval.compare', '()'))
+  records = []
+  for label, fields in changes.items():
+    setting = rows.Setting(system, (*common, *sorted(fields.items())), seed)
+    records.append({'label': label, **rows.run(log, setting, workdir)})
+  return records
+
+
+def write_page(
+    log: rows.Log, title: str, note: str,
+    records: list[dict[str, Any]]) -> None:
+  """Writes `results/<experiment>_<log>.json` and `.md`.
+
+  Args:
+    log: the log.
+    title: of the page.
+    note: what the reader should know of it.
+    records: of `run`; the first is what the others are compared with.
+  """
+  first = records[0]
+  path = rows.RESULTS / f'{log.experiment}_{log.name}'
+  kind = 'simulated log' if first['simulated'] else 'log'
+  base = first['validation']['recall@10']
+  lines = [
+      f'# {title}: {log.name}', '',
+      f'{kind.capitalize()}: {first["source"]}; system {first["system"]}, '
+      f'seed {first["seed"]}. Facets: {first["facets"]["writer"]}; texts '
+      f'encoded by {first["facets"]["encoder"]}. {note}', '']
+  lines += pages.table(
+      ['', *(f'validation {c}' for c in _COLUMNS), 'change',
+       *(f'test {c}' for c in _COLUMNS), 'epochs', 'events/s', 'commit'],
+      [[r['label'], *(pages.digits(r['validation'][c]) for c in _COLUMNS),
+        f'{r["validation"]["recall@10"] / base - 1:+.1%}',
+        *(pages.digits(r['test'][c]) for c in _COLUMNS), r['epochs'],
+        f'{r["train_events_per_s"]:,.0f}', r['commit'][:12]]
+       for r in records])
+  lines += ['', '"change" is of validation Recall@10 against the first row.',
+            '', '## Commands', '', '```', *(r['command'] for r in records),
+            '```', '']
+  reporting.write_atomically(
+      path.with_suffix('.json'), json.dumps(records, indent=2) + '\n')
+  reporting.write_atomically(path.with_suffix('.md'), '\n'.join(lines))

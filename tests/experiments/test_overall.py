@@ -1,0 +1,76 @@
+"""The experiments' commands, on the small simulated log."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from experiments import grids
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def overall(home, *args, expect=0):
+  """Runs the command in a copy of the experiments and configs."""
+  environment = {
+      **os.environ, 'XDG_CACHE_HOME': str(home / 'cache'),
+      'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': f'{home}{os.pathsep}{ROOT}'}
+  done = subprocess.run(
+      [sys.executable, '-m', 'experiments.overall', '--logs=demo', *args],
+      cwd=home, env=environment, capture_output=True, text=True, timeout=600,
+      check=False)
+  assert done.returncode == expect, done.stderr[-3000:]
+  return done
+
+
+def test_rows_pages_and_going_on(tmp_path):
+  for part in ('experiments', 'configs'):
+    shutil.copytree(ROOT / part, tmp_path / part,
+                    ignore=shutil.ignore_patterns('results', '__pycache__'))
+  overall(tmp_path, '--systems=popularity,repeat')
+  results = tmp_path / 'experiments' / 'results'
+  table = json.loads((results / 'demo.json').read_text())
+  assert table['log'] == 'demo' and table['simulated'] is True
+  assert set(table['systems']) == {'popularity', 'repeat'}
+  entry = table['systems']['repeat']
+  low, high = entry['interval']
+  assert low < entry['test']['recall@10'] < high
+  page = (results / 'demo.md').read_text()
+  assert 'Simulated log' in page and 'rule-written' in page
+  assert (results / 'demo.svg').read_text().startswith('<?xml')
+  ranks = sorted((results / 'rows' / 'overall' / 'demo').glob('repeat-*.npz'))
+  with np.load(ranks[0]) as stored:
+    share = np.mean(stored['doubled_ranks'] <= 2 * 10)
+  assert share == entry['test']['recall@10']
+  # A finished row is not computed again; a new system joins the page.
+  again = overall(tmp_path, '--systems=popularity')
+  assert '$ ' not in again.stdout
+  assert 'no row' in overall(
+      tmp_path, '--verify=transitions', expect=2).stderr
+  same = overall(tmp_path, '--verify=popularity').stdout
+  stored, new = same.strip().splitlines()[-1].split('stored ')[1].split(
+      ', again ')
+  assert stored == new
+
+
+def test_every_point_of_the_grid_is_a_field_of_the_configuration():
+  from dynllm_jax import config as config_lib
+  fields = {name for point in grids.grid()
+            for name, _ in (*grids.tuning_fields(point),
+                            *grids.final_fields(point, 100.0))}
+  flat = config_lib.default().to_dict()
+  for name in fields:
+    part, field = name.split('.')
+    assert field in flat[part]
+
+
+def test_epochs_fit_the_budget():
+  epochs = lambda seconds: dict(grids.final_fields((), seconds))[
+      'train.num_epochs']
+  assert epochs(10.0) == grids.MAX_EPOCHS
+  assert epochs(300.0) == grids.MAX_SECONDS // 300
+  assert epochs(10_000.0) == grids.GRID_EPOCHS
