@@ -16,10 +16,13 @@ REAL = jnp.ones([3], bool)
 RUNS = {
     'bpr': losses.bpr,
     'margin': lambda *args: losses.margin(*args, 0.7),
-    'softmax': losses.softmax}
+    'softmax': losses.softmax,
+    'bce': losses.bce}
 
 
 def one_pair(name, positive, negative):
+  if name == 'bce':
+    return -math.log(1 - 1 / (1 + math.exp(-negative)))
   if name == 'bpr':
     return -math.log(1 / (1 + math.exp(-(positive - negative))))
   return max(0.0, 0.7 - positive + negative)
@@ -34,7 +37,10 @@ def oracle(name, positive, negatives, allowed, mask):
     if name == 'softmax':
       top = math.exp(y)
       total -= math.log(top / (top + sum(map(math.exp, kept))))
-    elif kept:
+      continue
+    if name == 'bce':
+      total -= math.log(1 / (1 + math.exp(-y)))
+    if kept:
       total += sum(one_pair(name, y, n) for n in kept) / len(kept)
   return total
 
@@ -78,7 +84,17 @@ def test_softmax_by_hand():
   assert float(found) == pytest.approx(-math.log(2 / (2 + 3 + 5)), abs=1e-6)
 
 
-@pytest.mark.parametrize('name', losses.LOSSES)
+def test_bce_by_hand():
+  found = losses.bce(
+      jnp.array([0.0]), jnp.array([[math.log(3), 0.0, 7.0]]),
+      jnp.array([[True, True, False]]), jnp.array([True]))
+  # sigmoid(0) = 1/2 and 1 - sigmoid(log 3) = 1/4.
+  assert float(found) == pytest.approx(
+      -math.log(1 / 2) - (math.log(1 / 4) + math.log(1 / 2)) / 2, abs=1e-6)
+
+
+# The positive of a cross-entropy over single items stands without rivals.
+@pytest.mark.parametrize('name', sorted(set(losses.LOSSES) - {'bce'}))
 def test_without_an_allowed_negative_there_is_no_loss(name):
   none = jnp.zeros([3, 2], bool)
   total, grads = jax.value_and_grad(RUNS[name], argnums=(0, 1))(

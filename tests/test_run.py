@@ -180,3 +180,50 @@ def test_a_floor_runs_like_any_system(home):
     assert floor['test'][key] == value
   assert (floor['parameters'], floor['epochs'], floor['best_epoch']) == (
       0, 1, 1)
+
+
+_NEW_SYSTEM = '''
+"""One learned number an item."""
+
+import jax.numpy as jnp
+import ml_collections
+
+from dynllm_jax.layers import static_system
+from dynllm_jax.types import ItemEmbeddings, UserEmbeddings
+
+
+def default_config():
+  return ml_collections.ConfigDict({'start': 0.5})
+
+
+def build(config):
+  def init(key, inputs):
+    return {'liking': jnp.full(len(inputs.item_text), config.start)}
+
+  def propagate(params, memory, inputs, key):
+    return {'table': params['liking'][:, None]}
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    return (UserEmbeddings(jnp.ones([len(users), 1])),
+            ItemEmbeddings(items, memory['table'][items]))
+
+  return static_system.build('shuffled', init, embed, propagate=propagate)
+'''
+
+
+def test_a_new_system_is_one_new_file(tmp_path):
+  shutil.copytree(ROOT / 'dynllm_jax', tmp_path / 'dynllm_jax')
+  (tmp_path / 'dynllm_jax' / 'models' / 'liking.py').write_text(_NEW_SYSTEM)
+  arguments = (
+      f'--config={ROOT}/configs/demo.py:liking', '--workdir=new',
+      '--config.facets.encoder.dim=16', '--config.eval.compare=()',
+      '--config.train.num_epochs=2')
+  command(*arguments, cwd=tmp_path)
+  results = read(tmp_path / 'new')
+  assert results['system'] == 'liking'
+  assert (results['parameters'], results['epochs']) == (401, 2)
+  assert results['train_step_flops'] > 0
+  # It learns who is popular: better than any order of 400 items by chance.
+  assert results['validation']['recall@10'] > 2 * 10 / 400
+  command(*arguments, '--mode=evaluate', cwd=tmp_path)
+  assert read(tmp_path / 'new')['test'] == results['test']

@@ -41,6 +41,9 @@ _OPTIONS = {
 VARIANTS = {
     **{name: (name, {}) for name in config_lib.system_names()},
     'dynllm+walk': ('dynllm+walk', {'train.loss': 'softmax'}),
+    'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
+    'sasrec, heads': ('sasrec', {'num_heads': 2}),
+    'mf, softmax': ('mf', {'train.loss': 'softmax'}),
     **{f'dynllm, {name}': ('dynllm', fields)
        for name, fields in _OPTIONS.items()},
 }
@@ -54,7 +57,7 @@ def tiny_config(variant: str) -> ml_collections.ConfigDict:
   config = config_lib.default(arg)
   config_lib.set_known(
       config.model, dim=8, time_dim=6, num_neighbors=3, num_layers=1,
-      copy_neighbors=4, walk_fanout=(3, 2, 2), top_r=5)
+      max_length=4, copy_neighbors=4, walk_fanout=(3, 2, 2), top_r=5)
   config.train.batch_size = config.eval.batch_size = 16
   config.train.learning_rate = 0.01
   config.train.chunk = 4

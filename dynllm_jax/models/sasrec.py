@@ -1,0 +1,209 @@
+"""SASRec (Kang and McAuley 2018, arXiv 1808.09781): causal self-attention.
+
+The input is the user's last `max_length` items with learned positions (eq. 1);
+each block is self-attention, then a feed-forward network, each as
+`x + Dropout(g(LayerNorm(x)))` (eq. 2 to 5 and section III-C); an item is scored
+by its input embedding (eq. 6). As in the authors' code and not in the paper,
+item embeddings enter times sqrt(dim), and a LayerNorm ends the blocks.
+
+Training takes all targets of a sequence in one pass. What is scored at t sees
+strictly earlier events alone: the query of a target is the output at the last
+position strictly earlier in time, which is the paper's where no times are
+equal. A user without an earlier event has a learned embedding. When ranking,
+the query is the output at the last strictly earlier event, the later splits'
+included once they are past.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from dynllm_jax import graph
+from dynllm_jax import objective
+from dynllm_jax.layers import static_system
+from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.time_encoding import TimeEncoding
+from dynllm_jax.layers.walks import CopyTerm
+from dynllm_jax.layers.walks import WalkTerm
+from dynllm_jax.types import Array
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """The paper's setting for sparse logs."""
+  return ml_collections.ConfigDict({
+      'dim': 50,
+      'max_length': 50,
+      'num_blocks': 2,
+      'num_heads': 1,
+      'dropout': 0.5,
+      'copy_term': False,  # SPEC 3.11
+      'copy_neighbors': 20,
+      'walk_term': False,
+      'walk_fanout': (10, 8, 8),
+      'time_dim': 32,  # of the copy term
+  })
+
+
+def default_train() -> dict[str, object]:
+  """The paper's objective (eq. 7), and its batch of 128 sequences."""
+  return {
+      'batch_size': 128, 'loss': 'bce', 'num_negatives': 1,
+      'negatives': 'uniform'}
+
+
+class SelfAttention(nn.Module):
+  """Multi-head self-attention without biases (eq. 2 to 4).
+
+  Attributes:
+    num_heads: divides the width.
+  """
+  num_heads: int
+
+  @nn.compact
+  def __call__(self, x: Array, mask: Array) -> Array:
+    """Maps f32[batch, length, dim]; bool[batch, query, key] says who sees."""
+    *shape, dim = x.shape
+    query, key, value = (
+        nn.Dense(dim, use_bias=False, name=name)(x).reshape(
+            *shape, self.num_heads, -1) for name in ('query', 'key', 'value'))
+    logits = jnp.einsum('bqhx,bkhx->bhqk', query, key)
+    weights = masked_softmax(
+        logits / jnp.sqrt(query.shape[-1]), mask[:, None])
+    return jnp.einsum('bhqk,bkhx->bqhx', weights, value).reshape(x.shape)
+
+
+class SASRec(nn.Module):
+  """The network."""
+  config: ml_collections.FrozenConfigDict
+
+  @nn.compact
+  def __call__(
+      self, inputs: Inputs, users: Array, times: Array, items: Array,
+      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """Embeds each user at several times in one pass, and items.
+
+    Args:
+      inputs: for the graph.
+      users: i32[batch].
+      times: i32[batch, targets], seconds; the input is what is strictly
+        earlier than a row's latest.
+      items: i32[candidates].
+      deterministic: whether dropout is off.
+
+    Returns:
+      UserEmbeddings [batch * targets], ItemEmbeddings [candidates].
+    """
+    c = self.config
+    small = nn.initializers.normal(0.02)
+    table = self.param('items', small, (len(inputs.item_text), c.dim))
+    nobody = self.param('nobody', small, (c.dim,))
+    past = graph.neighborhood(
+        inputs.user_graph, users, times.max(axis=1), c.max_length)
+    past = jax.tree.map(lambda x: x[:, ::-1], past)  # oldest first
+    outputs = self._outputs(table[past.nodes], past.mask, deterministic)
+
+    reached = past.mask[:, None] & (past.times[:, None] < times[..., None])
+    place = jnp.arange(c.max_length)
+    query = jnp.max(jnp.where(reached, place, -1), axis=-1)
+    vectors = jnp.where(
+        (query >= 0)[..., None],
+        jnp.take_along_axis(
+            outputs, jnp.maximum(query, 0)[..., None], axis=1), nobody)
+
+    each, flat = jnp.repeat(users, times.shape[1]), times.reshape(-1)
+    walk, walk_scale = (
+        WalkTerm(tuple(c.walk_fanout))(inputs, each, flat) if c.walk_term
+        else (None, None))
+    return UserEmbeddings(
+        vector=vectors.reshape(-1, c.dim),
+        copy=CopyTerm(c.copy_neighbors)(
+            inputs, each, flat, TimeEncoding(c.time_dim))
+        if c.copy_term else None,
+        walk=walk,
+        walk_scale=walk_scale), ItemEmbeddings(items, table[items])
+
+  def _outputs(self, rows, mask, deterministic):
+    """The blocks' output at every position, f32[batch, length, dim]."""
+    c = self.config
+
+    def dropped(x):
+      return nn.Dropout(c.dropout)(x, deterministic=deterministic)
+
+    positions = self.param(
+        'positions', nn.initializers.normal(0.02), (c.max_length, c.dim))
+    x = dropped(rows * c.dim ** 0.5 + positions)
+    sees = jnp.tril(jnp.ones([c.max_length] * 2, bool)) & mask[:, None]
+    for k in range(c.num_blocks):
+      attend = SelfAttention(c.num_heads, name=f'attention_{k}')
+      x += dropped(attend(nn.LayerNorm()(x), sees))
+      hidden = nn.relu(nn.Dense(c.dim)(nn.LayerNorm()(x)))
+      x += dropped(nn.Dense(c.dim)(hidden))
+    return nn.LayerNorm(name='last_norm')(x)
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+  """Makes the system from `config.model`.
+
+  Raises:
+    InputError: if a field has a value that is not allowed.
+  """
+  _check(config)
+  network = SASRec(ml_collections.FrozenConfigDict(config))
+
+  def init(key, inputs):
+    nobody = jnp.zeros([1], jnp.int32)
+    return network.init(
+        key, inputs, nobody, nobody[:, None], nobody, True)['params']
+
+  def apply(params, inputs, users, times, items, key):
+    return network.apply(
+        {'params': params}, inputs, users, times, items, key is None,
+        rngs=None if key is None else {'dropout': key})
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    del memory, item_time
+    return apply(params, inputs, users, user_times[:, None], items, key)
+
+  def loss(params, memory, inputs, batch, events, key, config):
+    del memory
+
+    def embed_targets(items, item_time, key):
+      del item_time
+      return apply(
+          params, inputs, batch.users[:, 0], batch.times, items, key)
+
+    return objective.sampled_loss(
+        config, embed_targets, inputs, jax.tree.map(jnp.ravel, batch),
+        events.reshape(-1), key)
+
+  return static_system.build(
+      'sequences', init, embed, loss=loss,
+      sequence_length=config.max_length)
+
+
+def _check(c):
+  """Stops at the first value that no network could be built from."""
+  rules = [
+      ('dim', c.dim >= 1, '1 or more'),
+      ('max_length', c.max_length >= 1, '1 or more'),
+      ('num_blocks', c.num_blocks >= 1, '1 or more'),
+      ('num_heads', c.num_heads >= 1 and c.dim % c.num_heads == 0,
+       f'a divisor of model.dim = {c.dim}'),
+      ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
+      ('copy_neighbors', c.copy_neighbors >= 1, '1 or more'),
+      ('walk_fanout', len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
+       'three numbers, 1 or more each'),
+      ('time_dim', c.time_dim > 0 and c.time_dim % 2 == 0,
+       'an even number above 0'),
+  ]
+  for field, fine, allowed in rules:
+    if not fine:
+      raise InputError(
+          f'config.model.{field}: {c[field]!r} is not allowed; '
+          f'allowed: {allowed}')
