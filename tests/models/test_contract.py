@@ -168,7 +168,8 @@ def test_padding_is_inert(variant):
 
 def _seen(memory):
   """A node memory without the scratch rows of its latest update."""
-  return [(side.state, side.time) for side in (memory.user, memory.item)]
+  return [(side.state, side.time) for side in (memory.user, memory.item)
+          if side is not None]
 
 
 def test_every_parameter_learns_within_three_steps(variant):
