@@ -122,9 +122,12 @@ class StreamNetwork(nn.Module):
       deterministic: whether dropout is off.
 
     Returns:
-      A function from i32[...] items to f32[..., static width].
+      A function from i32[...] items to f32[..., static width], zero where
+      neither text nor id is used.
     """
-    num_items = len(inputs.item_text)
+    c, num_items = self.config, len(inputs.item_text)
+    if not (c.item_text or c.item_id_embedding):
+      return lambda items: jnp.zeros((*items.shape, self.widths.static))
     if num_items <= num_reads:
       table = self.item_static(
           inputs.item_text, jnp.arange(num_items), deterministic)

@@ -7,6 +7,7 @@ rounded to the digits written here.
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dynllm_jax import memory as memory_lib
 from dynllm_jax.layers import gru
@@ -64,16 +65,23 @@ GOLDEN_ATTENTION = {
         [0.0, 0.0, 0.0, 0.0]]}
 
 
+# Users 1 to 3, their items and days, one event a node and batch.
+BATCHES = (
+    ([1, 2, 3], [1, 2, 3], [0, 0, 0]), ([1, 2, 3], [2, 3, 1], [1, 3, 4]),
+    ([1, 2, 3], [3, 1, 2], [6, 8, 8]))
+# What each node of the attention hears.
+NEAR = [[1, 2, 3], [2], [], []]
+
+
 def columns(rows):
   return np.array(rows, np.float32).T
 
 
 def test_tgn_memory_is_that_of_torch_geometric():
-  """Three batches of three users (1 to 3) and items, one event a node each.
+  """With one event each the last message is the only one.
 
-  With one event each the last message is the only one, and the ordered update
-  and TGN's are the same. A node that was never seen starts there from zero,
-  and hears an empty message before its first.
+  Then the ordered update and TGN's are the same. A node that was never seen
+  starts there from zero, and hears an empty message before its first.
   """
   g = GOLDEN_MEMORY
   bias, hidden_bias = np.array(g['bias_ih']), np.array(g['bias_hh'])
@@ -84,15 +92,13 @@ def test_tgn_memory_is_that_of_torch_geometric():
       'hidden_bias': hidden_bias[6:].astype(np.float32)}}}
   module = MemoryUpdate(3, cell=GRU)
   weights = params['params']['gru']
-  initial = gru.gru(
-      weights, jnp.zeros([1, 3]), gru.project_inputs(weights, jnp.zeros([1, 8])))
+  silence = gru.project_inputs(weights, jnp.zeros([1, 8]))
+  initial = gru.gru(weights, jnp.zeros([1, 3]), silence)
   encode = lambda days: jnp.cos(
       days[..., None] * np.array(g['time_weight'])
       + np.array(g['time_bias'])).astype(jnp.float32)
   sides = [memory_lib.empty(3, 3, 3) for _ in range(2)]
-  for users, items, days in (
-      ([1, 2, 3], [1, 2, 3], [0, 0, 0]), ([1, 2, 3], [2, 3, 1], [1, 3, 4]),
-      ([1, 2, 3], [3, 1, 2], [6, 8, 8])):
+  for users, items, days in BATCHES:
     nodes = [jnp.array(users), jnp.array(items)]
     own = [memory_lib.read(side, ids, initial[0])
            for side, ids in zip(sides, nodes)]
@@ -109,7 +115,7 @@ def test_tgn_attention_is_that_of_torch_geometric():
   """`TransformerConv` with times on its edges, without skip or bias.
 
   It adds an edge's part to key and value; here key and value are one map of
-  neighbor and time code side by side. Node 0 hears 1, 2, 3; node 1 hears 2.
+  neighbor and time code side by side.
   """
   g = GOLDEN_ATTENTION
   nodes, edges = np.array(g['x']), np.array(g['edges'])
@@ -119,11 +125,50 @@ def test_tgn_attention_is_that_of_torch_geometric():
   params = {'params': {
       'query': heads(g['query'], nothing), 'key': heads(g['key'], g['edge']),
       'value': heads(g['value'], g['edge']), 'out': np.eye(4)}}
-  near = np.array([[1, 2, 3], [2, 0, 0], [0, 0, 0], [0, 0, 0]])
+  near = np.array([row + [0] * (3 - len(row)) for row in NEAR])
+  mask = np.array([np.arange(3) < len(row) for row in NEAR])
   codes = np.zeros((4, 3, 2))
-  codes[0], codes[1, 0] = edges[:3], edges[3]
-  mask = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]], bool)
+  codes[mask] = edges
   found = SingleQueryAttention(4, 2).apply(
       params, np.concatenate([nodes, np.ones((4, 2))], axis=-1),
       [nodes[near], codes], mask, True)
   np.testing.assert_allclose(found, g['out'], atol=2e-5)
+
+
+def test_golden_memory_comes_from_torch_geometric():
+  """Runs with the extra `peers`; users are its nodes 0 to 2, items 3 to 5."""
+  torch = pytest.importorskip('torch')
+  tgn = pytest.importorskip('torch_geometric.nn.models.tgn')
+  g = GOLDEN_MEMORY
+  memory = tgn.TGNMemory(
+      6, 1, 3, 2, tgn.IdentityMessage(1, 3, 2), tgn.LastAggregator())
+  # Its messages hold features of the event too: here a column of zeros.
+  inputs = np.insert(np.array(g['weight_ih']), 6, 0.0, axis=1)
+  for parameter, value in (
+      (memory.gru.weight_ih, inputs), (memory.gru.weight_hh, g['weight_hh']),
+      (memory.gru.bias_ih, g['bias_ih']), (memory.gru.bias_hh, g['bias_hh']),
+      (memory.time_enc.lin.weight, np.array(g['time_weight'])[:, None]),
+      (memory.time_enc.lin.bias, g['time_bias'])):
+    parameter.data = torch.tensor(value, dtype=torch.float32)
+  memory.train()
+  for users, items, days in BATCHES:
+    memory.update_state(
+        torch.tensor(users) - 1, torch.tensor(items) + 2, torch.tensor(days),
+        torch.zeros(3, 1))
+  memory.eval()  # applies what the last batch left
+  states = memory(torch.arange(6))[0].detach().numpy()
+  np.testing.assert_allclose(states, g['z'], atol=2e-6)
+
+
+def test_golden_attention_comes_from_torch_geometric():
+  """Runs with the extra `peers`."""
+  torch = pytest.importorskip('torch')
+  nn = pytest.importorskip('torch_geometric.nn')
+  g = GOLDEN_ATTENTION
+  conv = nn.TransformerConv(
+      4, 2, heads=2, edge_dim=2, bias=False, root_weight=False)
+  for name in ('query', 'key', 'value', 'edge'):
+    getattr(conv, f'lin_{name}').weight.data = torch.tensor(g[name])
+  edges = torch.tensor([[k, node] for node in range(4) for k in NEAR[node]]).T
+  out = conv(torch.tensor(g['x']), edges, torch.tensor(g['edges']))
+  np.testing.assert_allclose(out.detach().numpy(), g['out'], atol=2e-6)

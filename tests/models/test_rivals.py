@@ -13,9 +13,9 @@ from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import memory as memory_lib
 from dynllm_jax.layers.local_attention import LocalAttention
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Memory
 from dynllm_jax.types import Pending
-from dynllm_jax.types import EventBatch
 
 DIM, DAY = 4, 86_400
 NUM_USERS, NUM_ITEMS, NEIGHBORS = 5, 6, 3
@@ -34,7 +34,7 @@ def world():
 
 @functools.cache
 def build(name, **fields):
-  """The network of a system, its widths, random parameters and a memory."""
+  """The network of a system, random parameters, a memory and the inputs."""
   config = config_lib.default(name).model
   config_lib.set_known(
       config, dim=DIM, time_dim=6, num_neighbors=NEIGHBORS, num_layers=1,
@@ -74,7 +74,7 @@ def embed(name, users, times, items, time, **fields):
 
 
 def updated(name, users, items, times, **fields):
-  """(state, time) tables of both sides after some events."""
+  """The memory after some events, at most one of a node unless ordered."""
   network, params, memory, inputs = build(name, **fields)
   size = len(users)
   pending = Pending(
