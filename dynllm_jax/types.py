@@ -209,7 +209,7 @@ class NodeMemory:
 class Memory:
   """Node memories of both sides."""
   user: NodeMemory
-  item: NodeMemory
+  item: NodeMemory | None  # None where items have no state
 
 
 @_pytree

@@ -37,6 +37,16 @@ _OPTIONS = {
     'regularized': {'train.regularization': 0.01},
 }
 
+# Of the temporal rivals; an option that a system does not have is left out.
+_RIVALS = ('tgn', 'jodie', 'dyrep', 'dynshare', 'dmf')
+_RIVAL_OPTIONS = {
+    'text': {'item_text': True, 'dropout': 0.1},
+    'text and ids': {'item_text': True, 'item_id_embedding': True},
+    'event features': {'event_features': True},
+    'ties each': {'update_ties': 'each'},
+    'two layers': {'num_layers': 2},
+}
+
 # By name: the config argument and the fields that differ.
 VARIANTS = {
     **{name: (name, {}) for name in config_lib.system_names()},
@@ -46,6 +56,11 @@ VARIANTS = {
     'mf, softmax': ('mf', {'train.loss': 'softmax'}),
     **{f'dynllm, {name}': ('dynllm', fields)
        for name, fields in _OPTIONS.items()},
+    **{f'{system}+walk': (f'{system}+walk', {'train.loss': 'softmax'})
+       for system in _RIVALS},
+    **{f'{system}, {name}': (system, fields)
+       for system in _RIVALS for name, fields in _RIVAL_OPTIONS.items()
+       if set(fields) <= set(config_lib.default(system).model)},
 }
 # Each system once; the others run with --all-combinations.
 MAIN = [*config_lib.system_names(), 'dynllm+walk']

@@ -31,8 +31,8 @@ def project_inputs(params: GRUParams, inputs: Array) -> Array:
   return inputs @ params['inputs'] + params['bias']
 
 
-def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
-  """One step, its output normalized (SPEC 3.4, 3.10).
+def gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
+  """One step.
 
   Args:
     params: the weights; `inputs` and `bias` are not read.
@@ -48,4 +48,9 @@ def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
   update = nn.sigmoid(from_inputs[1] + from_hidden[1])
   candidate = jnp.tanh(
       from_inputs[2] + reset * (from_hidden[2] + params['hidden_bias']))
-  return normalize((1 - update) * candidate + update * hidden)
+  return (1 - update) * candidate + update * hidden
+
+
+def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
+  """`gru`, its output normalized (SPEC 3.4, 3.10)."""
+  return normalize(gru(params, hidden, projected))

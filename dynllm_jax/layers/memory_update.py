@@ -1,25 +1,51 @@
 """The recurrent update of one side's memory (SPEC 3.10)."""
 
+from typing import Any, Callable, NamedTuple
+
 from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax import graph
 from dynllm_jax import memory as memory_lib
 from dynllm_jax.layers import gru
+from dynllm_jax.layers import rnn
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
 
 
+class Cell(NamedTuple):
+  """A recurrent cell in the form that `memory.run_chains` takes.
+
+  Attributes:
+    name: of its weights among the parameters.
+    init: `(key, input_dim, dim) -> params`.
+    project: `(params, inputs) -> projected`, taken once for all steps.
+    step: `(params, hidden, projected) -> hidden`.
+  """
+  name: str
+  init: Callable[..., Any]
+  project: Callable[..., Array]
+  step: Callable[..., Array]
+
+
+NORMALIZED_GRU = Cell(
+    'gru', gru.init_gru, gru.project_inputs, gru.normalized_gru)
+GRU = Cell('gru', gru.init_gru, gru.project_inputs, gru.gru)
+RNN = Cell('rnn', rnn.init_rnn, rnn.project_inputs, rnn.rnn)
+
+
 class MemoryUpdate(nn.Module):
-  """`h(t^+) = GRU(h, message || phi(t - t'))` in the order of events.
+  """`h(t^+) = cell(h, message || phi(t - t'))` in the order of events.
 
   Attributes:
     dim: width of the memory.
     merge_ties: whether a node's events of one time form one update, its
       message the mean of theirs.
+    cell: the recurrent cell.
   """
   dim: int
   merge_ties: bool = True
+  cell: Cell = NORMALIZED_GRU
 
   @nn.compact
   def __call__(
@@ -48,9 +74,10 @@ class MemoryUpdate(nn.Module):
         memory_lib.mean_by_update(chain, messages),
         encode(jnp.where(seen, gap, 0.0))], axis=-1)
     weights = self.param(
-        'gru', lambda key: gru.init_gru(key, inputs.shape[-1], self.dim))
+        self.cell.name,
+        lambda key: self.cell.init(key, inputs.shape[-1], self.dim))
     states = memory_lib.run_chains(
-        gru.normalized_gru, weights, hidden[chain.first_event],
-        gru.project_inputs(weights, inputs), chain)
+        self.cell.step, weights, hidden[chain.first_event],
+        self.cell.project(weights, inputs), chain)
     return memory_lib.write(
         memory, jnp.where(chain.last, chain.nodes, 0), states, chain.times)

@@ -1,0 +1,116 @@
+"""DMF: dynamic matrix factorization by a state space (Sun et al. 2012).
+
+"Dynamic matrix factorization: a state space approach" (Sun, Varshney and
+Subbian, ICASSP 2012, arXiv 1110.2098). In the paper's equations,
+  `x_u(t) = A x_u(t - 1) + w`, `w ~ N(0, Q)`, and `y = v_i x_u(t) + z`,
+  `z ~ N(0, R)`:
+a user's factors drift, an item's stand still, and a Kalman filter follows the
+users (layers/kalman.py).
+
+What differs here:
+- Time is continuous: `A = exp(-decay days)`, and `Q` grows with the gap. `A`
+  and all covariances are diagonal. The state is a deviation from a learned
+  mean, the factors of a user without an event.
+- There are purchases and no ratings: every event is a rating of 1, and of
+  events at one time the mean of their items' factors is seen.
+- `A`, `Q`, `R` and the items' factors are learned from the ranking loss of all
+  systems here (SPEC 3.9), through the filter, instead of by expectation
+  maximization; nothing is smoothed backwards in time.
+"""
+
+import jax.numpy as jnp
+import ml_collections
+
+from dynllm_jax import graph
+from dynllm_jax import memory as memory_lib
+from dynllm_jax.layers import kalman
+from dynllm_jax.layers.stream_network import check_fields
+from dynllm_jax.layers.stream_network import shared_fields
+from dynllm_jax.layers.stream_network import StreamNetwork
+from dynllm_jax.layers.stream_network import stream_system
+from dynllm_jax.layers.stream_network import Widths
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Memory
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Factors of the width of all systems here."""
+  return ml_collections.ConfigDict({
+      'dim': 128,
+      'time_dim': 128,  # of the copy term
+      'dropout': 0.0,
+      'update_ties': 'mean',  # mean, each
+      **shared_fields(),
+      'item_id_embedding': True,  # v
+  })
+
+
+class DMF(StreamNetwork):
+  """The network."""
+
+  @property
+  def widths(self) -> Widths:
+    dim = self.config.dim
+    return Widths(user=2 * dim, item=0, static=dim, vector=dim)
+
+  def setup(self):
+    self.filter = kalman.KalmanFilter(self.config.dim)
+    self.weights = self.filter.weights()
+    self.share()
+
+  def initial_states(self) -> dict[str, Array]:
+    """No deviation, and the stationary variance."""
+    variance = self.weights['variance']
+    return {'user': jnp.concatenate([jnp.zeros_like(variance), variance])}
+
+  def embed(
+      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
+      items: Array, item_time: Array,
+      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """`System.embed`: users as predicted for their times."""
+    last = memory.user.time[users]
+    days = jnp.where(last >= 0, graph.days_between(user_times, last), 0.0)
+    state = kalman.predict(
+        self.weights, self.stored(memory, 'user', users), days)
+    factors = self.static_reader(inputs, items.size, deterministic)(items)
+    return self.scored(
+        inputs, users, user_times,
+        state[:, :self.config.dim] + self.weights['prior'], items, item_time,
+        factors)
+
+  def update(
+      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+    """`System.update`: the filter along each user's events."""
+    users = memory.user
+    events = pending.events
+    factors = self.static_reader(
+        inputs, events.items.size, True)(events.items)
+    chain = memory_lib.chains(
+        events.users, events.times, events.mask, users.time[events.users],
+        self.config.update_ties == 'mean')
+    days = jnp.where(
+        chain.previous_times >= 0,
+        graph.days_between(chain.times, chain.previous_times), 0.0)
+    states = memory_lib.run_chains(
+        kalman.kalman_step, self.weights,
+        self.stored(memory, 'user', events.users)[chain.first_event],
+        jnp.concatenate(
+            [memory_lib.mean_by_update(chain, factors), days[:, None]], -1),
+        chain)
+    return memory.replace(user=memory_lib.write(
+        users, jnp.where(chain.last, chain.nodes, 0), states, chain.times))
+
+
+def build(config: ml_collections.ConfigDict) -> System:
+  """Makes the system from `config.model`.
+
+  Raises:
+    InputError: if a field has a value that is not allowed.
+  """
+  check_fields(config, [])
+  return stream_system(DMF(ml_collections.FrozenConfigDict(config)))
