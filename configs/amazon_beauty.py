@@ -13,8 +13,6 @@ def get_config(arg: str = ''):
   config_lib.set_known(
       config.model, num_neighbors=20, num_layers=1, time_dim=32,
       item_id_embedding=True)
-  config.train.batch_size = 1024
-  config.train.loss = 'softmax'
-  config.train.num_negatives = 512
-  config.train.patience = 3
+  config_lib.set_train(
+      config, batch_size=1024, loss='softmax', num_negatives=512, patience=3)
   return config

@@ -11,10 +11,7 @@ def get_config(arg: str = ''):
   config_lib.set_known(
       config.model, dim=64, time_dim=32, num_neighbors=10, num_layers=1,
       top_r=40)
-  config.train.batch_size = 256
-  config.train.num_epochs = 10
-  config.train.patience = 3
-  config.train.loss = 'softmax'
-  config.train.num_negatives = 128
-  config.train.learning_rate = 3e-3
+  config_lib.set_train(
+      config, batch_size=256, num_epochs=10, patience=3, loss='softmax',
+      num_negatives=128, learning_rate=3e-3)
   return config

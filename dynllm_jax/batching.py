@@ -35,6 +35,14 @@ class BatchPlan(NamedTuple):
   batch_size: int  # rows of a batch, padding included
   num_parts: int  # parts of the largest group
   num_split_groups: int  # groups larger than a batch
+  # Positions in the log, -1 for none: `start` and `size` count its rows. None
+  # where they count the events of the log itself (feeds.py).
+  events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
+
+  @property
+  def capacity(self) -> int:
+    """Events that `Pending` holds in training; one where none ever waits."""
+    return self.batch_size * self.num_parts if self.events is None else 1
 
 
 def plan_batches(
@@ -204,9 +212,13 @@ def pending_of(
     capacity: int) -> Pending:
   """A pending batch without events, as wide as a system's vectors."""
   one = jnp.zeros([1], jnp.int32)
-  users, items = jax.eval_shape(
-      lambda *args: system.embed(*args, one, one, one, one[0], None),
-      params, memory, inputs)
+
+  def embed_one(params, memory, inputs):
+    memory = system.propagate(params, memory, inputs, None)
+    return system.embed(
+        params, memory, inputs, one, one, one, one[0], None)
+
+  users, items = jax.eval_shape(embed_one, params, memory, inputs)
   return empty_pending(
       capacity, users.vector.shape[-1], items.vector.shape[-1])
 

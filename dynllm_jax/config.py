@@ -98,13 +98,13 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
       'model': {},
       'train': {
           'num_epochs': 200,
-          'batch_size': 2048,
+          'batch_size': 2048,  # events; sequences of a system fed by them
           'learning_rate': 1e-3,
           'warmup_steps': 0,
           'final_learning_rate': 1.0,  # share of it left after the last epoch
           'max_gradient_norm': 1.0,
           'max_time_gradient_norm': 0.1,  # of the time encoding's frequencies
-          'loss': 'bpr',  # bpr, margin, softmax
+          'loss': 'bpr',  # bpr, margin, softmax, bce
           'margin': 1.0,
           'num_negatives': 1,  # per event; shared by the batch for softmax
           'negatives': 'uniform',  # uniform, popularity
@@ -124,8 +124,10 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
       },
       'mesh': {'data': 0, 'nodes': 1},  # data=0: all local devices
   })
-  config.model = system_module(name).default_config()
+  module = system_module(name)
+  config.model = module.default_config()
   config.model.name = name
+  config.train.update(_own_train(module))
   if variant:
     if variant != 'walk' or 'walk_term' not in config.model:
       raise InputError(
@@ -150,6 +152,27 @@ def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
     part = model.get('distill', {}) if name == 'top_r' else model
     if name in part:
       part[name] = value
+
+
+def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
+  """Sets those fields of `config.train` that the system leaves open.
+
+  A system's file may hold a function `default_train()` that returns fields of
+  `config.train` which its paper prescribes (a loss, negatives, a batch of
+  sequences). They stand before a config file's choice for a log, and behind
+  one of the command line.
+
+  Args:
+    config: the whole config.
+    **fields: values by name.
+  """
+  own = _own_train(system_module(config.model.name))
+  config.train.update({
+      name: value for name, value in fields.items() if name not in own})
+
+
+def _own_train(module):
+  return module.default_train() if hasattr(module, 'default_train') else {}
 
 
 def system_names() -> list[str]:

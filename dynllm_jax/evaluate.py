@@ -183,9 +183,13 @@ def replay(
 def after_pending(
     system: System, params: Params, memory: Any, inputs: Inputs,
     pending: Pending) -> Any:
-  """A copy of the memory with what was pending applied."""
+  """A copy of the memory as a replay starts from it.
+
+  What was pending is applied, and the node tables are there (`propagate`).
+  """
   memory = jax.tree.map(jnp.copy, memory)
-  return system.update(params, memory, inputs, batching.due(pending, True))
+  memory = system.update(params, memory, inputs, batching.due(pending, True))
+  return system.propagate(params, memory, inputs, None)
 
 
 def split_plans(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dynllm_jax.types import Array
 
-LOSSES = ('bpr', 'margin', 'softmax')
+LOSSES = ('bpr', 'margin', 'softmax', 'bce')
 
 
 def bpr(
@@ -48,6 +48,17 @@ def softmax(
       [positive[:, None], jnp.where(allowed, negatives, low)], axis=1)
   losses = jax.nn.logsumexp(logits, axis=1) - positive
   return jnp.sum(jnp.where(mask, losses, 0.0))
+
+
+def bce(
+    positive: Array, negatives: Array, allowed: Array, mask: Array) -> Array:
+  """`-log sigmoid(y_pos) - log(1 - sigmoid(y_neg))`, binary cross-entropy.
+
+  The second part is a mean over each row's negatives; arguments and result as
+  `bpr`.
+  """
+  own = jnp.sum(jnp.where(mask, jax.nn.softplus(-positive), 0.0))
+  return own + _sum_of_means(jax.nn.softplus(negatives), allowed, mask)
 
 
 def _sum_of_means(losses, allowed, mask):

@@ -11,6 +11,7 @@ from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
 from dynllm_jax import evaluate
+from dynllm_jax import feeds
 from dynllm_jax import inputs as inputs_lib
 from dynllm_jax import metrics
 from dynllm_jax import reporting
@@ -65,8 +66,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   folder = datasets.data_folder(config.data)
   facet_bank, facets = bank.build(config.facets, log, folder, reporting.say)
   item_text = bank.item_text(config.facets.encoder, log, folder)
-  train_plan = batching.plan_batches(
-      log.times, 0, log.train_end, config.train.batch_size)
+  train_plan = feeds.training_plan(system, log, config.train.batch_size)
   largest = max(
       config.train.batch_size, config.eval.batch_size,
       batching.MAX_ROWS_BY_TIME)
@@ -91,9 +91,8 @@ def _build_floor(name):
 
 def initial_state(run: Run) -> TrainState:
   """The state before training, placed on the mesh."""
-  capacity = run.train_plan.batch_size * run.train_plan.num_parts
   return sharding.replicate(run.mesh, train.init_state(
-      run.trainer, run.config.seed, run.inputs, capacity))
+      run.trainer, run.config.seed, run.inputs, run.train_plan.capacity))
 
 
 def rank_splits(

@@ -91,7 +91,7 @@ def _new_status(run, identity, state):
       'parameters': train.num_parameters(state.params),
       'train_step_flops': (
           0.0 if run.system.feed == 'none' else train.step_flops(
-              run.trainer, run.train_plan.batch_size, run.inputs, state)),
+              run.trainer, run.train_plan, run.inputs, state)),
   }
 
 

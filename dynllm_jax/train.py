@@ -12,17 +12,18 @@ import numpy as np
 import optax
 
 from dynllm_jax import batching
+from dynllm_jax import feeds
 from dynllm_jax import losses
-from dynllm_jax import scoring
+from dynllm_jax import objective
 from dynllm_jax import sharding
 from dynllm_jax.types import Array
-from dynllm_jax.types import EventBatch
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
-from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Params
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainState
+
+_PROPAGATE = 2  # folded into a step's key; its loss splits it in two
 
 
 class Trainer(NamedTuple):
@@ -109,7 +110,8 @@ def init_state(
 
 def train_step(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
-    row: tuple[Array, Array, Array, Array]) -> tuple[TrainState, Array]:
+    row: tuple[Array, Array, Array, Array], order: Array | None = None
+) -> tuple[TrainState, tuple[Array, Array]]:
   """One step of SPEC 4 on one batch of the plan.
 
   Args:
@@ -118,20 +120,21 @@ def train_step(
     inputs: on the device.
     state: before the step.
     row: start, size, part and ready of the batch; size 0 changes nothing.
+    order: of the epoch (feeds.py), None for that of the log.
 
   Returns:
-    The state after the step and the sum of the losses of the batch's events.
+    The state after the step, and of the batch the sum of its losses and the
+    number of its events.
   """
   start, size, part, ready = row
   real = size > 0
-  batch = sharding.over_data(
-      trainer.mesh, batching.take_batch(inputs, start, size, batch_size))
+  batch, events = feeds.take(inputs, order, start, size, batch_size)
+  batch = sharding.over_data(trainer.mesh, batch)
   key = jax.random.fold_in(state.key, state.step)
-  events = start + jnp.arange(batch_size)
-  loss = functools.partial(
-      _loss, trainer, inputs, state, batch, events, real, key)
-  (_, (total, memory, users, items)), grads = jax.value_and_grad(
-      loss, has_aux=True)(state.params)
+  objective_of = functools.partial(
+      _objective, trainer, inputs, state, batch, events, real, key)
+  (_, (loss, memory)), grads = jax.value_and_grad(
+      objective_of, has_aux=True)(state.params)
   updates, opt_state = trainer.optimizer.update(
       grads, state.opt_state, state.params)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
@@ -141,69 +144,33 @@ def train_step(
       opt_state=keep(opt_state, state.opt_state),
       memory=memory,  # nothing was due in a step that is not real
       pending=keep(
-          batching.add_pending(
-              state.pending, batch, users, items, part, ready),
+          feeds.add_pending(
+              trainer.system, state.pending, batch, loss, part, ready),
           state.pending),
-      key=state.key), total
+      key=state.key), (loss.total, jnp.sum(batch.mask))
 
 
-def _loss(trainer, inputs, state, batch, events, real, key, params):
-  """Mean loss of a batch, and what the step keeps of its embeddings."""
+def _objective(trainer, inputs, state, batch, events, real, key, params):
+  """What is minimized, a mean over events; the loss; the memory to keep."""
   config, system = trainer.config, trainer.system
-  negative_key, dropout_key = jax.random.split(key)
   memory = system.update(
       params, state.memory, inputs, batching.due(state.pending, real))
-  size = len(batch.mask)
-  shared = config.loss == 'softmax'
-  shape = (config.num_negatives,)
-  negatives, allowed = batching.sample_negatives(
-      negative_key, inputs, events, shape if shared else (size, *shape),
-      config.negatives)
-  users, items = system.embed(
-      params, memory, inputs, batch.users, batch.times,
-      jnp.concatenate([batch.items, negatives.reshape(-1)]), batch.times[0],
-      dropout_key)
-  positives = jax.tree.map(lambda x: x[:size], items)
-  rivals = jax.tree.map(lambda x: x[size:], items)
-  total = _ranking_loss(
-      config, users, positives, rivals, allowed, batch.mask)
+  tables = system.propagate(
+      params, memory, inputs, jax.random.fold_in(key, _PROPAGATE))
+  if system.loss is not None:
+    loss = system.loss(params, tables, inputs, batch, events, key, config)
+  else:
+    embed = functools.partial(
+        system.embed, params, tables, inputs, batch.users, batch.times)
+    loss = objective.sampled_loss(config, embed, inputs, batch, events, key)
   count = jnp.maximum(jnp.sum(batch.mask), 1)
-  decay = config.regularization * _squares(
-      batch, users.vector, positives.vector, rivals.vector, shared)
-  aux = total, memory, users.vector, positives.vector
-  return (total + decay) / count, aux
-
-
-def _ranking_loss(config, users, positives, rivals, allowed, mask):
-  """The loss of SPEC 3.9, summed over real events."""
-  size = len(mask)
-  own = jax.tree.map(lambda x: x[:, None], positives)
-  positive = scoring.score_rows(users, own)[:, 0]
-  if config.loss == 'softmax':
-    return losses.softmax(
-        positive, scoring.score(users, rivals), allowed, mask)
-  rows = ItemEmbeddings(
-      rivals.ids.reshape(size, -1),
-      rivals.vector.reshape(size, -1, rivals.vector.shape[-1]))
-  negative = scoring.score_rows(users, rows)
-  if config.loss == 'margin':
-    return losses.margin(positive, negative, allowed, mask, config.margin)
-  return losses.bpr(positive, negative, allowed, mask)
-
-
-def _squares(batch: EventBatch, users, positives, negatives, shared):
-  """`||Theta||^2` of the batch's embeddings, summed over real events."""
-  per_event = jnp.sum(users ** 2, -1) + jnp.sum(positives ** 2, -1)
-  squares = jnp.sum(negatives ** 2, -1)
-  if not shared:
-    per_event += squares.reshape(len(per_event), -1).sum(-1)
-  total = jnp.sum(jnp.where(batch.mask, per_event, 0.0))
-  return total + squares.sum() if shared else total
+  return (loss.total + loss.decay) / count, (loss, memory)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _train_chunk(trainer, batch_size, inputs, state, rows):
-  step = functools.partial(train_step, trainer, batch_size, inputs)
+def _train_chunk(trainer, batch_size, inputs, state, rows, order):
+  step = functools.partial(
+      train_step, trainer, batch_size, inputs, order=order)
   return jax.lax.scan(step, state, rows)
 
 
@@ -222,7 +189,7 @@ def run_epoch(
     plan: batching.BatchPlan,
     progress: Callable[[int, float], None]
 ) -> tuple[TrainState, dict[str, Any]]:
-  """Trains on every event of the plan once, in order.
+  """Trains on every event of the plan once.
 
   Args:
     trainer: the trainer.
@@ -241,13 +208,14 @@ def run_epoch(
     InputError: if the loss is not finite.
   """
   state = start_epoch(trainer, state)
+  order = feeds.epoch_order(plan, state.key, state.step)
   count = -(-len(plan.start) // trainer.config.chunk)
   length = -(-len(plan.start) // max(1, count))
   total, sizes, ends = 0.0, [], [time.perf_counter()]
   for chunk in batching.chunks(plan, length):
     rows = (chunk.start, chunk.size, chunk.part, chunk.ready)
-    state, chunk_losses = _train_chunk(
-        trainer, plan.batch_size, inputs, state, rows)
+    state, (chunk_losses, chunk_sizes) = _train_chunk(
+        trainer, plan.batch_size, inputs, state, rows, order)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(
@@ -255,7 +223,7 @@ def run_epoch(
           f'the loss {chunk_loss} at step {int(state.step)}; '
           'allowed: a lower one')
     total += chunk_loss
-    sizes.append(int(chunk.size.sum()))
+    sizes.append(int(np.sum(chunk_sizes)))
     ends.append(time.perf_counter())
     progress(sizes[-1], chunk_loss / sizes[-1])
   warm = 1 if count > 1 else 0
@@ -266,16 +234,17 @@ def run_epoch(
 
 
 def step_flops(
-    trainer: Trainer, batch_size: int, inputs: Inputs,
+    trainer: Trainer, plan: batching.BatchPlan, inputs: Inputs,
     state: TrainState) -> float:
   """Floating-point operations of a step, as XLA counts them before fusion.
 
   A loop of the ordered update is counted for one round.
   """
   zero = jnp.int32(0)
-  row = (zero, jnp.int32(batch_size), zero, jnp.array(True))
+  row = (zero, jnp.int32(plan.batch_size), zero, jnp.array(True))
   lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
-      trainer, batch_size, inputs, state, row)
+      trainer, plan.batch_size, inputs, state, row,
+      feeds.epoch_order(plan, state.key, state.step))
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

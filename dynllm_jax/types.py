@@ -122,7 +122,10 @@ class EventLog:
 
 @_pytree
 class EventBatch:
-  """A slice of the log. Padding rows have `mask` False and ids 0."""
+  """Events of the log. Padding rows have `mask` False and ids 0.
+
+  Of feed 'sequences' every field is [batch, sequence_length].
+  """
   users: Array  # i32[batch]
   items: Array  # i32[batch]
   times: Array  # i32[batch], seconds
@@ -280,12 +283,33 @@ class TrainState:
   key: Array  # the run's key; a step folds its number in
 
 
+class Loss(NamedTuple):
+  """The loss of a training batch, summed over its real events.
+
+  The vectors are what a system with feed 'stream' updates its memory from;
+  without it they are not read.
+  """
+  total: Array  # f32[], as it is reported
+  decay: Array  # f32[], what the regularizer adds
+  user_vectors: Array | None = None  # f32[batch, dim]
+  item_vectors: Array | None = None  # f32[batch, dim]
+
+
+def _as_it_is(params, memory, inputs, key):
+  """The `propagate` of a system that has no node tables."""
+  del params, inputs, key
+  return memory
+
+
 class System(NamedTuple):
   """A recommender as pure functions (one file in models/ builds one).
 
   Attributes:
     feed: how it is trained: 'stream' (chronological batches through memory),
-      'none' (nothing learned; its memory is filled by replaying the events).
+      'shuffled' (all training events in a fresh random order each epoch, no
+      updates), 'sequences' (the same, a row of a batch being consecutive
+      events of one user), 'none' (nothing learned; its memory is filled by
+      replaying the events).
     by_time: whether its state must advance at every distinct time
       (count-based floors) rather than once an evaluation batch (SPEC 5).
     init: `(key, inputs, capacity) -> params, memory`; `capacity` is the number
@@ -297,6 +321,15 @@ class System(NamedTuple):
       None where nothing random is wanted (no dropout).
     update: `(params, memory, inputs, pending) -> memory` after the pending
       events whose mask is True.
+    propagate: `(params, memory, inputs, key) -> memory` with all node tables
+      that `embed` reads; called once a training step, inside the gradient, and
+      once before a replay. It computes them anew, whether `memory` has any or
+      not; training does not carry them. `key` as in `embed`.
+    loss: `(params, memory, inputs, batch, events, key, config) -> Loss` of a
+      system's own; `events` are the batch's positions in the log, `config` is
+      `config.train`. None: SPEC 3.9 over `embed`.
+    sequence_length: of feed 'sequences', events of a row at most: `batch` and
+      `events` are [batch, sequence_length], oldest first, padding last.
   """
   feed: str
   by_time: bool
@@ -304,3 +337,6 @@ class System(NamedTuple):
   reset: Callable[..., SystemMemory]
   embed: Callable[..., tuple[UserEmbeddings, ItemEmbeddings]]
   update: Callable[..., SystemMemory]
+  propagate: Callable[..., SystemMemory] = _as_it_is
+  loss: Callable[..., Loss] | None = None
+  sequence_length: int = 0

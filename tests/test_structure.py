@@ -15,14 +15,15 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
     'reporting', 'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
-    'datasets', 'batching', 'scoring', 'losses', 'metrics', 'memory', 'graph',
+    'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses', 'metrics', 'memory', 'graph',
     'types', '',  # the package itself, for its version
 ]
 # Who may import what is slow to import; and only inside a function.
 LAZY = {
     'transformers': {'facets', 'text'},
     'tensorflow_datasets': {'datasets'}}
-HARNESS = ('train', 'evaluate', 'pipeline', 'run', 'results')
+HARNESS = (
+    'train', 'evaluate', 'pipeline', 'run', 'results', 'feeds', 'objective')
 # A system's name that is also the name of something else that is reported.
 OTHER_MEANING = {'repeat'}  # purchases of an item bought before
 MODELS = {path.stem for path in PACKAGE.glob('models/[!_]*.py')}

@@ -10,10 +10,13 @@ import pytest
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import evaluate
+from dynllm_jax import feeds
 from dynllm_jax import scoring
 from dynllm_jax import sharding
 from dynllm_jax import train
+from dynllm_jax.checkpoint import Checkpoints
 from dynllm_jax.types import InputError
+from dynllm_jax.types import NodeMemory
 import helpers
 import replays
 import variants
@@ -38,23 +41,28 @@ def build(variant):
 
 @functools.cache
 def trained(variant):
-  """A log, its inputs, and the state after two steps of training."""
+  """A log, its inputs, and the state after three steps of training."""
   config, system = build(variant)
   log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
                            num_times=70)
   inputs = make_inputs(log)
-  plan = batching.plan_batches(log.times, 0, log.train_end, BATCH)
+  plan = feeds.training_plan(system, log, BATCH)
   trainer = train.make_trainer(
       system, config, sharding.make_mesh(config), len(plan.start))
-  before = train.init_state(
-      trainer, 0, inputs, BATCH * plan.num_parts)
-  state = before
-  if system.feed != 'none':
+  before = train.init_state(trainer, 0, inputs, plan.capacity)
+  return log, inputs, before, three_steps(
+      trainer, plan, inputs, before), trainer, plan
+
+
+def three_steps(trainer, plan, inputs, state):
+  """The state after three steps of training, the first of an epoch."""
+  order = feeds.epoch_order(plan, state.key, state.step)
+  if trainer.system.feed != 'none':
     for k in range(3):
       row = jax.tree.map(
           lambda c, k=k: c[k], (plan.start, plan.size, plan.part, plan.ready))
-      state, _ = train_step(trainer, BATCH, inputs, state, row)
-  return log, inputs, before, state, trainer, plan
+      state, _ = train_step(trainer, BATCH, inputs, state, row, order)
+  return state
 
 
 def make_inputs(log, like=None):
@@ -83,11 +91,17 @@ train_step = jax.jit(train.train_step, static_argnums=(0, 1))
 def test_shapes_and_declarations(variant):
   log, inputs, _, state, trainer, _ = trained(variant)
   system = trainer.system
-  assert system.feed in ('stream', 'none')
-  users, items = jax.jit(
-      lambda *args: system.embed(*args, inputs.times[0], None))(
-          state.params, state.memory, inputs, jnp.array([1, 2, 0]),
-          inputs.times[:3], jnp.array([3, 3, 1, 2]))
+  assert system.feed in feeds.FEEDS
+  assert (system.sequence_length > 0) == (system.feed == 'sequences')
+
+  @jax.jit
+  def embed(params, memory, inputs, *args):
+    memory = system.propagate(params, memory, inputs, None)
+    return system.embed(params, memory, inputs, *args, None)
+
+  users, items = embed(
+      state.params, state.memory, inputs, jnp.array([1, 2, 0]),
+      inputs.times[:3], jnp.array([3, 3, 1, 2]), inputs.times[0])
   assert users.vector.ndim == items.vector.ndim == 2
   assert len(users.vector) == 3 and len(items.vector) == 4
   scores = scoring.score(users, items)
@@ -135,27 +149,40 @@ def test_no_score_sees_its_own_time(variant):
       np.testing.assert_array_equal(after[j], before[k])
 
 
+def test_training_sees_no_later_split(variant):
+  """Nothing after the training split changes what is learned."""
+  log, inputs, before, state, trainer, plan = trained(variant)
+  other = replays.changed_future(log, log.train_end, 'changed')
+  altered = make_inputs(other, like=inputs)
+  if trainer.system.feed == 'none':
+    return  # nothing is
+  fresh = train.init_state(trainer, 0, altered, plan.capacity)
+  variants.assert_trees_equal(fresh, before)
+  after = three_steps(trainer, plan, altered, fresh)
+  variants.assert_trees_equal(after, state)
+
+
+def test_a_static_system_scores_by_training_events_alone(variant):
+  log, inputs, _, state, trainer, _ = trained(variant)
+  if trainer.system.feed != 'shuffled':
+    pytest.skip('reads what was taken since')
+  cut = log.train_end
+  other = replays.changed_future(log, cut, 'changed')
+  altered = make_inputs(other, like=inputs)
+  score = functools.partial(replays.all_scores, trainer.system, state.params)
+  expected = score(state.memory, inputs, log)
+  actual = score(state.memory, altered, other)
+  of_user = {u: row for u, row in zip(log.users, expected)}
+  known = [k for k, u in enumerate(other.users) if u in of_user]
+  assert any(k >= cut and other.users[k] != log.users[k] for k in known)
+  for k in known:
+    np.testing.assert_array_equal(actual[k], of_user[other.users[k]])
+
+
 def test_padding_is_inert(variant):
   """Rows and steps of padding change no state, whatever they hold."""
   log, inputs, _, state, trainer, plan = trained(variant)
-  size = int(plan.size[0])
-  junk = jnp.arange(len(inputs.users)) >= int(plan.start[0]) + size
-  spoiled = inputs.replace(
-      users=jnp.where(junk, 1, inputs.users),
-      items=jnp.where(junk, 2, inputs.items))
-  if trainer.system.feed != 'none':
-    row = (plan.start[0], plan.size[0], plan.part[0], plan.ready[0])
-    step = functools.partial(train_step, trainer, BATCH)
-    variants.assert_trees_equal(
-        step(inputs, state, row), step(spoiled, state, row))
-    nothing = (np.int32(0), np.int32(0), np.int32(0), np.array(False))
-    after, loss = step(inputs, state, nothing)
-    kept = lambda s: s.replace(memory=trainer.system.reset(s.memory))
-    variants.assert_trees_equal(kept(after), kept(state))
-    variants.assert_trees_equal(
-        _seen(after.memory), _seen(state.memory))
-    assert loss == 0
-  else:
+  if trainer.system.feed == 'none':
     ids = jnp.array([1, 0]), inputs.times[:2]
     pending = batching.pending_of(
         trainer.system, state.params, state.memory, inputs, 2)
@@ -164,11 +191,39 @@ def test_padding_is_inert(variant):
         state.params, state.memory, inputs, pending.replace(
             events=pending.events.replace(users=ids[0], items=ids[0])))
     variants.assert_trees_equal(memory, state.memory)
+    return
+  order = feeds.epoch_order(plan, state.key, 0)
+  size = min(int(plan.size[0]), BATCH - 2)
+  spoiled, junk = inputs, None
+  if order is None:
+    size = int(plan.size[0])
+    after = jnp.arange(len(inputs.users)) >= int(plan.start[0]) + size
+    spoiled = inputs.replace(
+        users=jnp.where(after, 1, inputs.users),
+        items=jnp.where(after, 2, inputs.items))
+  else:
+    junk = order.at[size:].set(order[0])
+  row = (plan.start[0], np.int32(size), plan.part[0], plan.ready[0])
+  step = functools.partial(train_step, trainer, BATCH)
+  variants.assert_trees_equal(
+      step(inputs, state, row, order), step(spoiled, state, row, junk))
+  nothing = (np.int32(0), np.int32(0), np.int32(0), np.array(False))
+  after, (loss, count) = step(inputs, state, nothing, order)
+  kept = lambda s: s.replace(memory=trainer.system.reset(s.memory))
+  variants.assert_trees_equal(kept(after), kept(state))
+  variants.assert_trees_equal(
+      _seen(after.memory), _seen(state.memory))
+  assert loss == count == 0
 
 
 def _seen(memory):
-  """A node memory without the scratch rows of its latest update."""
-  return [(side.state, side.time) for side in (memory.user, memory.item)]
+  """A memory without the scratch rows of node memories' latest update."""
+  if isinstance(memory, NodeMemory):
+    return memory.state, memory.time
+  if hasattr(memory, '__dataclass_fields__'):
+    return [_seen(getattr(memory, name))
+            for name in memory.__dataclass_fields__]
+  return memory
 
 
 def test_every_parameter_learns_within_three_steps(variant):
@@ -186,12 +241,36 @@ def test_every_parameter_learns_within_three_steps(variant):
 
 def test_a_second_run_is_identical(variant):
   _, inputs, _, state, trainer, plan = trained(variant)
-  again = train.init_state(
-      trainer, 0, inputs, BATCH * plan.num_parts)
-  if trainer.system.feed != 'none':
-    for row in list(zip(plan.start, plan.size, plan.part, plan.ready))[:3]:
-      again, _ = train_step(trainer, BATCH, inputs, again, row)
-  variants.assert_trees_equal(again, state)
+  again = train.init_state(trainer, 0, inputs, plan.capacity)
+  variants.assert_trees_equal(
+      three_steps(trainer, plan, inputs, again), state)
+
+
+def test_a_checkpoint_restores_bit_for_bit(variant, tmp_path):
+  _, _, before, state, _, _ = trained(variant)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save('latest', 1, state, {})
+    variants.assert_trees_equal(checkpoints.restore('latest', before), state)
+
+
+def test_a_resumed_epoch_is_the_uninterrupted_one(variant, tmp_path):
+  _, inputs, _, _, trainer, plan = trained(variant)
+  if trainer.system.feed in ('stream', 'none'):
+    pytest.skip('its epochs have one order; test_run.py resumes a stream')
+  epoch = functools.partial(
+      train.run_epoch, trainer, inputs=inputs, plan=plan,
+      progress=lambda events, loss: None)
+  start = lambda: train.init_state(trainer, 0, inputs, plan.capacity)
+  first, _ = epoch(state=start())
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save('latest', 1, first, {})
+    order = feeds.epoch_order(plan, first.key, first.step)
+    whole, record = epoch(state=first)
+    stored = checkpoints.restore('latest', start())
+  assert not np.array_equal(order, feeds.epoch_order(plan, whole.key, 0))
+  parts, again = epoch(state=stored)
+  variants.assert_trees_equal(parts, whole)
+  assert again['loss'] == record['loss']
 
 
 @pytest.mark.parametrize('block', [4, 100])

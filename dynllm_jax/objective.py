@@ -1,0 +1,87 @@
+"""The training objective: sampled negatives, loss and regularizer (SPEC 3.9)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax import batching
+from dynllm_jax import losses
+from dynllm_jax import scoring
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Loss
+from dynllm_jax.types import UserEmbeddings
+
+Embed = Callable[
+    [Array, Array, Array], tuple[UserEmbeddings, ItemEmbeddings]]
+
+
+def sampled_loss(
+    config: Any, embed: Embed, inputs: Inputs, batch: EventBatch,
+    events: Array, key: Array) -> Loss:
+  """The loss of a batch's events against sampled negatives.
+
+  Args:
+    config: `config.train`.
+    embed: `(items [candidates], item_time [], key) ->` the batch's users at
+      their own times and the items; `System.embed` with the rest bound.
+    inputs: for the negatives.
+    batch: the events, [batch].
+    events: i32[batch], their positions in the log.
+    key: of negatives and dropout.
+
+  Returns:
+    The loss, summed over real events.
+  """
+  negative_key, dropout_key = jax.random.split(key)
+  size = len(batch.mask)
+  shared = config.loss == 'softmax'
+  shape = (config.num_negatives,)
+  negatives, allowed = batching.sample_negatives(
+      negative_key, inputs, events, shape if shared else (size, *shape),
+      config.negatives)
+  # No event of the batch is earlier, whatever their order.
+  users, items = embed(
+      jnp.concatenate([batch.items, negatives.reshape(-1)]),
+      jnp.min(batch.times), dropout_key)
+  positives = jax.tree.map(lambda x: x[:size], items)
+  rivals = jax.tree.map(lambda x: x[size:], items)
+  return Loss(
+      total=_ranking_loss(
+          config, users, positives, rivals, allowed, batch.mask),
+      decay=config.regularization * _squares(
+          batch, users.vector, positives.vector, rivals.vector, shared),
+      user_vectors=users.vector,
+      item_vectors=positives.vector)
+
+
+def _ranking_loss(config, users, positives, rivals, allowed, mask):
+  """The loss of SPEC 3.9, summed over real events."""
+  size = len(mask)
+  own = jax.tree.map(lambda x: x[:, None], positives)
+  positive = scoring.score_rows(users, own)[:, 0]
+  if config.loss == 'softmax':
+    return losses.softmax(
+        positive, scoring.score(users, rivals), allowed, mask)
+  rows = ItemEmbeddings(
+      rivals.ids.reshape(size, -1),
+      rivals.vector.reshape(size, -1, rivals.vector.shape[-1]))
+  negative = scoring.score_rows(users, rows)
+  if config.loss == 'margin':
+    return losses.margin(positive, negative, allowed, mask, config.margin)
+  pairwise = {'bpr': losses.bpr, 'bce': losses.bce}[config.loss]
+  return pairwise(positive, negative, allowed, mask)
+
+
+def _squares(batch: EventBatch, users, positives, negatives, shared):
+  """`||Theta||^2` of the batch's embeddings, summed over real events."""
+  per_event = jnp.sum(users ** 2, -1) + jnp.sum(positives ** 2, -1)
+  squares = jnp.sum(negatives ** 2, -1)
+  if not shared:
+    per_event += squares.reshape(len(per_event), -1).sum(-1)
+  total = jnp.sum(jnp.where(batch.mask, per_event, 0.0))
+  return total + squares.sum() if shared else total
