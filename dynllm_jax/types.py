@@ -330,6 +330,7 @@ class System(NamedTuple):
       `config.train`. None: SPEC 3.9 over `embed`.
     sequence_length: of feed 'sequences', events of a row at most: `batch` and
       `events` are [batch, sequence_length], oldest first, padding last.
+    reads_train_graph: whether `Inputs.train_graph` is wanted.
   """
   feed: str
   by_time: bool
@@ -340,3 +341,4 @@ class System(NamedTuple):
   propagate: Callable[..., SystemMemory] = _as_it_is
   loss: Callable[..., Loss] | None = None
   sequence_length: int = 0
+  reads_train_graph: bool = False
