@@ -99,23 +99,36 @@ _exponential_sums.defvjp(_forward, _backward)
 
 def _weights(graph, query, key, top):
   """`w` and `w LeakyReLU'` of every place, f32[rows, fan in, heads]."""
-  logits = query + key
-  real = (graph.levels[0] > 0)[..., None]
-  # Where no edge is, the difference may overflow.
-  weights = jnp.exp(jnp.where(real, _leaky(logits) - top, -jnp.inf))
-  return weights, weights * jnp.where(logits > 0, 1.0, _SLOPE)
+
+  def compute(level, query, key, top):
+    logits = query + key
+    # Where no edge is, the difference may overflow.
+    exponent = jnp.where(
+        (level > 0)[..., None], _leaky(logits) - top, -jnp.inf)
+    weights = jnp.exp(exponent)
+    return weights, weights * jnp.where(logits > 0, 1.0, _SLOPE)
+
+  return propagation.apart(
+      graph, compute, graph.levels[0], query, key, top)
 
 
 def _weighted_sums(graph, weights, x):
   """`sum_j weights_ij x_j`, f32[nodes, heads, head_dim]."""
-  flat = x.reshape(len(x), -1)
-  level = graph.levels[0]
-  rows = sum(
-      jnp.repeat(weights[:, k], x.shape[-1], axis=-1)
-      * propagation.rows(flat, level[:, k]) for k in range(level.shape[1]))
-  return propagation.gather_sums(graph.levels[1:], rows).reshape(x.shape)
+  width = x.shape[-1]
+
+  def compute(levels, weights, x):
+    first = levels[0]
+    rows = sum(
+        jnp.repeat(weights[:, k], width, axis=-1)
+        * propagation.rows(x, first[:, k]) for k in range(first.shape[1]))
+    return propagation.gather_sums(levels[1:], rows)
+
+  return propagation.apart(
+      graph, compute, graph.levels, weights,
+      x.reshape(len(x), -1)).reshape(x.shape)
 
 
 def _totals(graph, weights):
   """`sum_j weights_ij`, f32[nodes, heads]."""
-  return propagation.gather_sums(graph.levels[1:], weights.sum(axis=1))
+  return propagation.apart(
+      graph, propagation.gather_sums, graph.levels[1:], weights.sum(axis=1))
