@@ -1,11 +1,9 @@
 """GraphSAGE (Hamilton et al. 2017, arXiv 1706.02216), mean aggregator.
 
-`h_v^k = ReLU(W^k [h_v^(k-1), mean of h_u^(k-1) over the neighbors u of v])`
-(algorithm 1), without the ReLU on the last layer. The mean is over all
-neighbors, not over a sample of them: a step embeds the whole training graph
-at once, which is what the sample stands for. `normalize` is the algorithm's
-unit length of every layer; it is off, as dot products of unit vectors are too
-close together for a ranking loss.
+`h_v^k = ReLU(W^k [h_v^(k-1), mean of h_u^(k-1) over the neighbors u of v])`,
+then to unit length (algorithm 1), without the ReLU on the last layer. The mean
+is over all neighbors, not over a sample of them: a step embeds the whole
+training graph at once, which is what the sample stands for.
 """
 
 from flax import linen as nn
@@ -20,12 +18,12 @@ from dynllm_jax.types import TrainGraph
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """The paper's setting, but for its width, its sample and `normalize`."""
+  """The paper's setting, but for its width and its sample."""
   return ml_collections.ConfigDict({
       'dim': 128,
       'num_layers': 2,
       'dropout': 0.0,  # of each layer's input
-      'normalize': False,
+      'normalize': True,  # every layer to unit length
       'item_text': False,
   })
 
