@@ -10,7 +10,7 @@ from dynllm_jax.types import Inputs
 
 def build_inputs(
     log: EventLog, item_text: np.ndarray, facets: FacetBank,
-    padding: int) -> Inputs:
+    padding: int, train_graph: bool = False) -> Inputs:
   """Indexes the log, on the host.
 
   Args:
@@ -18,6 +18,7 @@ def build_inputs(
     item_text: f16[items + 1, llm_dim].
     facets: of the log's users.
     padding: rows added to the log, as many as the largest batch has.
+    train_graph: whether the graph of training pairs is built.
 
   Returns:
     Inputs of numpy arrays.
@@ -39,4 +40,5 @@ def build_inputs(
       train_events=np.int32(log.train_end),
       mean_return_days=np.float32(graph.mean_return_days(log)),
       item_text=item_text,
-      facets=facets)
+      facets=facets,
+      train_graph=graph.train_graph(log) if train_graph else None)

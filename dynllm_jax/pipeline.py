@@ -71,7 +71,8 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       config.train.batch_size, config.eval.batch_size,
       batching.MAX_ROWS_BY_TIME)
   inputs = sharding.replicate(
-      mesh, inputs_lib.build_inputs(log, item_text, facet_bank, largest))
+      mesh, inputs_lib.build_inputs(
+          log, item_text, facet_bank, largest, system.reads_train_graph))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
       config, log, facets, inputs, system, trainer, train_plan, mesh,

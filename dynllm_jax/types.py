@@ -159,6 +159,22 @@ class SameTimeItems:
 
 
 @_pytree
+class TrainGraph:
+  """Who took what in training, as one symmetric graph over all nodes.
+
+  Node `u` is user u and node `users + 1 + i` item i, so that the node table
+  is the users' table followed by the items'. An edge joins the two nodes of a
+  distinct (user, item) pair; how often the pair occurs is not kept. A node's
+  neighbors are laid out as a tree for layers/propagation.py: rows of
+  `levels[0]` name nodes, rows of a later level name rows of the level before,
+  and row n of the last level is node n. A place of value 0 is empty.
+  """
+  levels: tuple[Array, ...]  # i32[rows, fan in]
+  owners: Array  # i32[rows of levels[0]], the node whose neighbors a row holds
+  degrees: Array  # f32[users + items + 2]
+
+
+@_pytree
 class FacetBank:
   """The four facets of every user and active window (SPEC 3.6).
 
@@ -187,6 +203,7 @@ class Inputs:
   mean_return_days: Array  # f32[], mu of SPEC 3.4
   item_text: Array  # f16[items + 1, llm_dim]
   facets: FacetBank
+  train_graph: TrainGraph | None = None  # where System.reads_train_graph
 
 
 @_pytree
@@ -313,6 +330,7 @@ class System(NamedTuple):
       `config.train`. None: SPEC 3.9 over `embed`.
     sequence_length: of feed 'sequences', events of a row at most: `batch` and
       `events` are [batch, sequence_length], oldest first, padding last.
+    reads_train_graph: whether `Inputs.train_graph` is wanted.
   """
   feed: str
   by_time: bool
@@ -323,3 +341,4 @@ class System(NamedTuple):
   propagate: Callable[..., SystemMemory] = _as_it_is
   loss: Callable[..., Loss] | None = None
   sequence_length: int = 0
+  reads_train_graph: bool = False

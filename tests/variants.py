@@ -62,6 +62,15 @@ VARIANTS = {
        for system in _RIVALS for name, fields in _RIVAL_OPTIONS.items()
        if set(fields) <= set(config_lib.default(system).model)},
 }
+VARIANTS.update({
+    'gcn, item text': ('gcn', {'item_text': True, 'num_layers': 2}),
+    'gat, item text': ('gat', {'item_text': True, 'num_layers': 2}),
+    'graphsage, item text': ('graphsage', {'item_text': True}),
+    'graphsage, plain': ('graphsage', {'normalize': False, 'num_layers': 2}),
+    'ngcf, plain': ('ngcf', {'normalize': False, 'num_layers': 2}),
+    'lightgcn, softmax': (
+        'lightgcn', {'train.loss': 'softmax', 'train.num_negatives': 5}),
+})
 # Each system once; the others run with --all-combinations.
 MAIN = [*config_lib.system_names(), 'dynllm+walk']
 

@@ -11,6 +11,7 @@ from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
+from dynllm_jax import graph
 from dynllm_jax import scoring
 from dynllm_jax import sharding
 from dynllm_jax import train
@@ -73,14 +74,15 @@ def make_inputs(log, like=None):
   """
   inputs = helpers.random_inputs(log, padding=256)
   # No row is longer; a bound of the log's own would compile for each log.
-  fixed = lambda graph: graph.replace(longest=255)
+  fixed = lambda part: part.replace(longest=255)
   inputs = inputs.replace(
       user_graph=fixed(inputs.user_graph), item_graph=fixed(inputs.item_graph),
-      same_time=fixed(inputs.same_time))
+      same_time=fixed(inputs.same_time),
+      train_graph=jax.tree.map(jnp.asarray, graph.train_graph(log)))
   if like is not None:
     inputs = inputs.replace(
         train_events=like.train_events, facets=like.facets,
-        mean_return_days=like.mean_return_days)
+        mean_return_days=like.mean_return_days, train_graph=like.train_graph)
   return inputs
 
 
