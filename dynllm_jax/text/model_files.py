@@ -1,0 +1,180 @@
+"""The files of a language model: a local directory, or one from the Hub.
+
+Nothing here loads a model, so that a finished store is found, and its model
+told apart from another, on a machine without transformers.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from dynllm_jax.types import InputError
+
+# In the order of preference; the first kind that is there is read.
+WEIGHTS = ('model*.safetensors', 'flax_model*.msgpack')
+# What else decides a result, sentence-transformers' settings included.
+_SETTINGS = (
+    'config.json', 'generation_config.json', 'modules.json',
+    'sentence_*_config.json', '[0-9]_*/config.json', 'tokenizer.json',
+    'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
+    'vocab.txt', 'vocab.json', 'merges.txt', '*.model', '*.spm',
+    'chat_template.*', '*.index.json')
+
+
+def locate(field: str, name: str) -> pathlib.Path:
+  """The directory of a model's files, downloaded if they are not at hand.
+
+  What is in the Hub's local cache is used as it is and needs no network.
+
+  Args:
+    field: the config's field, for messages.
+    name: a local directory or a name on the Hugging Face Hub.
+
+  Raises:
+    InputError: if there is no such model, it has no weights that can be read
+      here, or it would have to be downloaded and cannot.
+  """
+  folder = _at_hand(field, name)
+  if folder is None:
+    folder = _download(field, name)
+  if not weights(folder):
+    raise InputError(
+        f'{field}: {name!r} has no weights in {folder}; allowed: a directory '
+        f'with {" or ".join(WEIGHTS)} (a pytorch_model.bin must be saved '
+        'again as safetensors)')
+  return folder
+
+
+def weights(folder: pathlib.Path) -> list[pathlib.Path]:
+  """A directory's files of weights, of the kind that is preferred."""
+  for pattern in WEIGHTS:
+    if files := sorted(folder.glob(pattern)):
+      return files
+  return []
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """A JSON file's content, or None where there is no such file.
+
+  Raises:
+    InputError: if it is not JSON.
+  """
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise InputError(f'{path}: not valid JSON ({error})') from error
+
+
+def identity(field: str, name: str, notes: str = '') -> str:
+  """What tells a model from every other: a hash of its files' content.
+
+  Args:
+    field, name: as of `locate`.
+    notes: folder in which the identity is noted when the model is at hand and
+      looked up when it is not; '' for none.
+
+  Raises:
+    InputError: if the model is neither at hand nor noted, and `locate` fails.
+  """
+  note = None
+  if notes:
+    key = hashlib.sha256(name.encode()).hexdigest()[:24]
+    note = pathlib.Path(notes, 'models', f'{key}.json')
+  folder = _at_hand(field, name, missing_ok=bool(note and note.exists()))
+  if folder is None or not weights(folder):
+    if note and note.exists():
+      return read_json(note)['identity']
+    folder = locate(field, name)
+  files = {path for pattern in _SETTINGS for path in folder.glob(pattern)}
+  files.update(weights(folder))
+  found = _hash(tuple(
+      (str(path.relative_to(folder)), path.resolve(),
+       path.stat().st_mtime_ns, path.stat().st_size)
+      for path in sorted(files)))
+  if note:
+    content = json.dumps({'model': name, 'identity': found}, indent=1)
+    if not note.exists() or note.read_text(encoding='utf-8') != content:
+      note.parent.mkdir(parents=True, exist_ok=True)
+      fresh = note.with_suffix('.new')
+      fresh.write_text(content, encoding='utf-8')
+      fresh.rename(note)
+  return found
+
+
+@functools.lru_cache(maxsize=8)
+def _hash(files: tuple[tuple[str, pathlib.Path, int, int], ...]) -> str:
+  total = hashlib.sha256()
+  for name, path, _, _ in files:
+    with open(path, 'rb') as file:
+      total.update(f'{name}\0'.encode())
+      total.update(hashlib.file_digest(file, 'sha256').digest())
+  return total.hexdigest()[:32]
+
+
+def _at_hand(
+    field: str, name: str, missing_ok: bool = False) -> pathlib.Path | None:
+  """The directory of a model that needs no download, or None."""
+  if not name:
+    raise InputError(
+        f"{field}: '' is not allowed; it must be a model's directory or its "
+        'name on the Hugging Face Hub')
+  folder = pathlib.Path(name).expanduser()
+  if folder.is_dir():
+    return folder
+  if name.startswith(('/', '.', '~')) or name.count('/') > 1:
+    if missing_ok:
+      return None
+    raise InputError(
+        f'{field}: {name!r} is not a directory; allowed: a directory or a '
+        'name on the Hugging Face Hub, as owner/model')
+  try:
+    from huggingface_hub import errors, snapshot_download
+  except ImportError:
+    return None
+  try:
+    cached = pathlib.Path(snapshot_download(name, local_files_only=True))
+  except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+    return None
+  complete = (cached / 'config.json').exists() and weights(cached)
+  return cached if complete else None
+
+
+def _download(field: str, name: str) -> pathlib.Path:
+  """Fetches a model from the Hub, of its weights one kind only."""
+  try:
+    from huggingface_hub import errors, snapshot_download
+  except ImportError as error:
+    raise missing(field, error) from error
+  try:
+    folder = pathlib.Path(snapshot_download(name, allow_patterns=_SETTINGS))
+    for pattern in WEIGHTS:
+      if not weights(folder):
+        snapshot_download(name, allow_patterns=[pattern])
+    return folder
+  except errors.GatedRepoError as error:
+    raise InputError(
+        f'{field}: {name!r} is open to those only whom its owner admits; log '
+        'in to the Hugging Face Hub with such an account, or name a local '
+        'directory') from error
+  except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    raise InputError(
+        f'{field}: {name!r} is neither a directory here nor a model on the '
+        'Hugging Face Hub') from error
+  # Whatever else stops it, time-outs and proxies included, has no base class
+  # in common but this.
+  except (OSError, errors.HfHubHTTPError) as error:
+    raise InputError(
+        f'{field}: {name!r} is not in the local cache and the Hugging Face '
+        f'Hub cannot be reached ({type(error).__name__}: {error}); allowed: a '
+        'local directory, or a network') from error
+
+
+def missing(field: str, error: ImportError) -> InputError:
+  """The error for a machine without transformers."""
+  return InputError(
+      f'{field}: this needs the package transformers, 4.57 or a later 4.x '
+      f'({error}); install it, or use a store that is finished')
