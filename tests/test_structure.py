@@ -20,7 +20,8 @@ FLOORS = [
 ]
 # Who may import what is slow to import; and only inside a function.
 LAZY = {
-    'transformers': {'facets', 'text'},
+    'transformers': {'facets', 'text'}, 'huggingface_hub': {'text'},
+    'openai': {'facets', 'text'},
     'tensorflow_datasets': {'datasets'}}
 HARNESS = (
     'train', 'evaluate', 'pipeline', 'run', 'results', 'feeds', 'objective')

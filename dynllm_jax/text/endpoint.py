@@ -1,0 +1,254 @@
+"""Calls to an OpenAI-compatible endpoint: retried, bounded, counted.
+
+Shared by the encoder and the writer that use one. Fields of their config that
+are read here:
+
+    base_url        '' for OpenAI itself, else such as http://host:8000/v1
+    concurrency     calls in flight at once
+    timeout_s       seconds that an answer may take
+    num_retries     of a call that fails for a passing reason
+    max_calls       spending limit of a run, retries included; 0 for none
+    max_tokens      likewise, in and out together, as the endpoint counts them
+
+The key is read from the environment, OPENAI_API_KEY, and from nowhere else.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from dynllm_jax.types import InputError
+
+KEY_VARIABLE = 'OPENAI_API_KEY'
+_MAX_DELAY = 60.0  # seconds between two tries
+_CHECKS = {
+    'concurrency': (lambda v: v >= 1, 'a number from 1'),
+    'timeout_s': (lambda v: v > 0, 'a number above 0'),
+    'num_retries': (lambda v: v >= 0, 'a number from 0'),
+    'max_calls': (lambda v: v >= 0, 'a number from 0, which is no limit'),
+    'max_tokens': (lambda v: v >= 0, 'a number from 0, which is no limit'),
+}
+
+
+class BadAnswerError(Exception):
+  """An answer that is not what was asked for; the call is tried again."""
+
+
+class Refused(Exception):
+  """What became of a request that the endpoint will never answer.
+
+  Its text says why. It is a result, not raised: other requests go on.
+  """
+
+
+@dataclasses.dataclass
+class Usage:
+  """What has been spent, and how often calls were tried again.
+
+  Attributes:
+    calls: tries of all requests.
+    retries: those of them that were not the first.
+    tokens: in and out, as the endpoint counts them.
+  """
+  calls: int = 0
+  retries: int = 0
+  tokens: int = 0
+
+
+class Endpoint:
+  """Runs requests on threads of its own; `usage` says what they have spent."""
+
+  def __init__(self, field: str, settings: Any):
+    """Makes the client; no call is made.
+
+    Args:
+      field: where the settings are in the config, as 'facets.encoder'.
+      settings: the fields named above.
+
+    Raises:
+      InputError: if a field is not allowed, the key is missing, or the
+        package `openai` is.
+    """
+    for name, (good, allowed) in _CHECKS.items():
+      if not good(settings[name]):
+        raise InputError(
+            f'{field}.{name}: {settings[name]!r} is not allowed; it must be '
+            f'{allowed}')
+    try:
+      import openai
+    except ImportError as error:
+      raise InputError(
+          f'{field}.name: \'openai\' needs the package openai ({error}); '
+          "install it with pip install 'dynllm_jax[llm]'") from error
+    key = os.environ.get(KEY_VARIABLE, '')
+    if not key and not settings.base_url:
+      raise InputError(
+          f'{field}.name: \'openai\' needs the environment variable '
+          f'{KEY_VARIABLE}, or {field}.base_url of a server without keys')
+    self._openai, self._field, self._settings = openai, field, settings
+    try:
+      self.client = openai.OpenAI(
+          api_key=key or 'none', timeout=settings.timeout_s, max_retries=0,
+          base_url=settings.base_url or 'https://api.openai.com/v1')
+    except (ValueError, TypeError, openai.OpenAIError) as error:
+      raise InputError(
+          f'{field}.base_url: {settings.base_url!r} ({error}); it must be as '
+          'http://host:8000/v1') from error
+    self.usage = Usage()
+    self._reserved = 0
+    self._changed = threading.Condition()
+    self._stop = threading.Event()
+    self._first_delay = 0.5
+
+  def run(
+      self, requests: Iterable[Any],
+      call: Callable[[Any, Any], tuple[Any, int]],
+      tokens: Callable[[Any], int] = lambda request: 0
+  ) -> Iterator[tuple[Any, Any]]:
+    """Answers requests, in the order in which answers come.
+
+    Args:
+      requests: anything that `call` understands; taken as calls become free.
+      call: makes one call, `call(client, request)`, and returns its result and
+        the tokens it has cost. For a malformed answer it raises
+        BadAnswerError, or stumbles over what it reads. It is called on several
+        threads at once.
+      tokens: at most how many a request may cost, held back from the limit
+        while it is in flight.
+
+    Yields:
+      A request and its result; a `Refused` where there never will be one.
+
+    Raises:
+      InputError: if a limit is reached, the endpoint refuses the key, the
+        model or the address, or retries are used up. By then every call in
+        flight has been finished and yielded, and no other was begun.
+    """
+    self._stop.clear()
+    requests, pending, failure = iter(requests), {}, None
+    with concurrent.futures.ThreadPoolExecutor(
+        self._settings.concurrency) as pool:
+      try:
+        more = True
+        while more or pending:
+          while (more and failure is None
+                 and len(pending) < self._settings.concurrency):
+            try:
+              request = next(requests)
+            except StopIteration:
+              more = False
+            else:
+              pending[pool.submit(
+                  self._answer, call, request, tokens(request))] = request
+          if not pending:
+            break
+          done, _ = concurrent.futures.wait(
+              pending, return_when=concurrent.futures.FIRST_COMPLETED)
+          for future in done:
+            request = pending.pop(future)
+            try:
+              result = future.result()
+            except InputError as error:
+              failure = failure or error
+              self._stop.set()
+            else:
+              yield request, result
+      finally:
+        self._stop.set()
+    if failure is not None:
+      raise failure
+
+  def _answer(self, call: Callable, request: Any, most: int) -> Any:
+    """Calls until there is an answer, or a reason why there will be none."""
+    api, why = self._openai, None
+    for retry in range(self._settings.num_retries + 1):
+      if retry:
+        self._wait(retry, why)
+      self._reserve(most, retry)
+      spent = 0
+      try:
+        result, spent = call(self.client, request)
+        return result
+      except (api.AuthenticationError, api.PermissionDeniedError) as error:
+        raise InputError(
+            f'{KEY_VARIABLE}: refused by {self._where()} ({_short(error)})'
+        ) from error
+      except api.NotFoundError as error:
+        raise InputError(
+            f'{self._field}.model: {self._settings.model!r} is not served by '
+            f'{self._where()}, or {self._field}.base_url is wrong '
+            f'({_short(error)})') from error
+      except (api.APIConnectionError, api.RateLimitError,
+              api.InternalServerError, api.ConflictError,
+              api.APIResponseValidationError, BadAnswerError,
+              json.JSONDecodeError) as error:
+        why = error  # time-outs are connection errors
+      # JSON of another shape, on which `call` stumbles: the client lets it by.
+      except (AttributeError, IndexError, KeyError, TypeError) as error:
+        why = BadAnswerError(f'{type(error).__name__}: {error}')
+      except api.APIStatusError as error:
+        if error.status_code != 408:
+          return Refused(_short(error))
+        why = error
+      finally:
+        with self._changed:
+          self._reserved -= most
+          self.usage.tokens += spent
+          self._changed.notify_all()
+    if isinstance(why, (BadAnswerError, json.JSONDecodeError)):
+      return Refused(f'malformed answers only; the last: {_short(why)}')
+    raise InputError(
+        f'{self._field}.base_url: {self._where()} failed '
+        f'{self._settings.num_retries + 1} times in a row ({_short(why)}); '
+        'what is finished is kept, the same command goes on from there'
+    ) from why
+
+  def _reserve(self, most: int, retry: int) -> None:
+    """Counts a call that is about to be made, if the limits allow it."""
+    limits = self._settings
+    with self._changed:
+      # What calls in flight hold back may come free when they end.
+      while self._reserved and self._over(most):
+        self._changed.wait()
+      name = 'max_tokens' if self._over(most) else 'max_calls'
+      if self._over(most) or (
+          limits.max_calls and self.usage.calls >= limits.max_calls):
+        raise InputError(
+            f'{self._field}.{name}: the spending limit of {limits[name]:,} is '
+            f'reached after {self.usage.calls:,} calls and '
+            f'{self.usage.tokens:,} tokens; what is finished is kept, the '
+            'same command goes on with a fresh limit')
+      self.usage.calls += 1
+      self.usage.retries += bool(retry)
+      self._reserved += most
+
+  def _over(self, most: int) -> bool:
+    """Whether a call of `most` tokens might exceed the limit."""
+    limit = self._settings.max_tokens
+    return bool(limit) and self.usage.tokens + self._reserved + most > limit
+
+  def _wait(self, retry: int, why: Exception) -> None:
+    """Backs off, at least as long as the endpoint asks for."""
+    delay = min(_MAX_DELAY, self._first_delay * 2 ** (retry - 1))
+    # Threads that failed together should not come back together.
+    delay *= random.uniform(0.5, 1)
+    headers = getattr(getattr(why, 'response', None), 'headers', {})
+    try:
+      asked = float(headers.get('retry-after', 0))
+    except ValueError:  # a date
+      asked = 0
+    if self._stop.wait(max(delay, min(asked, _MAX_DELAY))):
+      raise InputError('stopped')
+
+  def _where(self) -> str:
+    return self._settings.base_url or 'OpenAI'
+
+
+def _short(error: Exception) -> str:
+  text = ' '.join(f'{type(error).__name__}: {error}'.split())
+  return text if len(text) <= 300 else f'{text[:300]}...'

@@ -1,0 +1,187 @@
+"""Calls to an endpoint that fails in every way an endpoint can."""
+
+import pathlib
+import sys
+import threading
+import time
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import fake_endpoint
+
+from dynllm_jax.text import endpoint as endpoint_lib
+from dynllm_jax.types import InputError
+
+FIELD = 'facets.encoder'
+
+
+def _make(server, **fields):
+  made = endpoint_lib.Endpoint(FIELD, fake_endpoint.settings(server, **fields))
+  made._first_delay = 0.01
+  return made
+
+
+def _call(client, request):
+  """Asks for the embedding of a text; costs what the answer says."""
+  answer = client.embeddings.create(
+      model='m', input=[request], encoding_format='float')
+  if not answer.data or len(answer.data[0].embedding) != 1:
+    raise endpoint_lib.BadAnswerError('no vector of one')
+  return answer.data[0].embedding[0], answer.usage.total_tokens
+
+
+def _good(body, value=None):
+  """The length of the text as its vector, at seven tokens a call."""
+  value = [len(body['input'][0])] if value is None else value
+  return 200, {
+      'object': 'list', 'model': 'm', 'data': [
+          {'object': 'embedding', 'index': 0, 'embedding': value}],
+      'usage': {'prompt_tokens': 7, 'total_tokens': 7}}
+
+
+def _texts(count):
+  return ['x' * n for n in range(1, count + 1)]
+
+
+def test_every_request_is_answered_once(monkeypatch):
+  monkeypatch.setenv('OPENAI_API_KEY', 'secret')
+  def answer(body, number):
+    time.sleep(0.05)
+    return _good(body)
+  with fake_endpoint.serve(answer) as server:
+    made = _make(server, concurrency=3)
+    taken = []
+    requests = (taken.append(text) or text for text in _texts(10))
+    answers = made.run(requests, _call)
+    first = next(answers)
+    assert len(taken) <= 4  # no faster than calls become free
+    found = dict([first, *answers])
+  assert found == {text: len(text) for text in _texts(10)}
+  assert server.most == 3
+  assert set(server.keys) == {'Bearer secret'}
+  assert made.usage == endpoint_lib.Usage(calls=10, retries=0, tokens=70)
+
+
+@pytest.mark.parametrize('failure', [
+    ('stall', 3.0), ('drop', None), (429, {'error': {'message': 'slow down'}}),
+    (500, {'error': {'message': 'oops'}}), (503, b'<html>busy</html>'),
+    (408, {}), (409, {}), (200, b'{"object": "list", "da'),
+    (200, {'object': 'list', 'data': []}), (200, [1, 2]), (200, b'')],
+    ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}')
+def test_a_passing_failure_is_tried_again(failure):
+  def answer(body, number):
+    return failure if number in (1, 2) else _good(body)
+  with fake_endpoint.serve(answer) as server:
+    made = _make(server, concurrency=1, timeout_s=0.5)
+    found = dict(made.run(_texts(4), _call))
+  assert found == {text: len(text) for text in _texts(4)}
+  assert made.usage == endpoint_lib.Usage(calls=6, retries=2, tokens=28)
+
+
+def test_a_server_that_says_when_is_heeded():
+  times = []
+  def answer(body, number):
+    times.append(time.monotonic())
+    return (429, {}, {'Retry-After': '0.5'}) if not number else _good(body)
+  with fake_endpoint.serve(answer) as server:
+    assert len(list(_make(server).run(_texts(1), _call))) == 1
+  assert times[1] - times[0] >= 0.5
+
+
+def test_a_failure_that_stays_ends_the_run_and_loses_nothing():
+  late = threading.Event()
+  def answer(body, number):
+    if len(body['input'][0]) == 3:
+      return 500, {}
+    if len(body['input'][0]) == 4:
+      late.wait(5)  # in flight while the third gives up
+    return _good(body)
+  found = {}
+  with fake_endpoint.serve(answer) as server:
+    made = _make(server, concurrency=2)
+    threading.Timer(1, late.set).start()
+    with pytest.raises(InputError, match='base_url: .* failed 4 times in a'):
+      for text, value in made.run(_texts(100), _call):
+        found[text] = value
+  assert found == {'x': 1, 'xx': 2, 'xxxx': 4}
+  assert [len(call['input'][0]) for call in server.calls].count(3) == 4
+
+
+def test_no_server():
+  with fake_endpoint.serve(None) as server:
+    pass
+  with pytest.raises(InputError, match='APIConnectionError'):
+    list(_make(server).run(_texts(1), _call))
+
+
+@pytest.mark.parametrize('status, match', [
+    (401, 'OPENAI_API_KEY: refused'), (403, 'OPENAI_API_KEY: refused'),
+    (404, "facets.encoder.model: 'm' is not served")])
+def test_what_no_retry_mends_ends_the_run(status, match):
+  with fake_endpoint.serve(lambda body, number: (status, {})) as server:
+    with pytest.raises(InputError, match=match):
+      list(_make(server, concurrency=1).run(_texts(9), _call))
+  assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize('bad, calls', [
+    ((400, {'error': {'message': 'too long'}}), 1), ((413, {}), 1),
+    ((422, {}), 1), ((200, b'{'), 4), ((200, {'data': []}), 4)])
+def test_a_request_that_is_refused_does_not_stop_the_others(bad, calls):
+  def answer(body, number):
+    return bad if body['input'] == ['xx'] else _good(body)
+  with fake_endpoint.serve(answer) as server:
+    found = dict(_make(server).run(_texts(3), _call))
+  assert isinstance(found.pop('xx'), endpoint_lib.Refused)
+  assert found == {'x': 1, 'xxx': 3}
+  assert [call['input'] for call in server.calls].count(['xx']) == calls
+
+
+def test_the_limit_on_calls_counts_retries():
+  def answer(body, number):
+    return (500, {}) if number == 0 else _good(body)
+  found = {}
+  with fake_endpoint.serve(answer) as server:
+    made = _make(server, max_calls=3, concurrency=1)
+    with pytest.raises(
+        InputError, match='max_calls: the spending limit of 3 .* 14 tokens'):
+      for text, value in made.run(_texts(5), _call):
+        found[text] = value
+  assert found == {'x': 1, 'xx': 2}
+  assert len(server.calls) == 3
+
+
+@pytest.mark.parametrize('concurrency', [1, 4])
+def test_the_limit_on_tokens_is_never_exceeded(concurrency):
+  """A call holds 10 tokens back and costs 7: of 30, 24 = 10 + 2 * 7 allow a
+  third call, and 9 = 30 - 3 * 7 no fourth."""
+  found = []
+  with fake_endpoint.serve(lambda body, number: _good(body)) as server:
+    made = _make(server, max_tokens=30, concurrency=concurrency)
+    with pytest.raises(InputError, match='max_tokens: the spending limit of'):
+      for pair in made.run(_texts(9), _call, tokens=lambda text: 10):
+        found.append(pair)
+  assert len(found) == len(server.calls) == 3
+  assert made.usage.tokens == 21
+
+
+@pytest.mark.parametrize('name, value', [
+    ('concurrency', 0), ('timeout_s', 0), ('num_retries', -1),
+    ('max_calls', -1), ('max_tokens', -1)])
+def test_fields_are_checked(name, value):
+  with fake_endpoint.serve(None) as server:
+    with pytest.raises(InputError, match=f'facets.encoder.{name}: {value}'):
+      _make(server, **{name: value})
+
+
+def test_a_missing_key_or_package(monkeypatch):
+  monkeypatch.delenv('OPENAI_API_KEY', raising=False)
+  with fake_endpoint.serve(None) as server:
+    _make(server)  # a server without keys
+    server.url = ''
+    with pytest.raises(InputError, match='variable OPENAI_API_KEY, or'):
+      _make(server)
+    monkeypatch.setitem(sys.modules, 'openai', None)
+    with pytest.raises(InputError, match=r"dynllm_jax\[llm\]"):
+      _make(server)
