@@ -93,7 +93,20 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
       'facets': {
           'window_days': 30.0,
           'writer': {'name': 'rules'},
-          'encoder': {'name': 'hashing', 'model': '', 'dim': 384},
+          'encoder': {
+              'name': 'hashing',  # a file of dynllm_jax/text: flax, openai
+              'dim': 384,  # of hashing
+              # A directory, a name on the Hugging Face Hub, or of a server.
+              'model': '',
+              # Of flax; auto: as the model's directory has it.
+              'pooling': 'auto',  # auto, mean, cls, last
+              'normalize': 'auto',  # auto, yes, no
+              'max_length': 0,  # tokens of a text; 0: the model's
+              'batch_tokens': 0,  # padding included; 0: by the device
+              # Of openai, in text/endpoint.py; 0 is no limit.
+              'base_url': '', 'concurrency': 8, 'timeout_s': 60.0,
+              'num_retries': 6, 'max_calls': 0, 'max_tokens': 0,
+          },
       },
       'model': {},
       'train': {
@@ -198,12 +211,16 @@ def system_module(name: str) -> Any:
   return importlib.import_module(f'dynllm_jax.models.{name}')
 
 
+# How texts are encoded, not to what.
+_ENCODING = tuple(f'facets.encoder.{name}' for name in (
+    'batch_tokens', 'base_url', 'concurrency', 'timeout_s', 'num_retries',
+    'max_calls', 'max_tokens'))
 # What may change between a checkpoint and a run that goes on from it.
 _FREE_TO_RESUME = (
-    'data', 'mesh', 'train.num_epochs', 'train.patience', 'train.chunk',
-    'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
+    *_ENCODING, 'data', 'mesh', 'train.num_epochs', 'train.patience',
+    'train.chunk', 'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
 # And an evaluation, which trains nothing.
-_FREE_TO_EVALUATE = ('data', 'mesh', 'train', 'eval', 'seed')
+_FREE_TO_EVALUATE = (*_ENCODING, 'data', 'mesh', 'train', 'eval', 'seed')
 
 
 def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:

@@ -9,59 +9,14 @@ import pathlib
 import platform
 import resource
 import subprocess
-import sys
 import tempfile
-import time
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 import dynllm_jax
-
-_LINE_SECONDS = 60  # between two lines of progress off a terminal
-
-
-def say(line: str) -> None:
-  """Prints a line of the run's story at once."""
-  print(line, flush=True)
-
-
-class Progress:
-  """Events done: a bar on a terminal, a line a minute elsewhere.
-
-  Args:
-    what: the work, in a word or two.
-    total: events.
-  """
-
-  def __init__(self, what: str, total: int):
-    self._bar = tqdm.tqdm(
-        total=total, desc=what, unit='event', unit_scale=True, leave=False,
-        disable=not sys.stderr.isatty())
-    self._what, self._total, self._done = what, total, 0
-    self._began = self._said = time.perf_counter()
-
-  def __call__(self, events: int, loss: float | None = None) -> None:
-    """Adds finished events and, in training, shows their mean loss."""
-    self._done += events
-    if loss is not None:
-      self._bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
-    self._bar.update(events)
-    now = time.perf_counter()
-    if self._bar.disable and now - self._said >= _LINE_SECONDS:
-      self._said = now
-      rate = self._done / (now - self._began)
-      left = (self._total - self._done) / rate
-      note = '' if loss is None else f', loss {loss:.4f}'
-      say(f'{self._what}: {self._done:,} of {self._total:,} events, '
-          f'{rate:,.0f} events/s, {left:,.0f} s left{note}')
-
-  def close(self) -> float:
-    """Ends the bar; returns the seconds since the start."""
-    self._bar.close()
-    return time.perf_counter() - self._began
+from dynllm_jax.progress import Progress, say  # pylint: disable=unused-import
 
 
 class RunFolder:

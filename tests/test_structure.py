@@ -15,8 +15,9 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
     'reporting', 'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
-    'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses', 'metrics', 'memory', 'graph',
-    'types', '',  # the package itself, for its version
+    'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
+    'metrics', 'memory', 'graph', 'progress', 'types',
+    '',  # the package itself, for its version
 ]
 # Who may import what is slow to import; and only inside a function.
 LAZY = {

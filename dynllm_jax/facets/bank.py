@@ -58,7 +58,7 @@ def build(
   key = _key(
       VERSION, windows.VERSION, log.fingerprint, window,
       writer_config.to_dict(), writers.writer(writer_config).VERSION,
-      encoder_config.to_dict(), encoders.encoder(encoder_config).VERSION)
+      encoders.identity(encoder_config, _store(cache_dir)))
 
   def make(folder: pathlib.Path) -> dict[str, Any]:
     start = time.monotonic()
@@ -116,8 +116,8 @@ def item_text(
     InputError: if a field of the config is not allowed.
   """
   key = _key(
-      VERSION, log.fingerprint, encoder_config.to_dict(),
-      encoders.encoder(encoder_config).VERSION)
+      VERSION, log.fingerprint,
+      encoders.identity(encoder_config, _store(cache_dir)))
 
   def make(folder: pathlib.Path) -> dict[str, Any]:
     texts = [
@@ -136,10 +136,14 @@ def _encode_table(
     encoder_config: Any, texts: list[str], cache_dir: str
 ) -> np.ndarray:
   """Encodes texts; row 0 is zeros whatever an encoder makes of ''."""
-  table = encoders.encode(
-      encoder_config, texts, os.path.join(cache_dir, 'encoded'))
+  table = encoders.encode(encoder_config, texts, _store(cache_dir))
   table[0] = 0
   return table
+
+
+def _store(cache_dir: str) -> str:
+  """Where encoders keep what was dear to compute."""
+  return os.path.join(cache_dir, 'encoded')
 
 
 def _write_provenance(

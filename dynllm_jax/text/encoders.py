@@ -4,6 +4,8 @@ An encoder is one file in this folder, found by its name, with
 
     VERSION: int, raised whenever the same text gets another embedding
     encode(encoder_config, texts, store='') -> f16[texts, dim]
+    identity(encoder_config, store='') -> what embeddings follow from but the
+        text: JSON values, the VERSION among them
     describe(encoder_config) -> str
 
 `store` is a folder in which an encoder may keep what is dear to compute, so
@@ -37,6 +39,19 @@ def encode(
     InputError: if there is no such encoder or a field of its is not allowed.
   """
   return encoder(encoder_config).encode(encoder_config, texts, store)
+
+
+def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
+  """What embeddings follow from but the text, as JSON values.
+
+  Args:
+    encoder_config: `config.facets.encoder`.
+    store: as of `encode`.
+
+  Raises:
+    InputError: if there is no such encoder, or its model cannot be had.
+  """
+  return encoder(encoder_config).identity(encoder_config, store)
 
 
 def describe(encoder_config: Any) -> str:

@@ -69,6 +69,13 @@ def encode(
   return out
 
 
+def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
+  """What embeddings follow from but the text."""
+  del store
+  return {
+      'encoder': 'hashing', 'version': VERSION, 'dim': encoder_config.dim}
+
+
 def describe(encoder_config: Any) -> str:
   """The encoder in words, for reports."""
   return (f'hashing character n-grams, {encoder_config.dim} dims '

@@ -1,0 +1,51 @@
+"""Progress of long work: a bar on a terminal, a line a minute elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+_LINE_SECONDS = 60  # between two lines of progress off a terminal
+
+
+def say(line: str) -> None:
+  """Prints a line of the run's story at once."""
+  print(line, flush=True)
+
+
+class Progress:
+  """Things done: a bar on a terminal, a line a minute elsewhere.
+
+  Args:
+    what: the work, in a word or two.
+    total: of things.
+    unit: one of them, in a word.
+  """
+
+  def __init__(self, what: str, total: int, unit: str = 'event'):
+    self._bar = tqdm.tqdm(
+        total=total, desc=what, unit=unit, unit_scale=True, leave=False,
+        disable=not sys.stderr.isatty())
+    self._what, self._total, self._done = what, total, 0
+    self._unit = unit
+    self._began = self._said = time.perf_counter()
+
+  def __call__(self, count: int, loss: float | None = None) -> None:
+    """Adds finished things and, in training, shows their mean loss."""
+    self._done += count
+    if loss is not None:
+      self._bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
+    self._bar.update(count)
+    now = time.perf_counter()
+    if self._bar.disable and now - self._said >= _LINE_SECONDS:
+      self._said = now
+      rate = self._done / (now - self._began)
+      left = (self._total - self._done) / rate
+      note = '' if loss is None else f', loss {loss:.4f}'
+      say(f'{self._what}: {self._done:,} of {self._total:,} {self._unit}s, '
+          f'{rate:,.0f} {self._unit}s/s, {left:,.0f} s left{note}')
+
+  def close(self) -> float:
+    """Ends the bar; returns the seconds since the start."""
+    self._bar.close()
+    return time.perf_counter() - self._began
