@@ -31,7 +31,7 @@ _BUCKETS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384,
             512, 768, 1024, 1536, 2048, 3072, 4096)
 _MAX_POSITIONS = 4096
 # Tokens of a batch: what stays in a CPU's cache, and what fills another device.
-_CPU_BATCH_TOKENS = 1024
+_CPU_BATCH_TOKENS = 512
 _BATCH_TOKENS = 65_536
 
 
@@ -117,29 +117,39 @@ def vectors(
   loaded = flax_models.load(
       f'{_FIELD}.model', encoder_config.model, 'encoder',
       max_positions=_MAX_POSITIONS)
+  yield from runner(encoder_config, loaded)(texts)
+
+
+def runner(
+    encoder_config: Any, loaded: flax_models.Loaded
+) -> Callable[[Sequence[str]], Iterator[tuple[np.ndarray, np.ndarray]]]:
+  """A function as `vectors` of a model that is loaded; it compiles once."""
   settings = read_settings(encoder_config, loaded)
-  tokens = _tokenize(loaded.tokenizer, texts, settings)
   devices = jax.local_devices()
   mesh = Mesh(np.array(devices), ('data',))
   shard = NamedSharding(mesh, PartitionSpec('data'))
   params = jax.device_put(
       jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.params),
       NamedSharding(mesh, PartitionSpec()))
-  run = jax.jit(_forward(loaded.model, settings))
+  forward = jax.jit(_forward(loaded.model, settings))
   budget = encoder_config.batch_tokens or (
       _CPU_BATCH_TOKENS if devices[0].platform == 'cpu'
       else _BATCH_TOKENS * len(devices))
-  before = None
-  for positions, ids, lengths in batches(
-      tokens, budget, len(devices), settings.max_length,
-      loaded.tokenizer.pad_token_id or 0):
-    # The next batch is under way while the host takes the last one in.
-    after = positions, run(params, *jax.device_put((ids, lengths), shard))
+
+  def run(texts):
+    before = None
+    for positions, ids, lengths in batches(
+        _tokenize(loaded.tokenizer, texts, settings), budget, len(devices),
+        settings.max_length, loaded.tokenizer.pad_token_id or 0):
+      # The next batch is under way while the host takes the last one in.
+      after = positions, forward(params, *jax.device_put((ids, lengths), shard))
+      if before:
+        yield before[0], np.asarray(before[1])[:len(before[0])]
+      before = after
     if before:
       yield before[0], np.asarray(before[1])[:len(before[0])]
-    before = after
-  if before:
-    yield before[0], np.asarray(before[1])[:len(before[0])]
+
+  return run
 
 
 def batches(

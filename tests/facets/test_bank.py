@@ -99,11 +99,20 @@ def test_second_run_reads_the_cache(log, tmp_path):
 
 
 @pytest.mark.parametrize('changes', [
-    {'window_days': 5.0}, {'encoder.dim': 16}, {'encoder.model': 'x'}])
+    {'window_days': 5.0}, {'encoder.dim': 16}])
 def test_another_config_is_another_folder(log, tmp_path, changes):
   _, first = bank.build(config(), log, str(tmp_path))
   _, other = bank.build(config(**changes), log, str(tmp_path))
   assert first['folder'] != other['folder']
+
+
+@pytest.mark.parametrize('changes', [
+    {'encoder.model': 'x'}, {'encoder.num_retries': 9}])
+def test_a_field_that_changes_nothing_is_the_same_folder(
+    log, tmp_path, changes):
+  _, first = bank.build(config(), log, str(tmp_path))
+  _, other = bank.build(config(**changes), log, str(tmp_path), silent)
+  assert first['folder'] == other['folder']
 
 
 def test_another_log_is_another_folder(log, make_log, tmp_path):
