@@ -70,7 +70,8 @@ def encode(
     InputError: if a field is not allowed, or the model cannot be had.
   """
   _check(encoder_config)
-  about = identity(encoder_config, store) if store else {}
+  about = (identity(encoder_config, store) if store
+           else {'encoder': 'flax'})  # which asks for no model's hash
   return kept.encode(
       texts, lambda missing: vectors(encoder_config, missing), about, store)
 

@@ -294,6 +294,16 @@ def test_a_run_that_breaks_off_goes_on(model, tmp_path, monkeypatch):
   assert asked[0] == asked[1] > 0
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 7e4])
+def test_a_vector_that_half_precision_cannot_hold(
+    model, tmp_path, monkeypatch, bad):
+  monkeypatch.setattr(flax, 'vectors', lambda config, texts: iter([
+      ([0], np.ones((1, 3), np.float32)),
+      ([1], np.full((1, 3), bad, np.float32))]))
+  with pytest.raises(InputError, match='not finite in half precision'):
+    encoders.encode(_config(model[0]), ['a', 'b'], str(tmp_path))
+
+
 _SHARDED = '''
 import sys
 import jax, numpy as np
