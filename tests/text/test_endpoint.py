@@ -1,13 +1,11 @@
 """Calls to an endpoint that fails in every way an endpoint can."""
 
-import pathlib
 import sys
 import threading
 import time
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import fake_endpoint
 
 from dynllm_jax.text import endpoint as endpoint_lib

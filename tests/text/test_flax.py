@@ -1,6 +1,7 @@
 """The encoder `flax`: against plain numpy, and what it keeps and shares."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,6 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny_models
 
 from dynllm_jax import config as config_lib
@@ -75,7 +75,7 @@ def _bert(params, ids):
                  'dense')
     x = _layer_norm(x + out, get, *at, 'attention', 'output', 'LayerNorm')
     y = _dense(x, get, *at, 'intermediate', 'dense')
-    gelu = y * (1 + np.vectorize(__import__('math').erf)(y / np.sqrt(2))) / 2
+    gelu = y * (1 + np.vectorize(math.erf)(y / np.sqrt(2))) / 2
     x = _layer_norm(x + _dense(gelu, get, *at, 'output', 'dense'), get, *at,
                     'output', 'LayerNorm')
   return x

@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import pathlib
 import sys
 import threading
 
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import tiny_models
 
 from dynllm_jax.text import flax_models, model_files

@@ -1,12 +1,8 @@
 """The encoder `openai`, against a local server."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import fake_endpoint
 
 from dynllm_jax import config as config_lib
