@@ -1,6 +1,6 @@
 """The encoder `flax` beside sentence-transformers: same texts, one run.
 
-    python experiments/encoder_speed.py --model=DIR --items=items.csv \
+    python -m experiments.encoder_speed --model=DIR --items=items.csv \
         --peer_python=OTHER_VENV/bin/python --out=encoder_speed.md
 
 Both encode the same titles in turn, round after round, on the same cores, so
