@@ -46,9 +46,11 @@ _FIXTURE_ROWS, _FIXTURE_EVERY = 8, 16
 # and of the processor.
 _PEER_CODE = '''
 import json, os, sys, time
+cores = os.sched_getaffinity(0)
 import numpy as np
 import sentence_transformers, torch
-torch.set_num_threads(len(os.sched_getaffinity(0)))
+os.sched_setaffinity(0, cores)  # an import widens it
+torch.set_num_threads(len(cores))
 texts = json.load(open(sys.argv[2]))
 model = sentence_transformers.SentenceTransformer(sys.argv[1], device='cpu')
 print(f'sentence-transformers {sentence_transformers.__version__}, '
@@ -65,11 +67,13 @@ for line in sys.stdin:
 def main(argv):
   """Runs the rounds and prints the report."""
   del argv
+  cores = os.sched_getaffinity(0)
+  jax.devices()  # whose threads keep to the cores of now
   with open(_ITEMS.value, encoding='utf-8', newline='') as file:
     texts = [row['title'] for row in csv.DictReader(file) if row['title']]
   texts = texts[:_COUNT.value]
   with tempfile.TemporaryDirectory() as folder:
-    rounds, ours, theirs, peer_name = _measure(texts, folder)
+    rounds, ours, theirs, peer_name = _measure(texts, folder, cores)
   report = _report(texts, rounds, np.abs(ours - theirs).max(), peer_name)
   print(report)
   if _OUT.value:
@@ -84,7 +88,7 @@ def main(argv):
       }, file, indent=1)
 
 
-def _measure(texts, folder):
+def _measure(texts, folder, cores):
   """Seconds by system and round, the last embeddings of both, the peer."""
   places = [os.path.join(folder, name) for name in ('texts.json', 'out.npy')]
   with open(places[0], 'w', encoding='utf-8') as file:
@@ -97,6 +101,7 @@ def _measure(texts, folder):
       env={**environment, 'HF_HUB_OFFLINE': '1'})
   peer_name = peer.stdout.readline().strip()
   run = _ours(texts)
+  os.sched_setaffinity(0, cores)  # transformers' import widens it
   rounds = {'flax': [], 'peer': [], 'cold': []}
   for number in range(_ROUNDS.value + 1):
     clock, processor = time.perf_counter(), time.process_time()
