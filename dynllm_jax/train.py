@@ -200,9 +200,8 @@ def run_epoch(
       mean loss.
 
   Returns:
-    The state; `loss`, the mean over events, `seconds`, and
-    `first_chunk_seconds`, which in a process's first epoch includes
-    compilation.
+    The state; `loss`, the mean over events, `seconds`, and `events_per_s`
+    without the first chunk, which in a process's first epoch is compiled.
 
   Raises:
     InputError: if the loss is not finite.

@@ -15,33 +15,36 @@ from dynllm_jax.types import InputError
 _PROGRAM = '''
 import jax, numpy as np
 import helpers, variants
-from dynllm_jax import batching, config as config_lib, sharding, train
+from dynllm_jax import config as config_lib, feeds, sharding, train
 
 log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
                          num_times=70)
 inputs = helpers.random_inputs(log, padding=16)
-losses, first = [], []
-for data in (1, 4):
-  config = variants.tiny_config('dynllm+walk')
-  config.mesh.data = data
-  mesh = sharding.make_mesh(config)
-  assert mesh.devices.size == data
-  system = config_lib.system_module('dynllm').build(config.model)
-  plan = batching.plan_batches(log.times, 0, log.train_end, 16)
-  trainer = train.make_trainer(system, config, mesh, len(plan.start))
-  placed = sharding.replicate(mesh, inputs)
-  state = sharding.replicate(mesh, train.init_state(
-      trainer, 0, placed, 16 * plan.num_parts))
-  row = [column[0] for column in (plan.start, plan.size, plan.part, plan.ready)]
-  step = jax.jit(train.train_step, static_argnums=(0, 1))
-  first.append(float(step(trainer, 16, placed, state, tuple(row))[1]))
-  for _ in range(2):
-    state, record = train.run_epoch(
-        trainer, state, placed, plan, lambda events, loss: None)
-    losses.append(record['loss'])
-np.testing.assert_allclose(first[0], first[1], rtol=1e-6)
-# Adam turns a gradient that is rounding alone into a full step.
-np.testing.assert_allclose(losses[:2], losses[2:], rtol=1e-2)
+for variant in ('mf', 'sasrec', 'dynllm+walk'):
+  losses, first = [], []
+  for data in (1, 4):
+    config = variants.tiny_config(variant)
+    config.mesh.data = data
+    mesh = sharding.make_mesh(config)
+    assert mesh.devices.size == data
+    system = config_lib.system_module(config.model.name).build(config.model)
+    plan = feeds.training_plan(system, log, 16)
+    trainer = train.make_trainer(system, config, mesh, len(plan.start))
+    placed = sharding.replicate(mesh, inputs)
+    state = sharding.replicate(mesh, train.init_state(
+        trainer, 0, placed, plan.capacity))
+    row = [c[0] for c in (plan.start, plan.size, plan.part, plan.ready)]
+    order = feeds.epoch_order(plan, state.key, state.step)
+    step = jax.jit(train.train_step, static_argnums=(0, 1))
+    _, (loss, count) = step(trainer, 16, placed, state, tuple(row), order)
+    first.append(float(loss / count))
+    for _ in range(2):
+      state, record = train.run_epoch(
+          trainer, state, placed, plan, lambda events, loss: None)
+      losses.append(record['loss'])
+  np.testing.assert_allclose(first[0], first[1], rtol=1e-6)
+  # Adam turns a gradient that is rounding alone into a full step.
+  np.testing.assert_allclose(losses[:2], losses[2:], rtol=1e-2)
 print('equal')
 '''
 
