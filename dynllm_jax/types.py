@@ -163,11 +163,12 @@ class TrainGraph:
   """Who took what in training, as one symmetric graph over all nodes.
 
   Node `u` is user u and node `users + 1 + i` item i, so that the node table
-  is the users' table followed by the items'. An edge joins the two nodes of a
-  distinct (user, item) pair; how often the pair occurs is not kept. A node's
-  neighbors are laid out as a tree for layers/propagation.py: rows of
-  `levels[0]` name nodes, rows of a later level name rows of the level before,
-  and row n of the last level is node n. A place of value 0 is empty.
+  is the users' table followed by the items'; rows 0 and `users + 1` are their
+  padding. An edge joins the two nodes of a distinct (user, item) pair; how
+  often the pair occurs is not kept. A node's neighbors are laid out as a tree
+  for layers/propagation.py: rows of `levels[0]` name nodes, rows of a later
+  level name rows of the level before, and row n of the last level is node n.
+  A place of value 0 is empty.
   """
   levels: tuple[Array, ...]  # i32[rows, fan in]
   owners: Array  # i32[rows of levels[0]], the node whose neighbors a row holds

@@ -227,3 +227,17 @@ def test_a_new_system_is_one_new_file(tmp_path):
   assert results['validation']['recall@10'] > 2 * 10 / 400
   command(*arguments, '--mode=evaluate', cwd=tmp_path)
   assert read(tmp_path / 'new')['test'] == results['test']
+
+
+def test_a_static_graph_system_runs_and_evaluates(home):
+  args = [f'--config={ROOT}/configs/demo.py:lightgcn', '--workdir=static',
+          '--config.model.dim=8', '--config.facets.encoder.dim=16',
+          '--config.eval.ks=(5,10)', '--config.train.num_epochs=2',
+          '--config.eval.compare=()']
+  command(*args, cwd=home)
+  trained = read(home / 'static')
+  command(*args, '--mode=evaluate', cwd=home)
+  again = read(home / 'static')
+  for key in ('validation', 'test', 'best_epoch', 'parameters'):
+    assert again[key] == trained[key], key
+  assert trained['parameters'] == (300 + 1 + 400 + 1) * 8

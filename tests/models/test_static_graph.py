@@ -224,7 +224,8 @@ def test_graphsage_layer_equals_sageconv():
   """`SAGEConv`, `lin_l` of the neighbors, `lin_r` of the node itself."""
   kernel = np.concatenate([-0.5 * grid(2, 2), grid(2, 2)])
   found = one_layer(
-      GraphSAGE, config_of('graphsage', dim=2, num_layers=1),
+      GraphSAGE, config_of(
+          'graphsage', dim=2, num_layers=1, normalize=False),
       {'layer_0': {'kernel': kernel, 'bias': grid(2)}})
   np.testing.assert_allclose(found, SAGE_CONV, atol=1e-5)
 

@@ -69,7 +69,7 @@ def test_gcn():
 
 def test_graphsage():
   own, near, bias = random(DIM, DIM), random(DIM, DIM), random(DIM)
-  expected = run_peer(geometric.SAGEConv(DIM, DIM), {
+  expected = run_peer(geometric.SAGEConv(DIM, DIM, normalize=True), {
       'lin_l.weight': near.T, 'lin_l.bias': bias, 'lin_r.weight': own.T})
   found = run_ours(GraphSAGE, 'graphsage', {
       'layer_0': {'kernel': np.concatenate([own, near]), 'bias': bias}})
