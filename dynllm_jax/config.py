@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_collections
 
+from dynllm_jax.facets import writers
 from dynllm_jax.types import InputError
 
 
@@ -92,7 +93,30 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
       }),
       'facets': {
           'window_days': 30.0,
-          'writer': {'name': 'rules'},
+          'writer': {
+              'name': 'rules',  # rules, flax, openai
+              # Of a language model ("flax", "openai"):
+              'model': '',  # hub name or directory; the endpoint's name of it
+              'max_input_tokens': 1024,  # the oldest purchases give way
+              'max_output_tokens': 256,
+              'temperature': 0.0,  # 0: greedy
+              'seed': 0,
+              'max_attempts': 3,  # for an answer that can be read
+              'max_failure_rate': 0.05,  # of the prompts; more stop the run
+              'tokens_per_s': 0.0,  # for --dry_run; 0: as last measured
+              # Of "flax":
+              'dtype': 'float32',  # or bfloat16
+              'batch_size': 16,  # prompts generated together
+              # Of "openai"; the key is read from OPENAI_API_KEY:
+              'base_url': '',  # '': OpenAI; else as http://host:8000/v1
+              'concurrency': 8,  # calls at once
+              'timeout_s': 120.0,
+              'num_retries': 6,  # of a call that got no answer
+              'max_calls': 0,  # that one run may make; 0: no limit
+              'max_tokens': 0,  # that one run may use, in and out
+              'price_per_million_input': 0.0,
+              'price_per_million_output': 0.0,
+          },
           'encoder': {
               'name': 'hashing',  # a file of dynllm_jax/text: flax, openai
               'dim': 384,  # of hashing
@@ -227,10 +251,11 @@ def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
   """What a checkpoint remembers of its configuration, as JSON values.
 
   The data is known by its fingerprint and not by its paths, so that a log may
-  lie elsewhere.
+  lie elsewhere, and the facets' writer by what its texts depend on.
   """
   fields = json.loads(json.dumps(config.to_dict()))
   del fields['data'], fields['mesh']
+  fields['facets']['writer'] = writers.settings(config.facets.writer)
   return {**fields, 'data_fingerprint': fingerprint}
 
 

@@ -20,6 +20,12 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode', 'train', MODES, 'What to do: train (and test), evaluate (restore '
     'and test), facets (precompute only).')
+_DRY_RUN = flags.DEFINE_bool(
+    'dry_run', False, 'With --mode=facets: say how many prompts and tokens '
+    'writing would take, how long and at what cost, and write nothing.')
+_USER = flags.DEFINE_string(
+    'user', None, 'With --mode=facets: print the facets of the user of this '
+    'id, with the purchases behind them.')
 
 
 def main(argv: list[str]) -> int:
@@ -34,8 +40,11 @@ def main(argv: list[str]) -> int:
   try:
     config, workdir, mode = _read_flags(argv)
     from dynllm_jax import run  # pylint: disable=g-import-not-at-top
-    {'train': run.train_mode, 'evaluate': run.evaluate_mode,
-     'facets': run.facets_mode}[mode](config, workdir)
+    if mode == 'facets':
+      run.facets_mode(config, _DRY_RUN.value, _USER.value)
+    else:
+      {'train': run.train_mode, 'evaluate': run.evaluate_mode}[mode](
+          config, workdir)
     return 0
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
@@ -66,6 +75,10 @@ def _read_flags(argv):
     raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
   if not flags.FLAGS['config'].present:
     raise InputError('--config is missing; allowed: a file of configs/')
+  for flag in (_DRY_RUN, _USER):
+    if flag.present and _MODE.value != 'facets':
+      raise InputError(
+          f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
   file = path.partition(':')[0]
   if not os.path.isfile(file):

@@ -42,8 +42,9 @@ class Progress:
       rate = self._done / (now - self._began)
       left = (self._total - self._done) / rate
       note = '' if loss is None else f', loss {loss:.4f}'
+      places = 0 if rate >= 10 else 2
       say(f'{self._what}: {self._done:,} of {self._total:,} {self._unit}s, '
-          f'{rate:,.0f} {self._unit}s/s, {left:,.0f} s left{note}')
+          f'{rate:,.{places}f} {self._unit}s/s, {left:,.0f} s left{note}')
 
   def close(self) -> float:
     """Ends the bar; returns the seconds since the start."""

@@ -15,6 +15,7 @@ from dynllm_jax import results as results_lib
 from dynllm_jax import train
 from dynllm_jax.checkpoint import Checkpoints
 from dynllm_jax.facets import bank
+from dynllm_jax.facets import reader
 from dynllm_jax.pipeline import Run
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TooLargeError
@@ -171,11 +172,23 @@ def evaluate_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
     report(run, checkpoints, folder)
 
 
-def facets_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """`--mode=facets`: prepares the data and precomputes facets, no more."""
-  del workdir
+def facets_mode(
+    config: ml_collections.ConfigDict, dry_run: bool = False,
+    user: str | None = None) -> None:
+  """`--mode=facets`: prepares the data and precomputes facets, no more.
+
+  Args:
+    config: the configuration.
+    dry_run: say what that would take instead, and spend nothing.
+    user: print the facets of this user instead, which must be there.
+  """
   log = datasets.load(config.data, say)
   folder = datasets.data_folder(config.data)
-  _, facets = bank.build(config.facets, log, folder, say)
-  bank.item_text(config.facets.encoder, log, folder)
-  say(f'facets are ready: {facets}')
+  if user is not None:
+    reader.show(config.facets, log, folder, user, say)
+  elif dry_run:
+    bank.plan(config.facets, log, folder, say)
+  else:
+    _, facets = bank.build(config.facets, log, folder, say)
+    bank.item_text(config.facets.encoder, log, folder)
+    say(f'facets are ready: {facets}')

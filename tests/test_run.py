@@ -149,6 +149,10 @@ def one_error(done):
     (['--config.data.source=event_log', '--config.data.events=none.csv'],
      ['none.csv']),
     (['--mode=evaluate'], ['has no checkpoint']),
+    (['--dry_run'], ['--dry_run', '--mode=facets', '--mode=train']),
+    (['--mode=facets', '--user=nobody'], ['--user', 'nobody', '300 users']),
+    (['--mode=facets', '--config.facets.writer.name=flax'],
+     ['facets.writer.model', 'name of a model']),
 ])
 def test_bad_input_is_one_error_and_leaves_nothing(home, args, words):
   done = train(home, 'bad', *args, expect=2)
@@ -241,3 +245,26 @@ def test_a_static_graph_system_runs_and_evaluates(home):
   for key in ('validation', 'test', 'best_epoch', 'parameters'):
     assert again[key] == trained[key], key
   assert trained['parameters'] == (300 + 1 + 400 + 1) * 8
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(home):
+  def folders():
+    return sorted((home / 'cache').rglob('*'))
+  before = folders()
+  done = train(home, 'dry', '--mode=facets', '--dry_run')
+  assert 'nothing to do' in done.stdout
+  done = train(home, 'dry', '--mode=facets', '--dry_run',
+               '--config.facets.window_days=7')
+  assert 'no language model is asked' in done.stdout
+  assert folders() == before and not (home / 'dry').exists()
+
+
+def test_a_user_is_shown(home):
+  (notes,) = (home / 'cache').rglob('profiles.jsonl')
+  first = json.loads(notes.read_text().splitlines()[0])
+  done = train(home, 'dry', '--mode=facets', f'--user={first["user"]}')
+  assert f'user {first["user"]}: ' in done.stdout
+  assert 'rule-written (no language model)' in done.stdout
+  assert f'{first["num_purchases"]} purchases before it' in done.stdout
+  for name in ('crd', 'int', 'ctg', 'brd'):
+    assert f'  {name}: ' in done.stdout

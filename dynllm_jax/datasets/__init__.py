@@ -13,6 +13,7 @@ import pathlib
 import types
 from typing import Any, Callable
 
+from dynllm_jax import scratch
 from dynllm_jax.datasets import formats
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets import store
@@ -51,7 +52,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
       return log
     except store.DamagedError as error:
       report(f'data: {folder} is damaged: {error}; it is prepared again')
-      store.remove(folder)
+      scratch.remove(folder)
   raw = source.read(data_config)
   report(f'data: {raw.source}')
   _report_counts(raw.counts, report)

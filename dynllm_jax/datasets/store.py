@@ -5,13 +5,11 @@ import functools
 import hashlib
 import io
 import pathlib
-import shutil
-import tempfile
-import uuid
 from typing import Any, Iterator
 
 import numpy as np
 
+from dynllm_jax import scratch
 from dynllm_jax.types import EventLog
 
 _BLOCK_ROWS = 4096  # One record holds this many rows of every column.
@@ -37,18 +35,14 @@ def save(log: EventLog, folder: pathlib.Path) -> None:
     OSError: if the folder cannot be written.
   """
   import tensorflow_datasets as tfds
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  scratch = tempfile.mkdtemp(prefix='.partial-', dir=folder.parent)
-  try:
-    builder = _builder_class()(log=log, data_dir=scratch,
+  with scratch.folder(folder.parent) as fresh:
+    builder = _builder_class()(log=log, data_dir=fresh,
                                file_format='array_record')
     # Writing takes seconds, and tfds would tell of the scratch folder.
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare()
     _place(pathlib.Path(builder.data_dir), folder, log.fingerprint)
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
@@ -82,15 +76,6 @@ def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
   return EventLog(**columns, **{name: metadata[name] for name in _SCALARS})
 
 
-def remove(folder: pathlib.Path) -> None:
-  """Removes a stored log: out of sight in one step, then file by file."""
-  grave = folder.with_name(f'.removed-{uuid.uuid4().hex}')
-  # Another process may have been first.
-  with contextlib.suppress(FileNotFoundError):
-    folder.rename(grave)
-  shutil.rmtree(grave, ignore_errors=True)
-
-
 def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
   """Renames a built data set to its place."""
   try:
@@ -101,7 +86,7 @@ def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
     try:
       load(folder, fingerprint)
     except DamagedError:
-      remove(folder)
+      scratch.remove(folder)
       built.rename(folder)
 
 

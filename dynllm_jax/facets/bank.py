@@ -8,13 +8,10 @@ A folder appears whole, under its final name, or not at all; `about.json` says
 how long each file is and its check sum, so that damage is found.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -22,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from dynllm_jax import scratch
 from dynllm_jax.facets import windows, writers
 from dynllm_jax.text import encoders
 from dynllm_jax.types import FACETS, EventLog, FacetBank
 
-VERSION = 1
+VERSION = 2
 
 _ABOUT = 'about.json'
 Report = Callable[[str], None]
@@ -47,18 +45,14 @@ def build(
     The bank (SPEC 3.6), numpy arrays mapped from disk, and what a report
     should say of it: `writer`, `encoder`, `window_days`, `num_windows`,
     `num_profiles`, `num_unique_texts`, `num_failed` (profiles that the writer
-    could not write), `unknown` (share of the profiles, by facet), `llm_dim`,
-    `seconds` that the build took, `folder`.
+    could not write) and `failure_rate`, their share, `unknown` (share of the
+    profiles, by facet), `llm_dim`, `seconds` that the build took, `folder`.
 
   Raises:
     InputError: if a field of the config is not allowed.
   """
   window = windows.window_seconds(facets_config.window_days)
   encoder_config, writer_config = facets_config.encoder, facets_config.writer
-  key = _key(
-      VERSION, windows.VERSION, log.fingerprint, window,
-      writer_config.to_dict(), writers.writer(writer_config).VERSION,
-      encoders.identity(encoder_config, _store(cache_dir)))
 
   def make(folder: pathlib.Path) -> dict[str, Any]:
     start = time.monotonic()
@@ -66,8 +60,7 @@ def build(
     report(f'facets: writing {len(profiles):,} profiles, '
            f'{writers.describe(writer_config)}')
     facets = writers.write(
-        writer_config, log, profiles,
-        os.path.join(cache_dir, 'written'), report)
+        writer_config, log, profiles, _written(cache_dir), report)
     report(f'facets: encoding {len(facets.texts) - 1:,} texts, '
            f'{encoders.describe(encoder_config)}')
     texts = _encode_table(
@@ -87,14 +80,54 @@ def build(
         'num_profiles': len(profiles),
         'num_unique_texts': len(facets.texts) - 1,
         'num_failed': facets.num_failed,
+        'failure_rate': facets.num_failed / max(len(profiles), 1),
         'unknown': dict(zip(FACETS, map(float, unknown))),
         'llm_dim': texts.shape[1],
         'seconds': time.monotonic() - start}
 
   arrays, about, folder = _cached(
-      pathlib.Path(cache_dir, 'facets', key),
+      place(facets_config, log, cache_dir),
       ('texts', 'offsets', 'closes', 'index'), make, report)
   return FacetBank(**arrays), {**about, 'folder': str(folder)}
+
+
+def place(
+    facets_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
+  """The folder of a log's facets, which may not be there yet.
+
+  Raises:
+    InputError: if a field of the config is not allowed.
+  """
+  return pathlib.Path(cache_dir, 'facets', _key(
+      VERSION, windows.VERSION, log.fingerprint,
+      windows.window_seconds(facets_config.window_days),
+      writers.identity(facets_config.writer, _written(cache_dir)),
+      encoders.identity(facets_config.encoder, _store(cache_dir))))
+
+
+def plan(
+    facets_config: Any, log: EventLog, cache_dir: str,
+    report: Report = print) -> None:
+  """Reports what `build` would take; spends nothing.
+
+  Raises:
+    InputError: if a field of the config is not allowed.
+  """
+  folder = place(facets_config, log, cache_dir)
+  report(f'facets: {writers.describe(facets_config.writer)}; '
+         f'{encoders.describe(facets_config.encoder)}')
+  if folder.exists():
+    report(f'facets: nothing to do, all are in {folder}')
+    return
+  writers.plan(
+      facets_config.writer, log, windows.profiles(
+          log, windows.window_seconds(facets_config.window_days)),
+      _written(cache_dir), report)
+
+
+def _written(cache_dir: str) -> str:
+  """Where writers keep their answers."""
+  return os.path.join(cache_dir, 'written')
 
 
 def item_text(
@@ -153,8 +186,9 @@ def _write_provenance(
   """For people: every text, and which purchases each profile could read.
 
   A line of `texts.jsonl` is a row of the bank's `texts`. A line of
-  `profiles.jsonl` names a user, the window's close, the first and last time
-  of its purchases (seconds of the log's timeline) and the texts' rows.
+  `profiles.jsonl` names a user, the window's close, how many purchases it has
+  and how many of them, the newest, were read, the first and last time of them
+  all (seconds of the log's timeline) and the texts' rows.
   """
   with open(folder / 'texts.jsonl', 'w', encoding='utf-8') as file:
     file.writelines(
@@ -163,10 +197,11 @@ def _write_provenance(
   times = log.times[profiles.order]
   columns = zip(
       log.user_ids[profiles.users].tolist(), profiles.closes.tolist(),
-      (profiles.last - profiles.first).tolist(),
+      (profiles.last - profiles.first).tolist(), facets.num_read.tolist(),
       times[profiles.first].tolist(), times[profiles.last - 1].tolist(),
       facets.index.tolist())
-  names = ('user', 'close', 'num_purchases', 'first_time', 'last_time', 'texts')
+  names = ('user', 'close', 'num_purchases', 'num_read', 'first_time',
+           'last_time', 'texts')
   with open(folder / 'profiles.jsonl', 'w', encoding='utf-8') as file:
     file.writelines(
         json.dumps(dict(zip(names, row)), ensure_ascii=False) + '\n'
@@ -201,10 +236,8 @@ def _cached(
     if not damage:
       return *_load(folder, names), folder
     report(f'{folder}: {damage}; building it again')
-    _remove(folder)
-  folder.parent.mkdir(parents=True, exist_ok=True)
-  fresh = pathlib.Path(tempfile.mkdtemp(prefix='.new-', dir=folder.parent))
-  try:
+    scratch.remove(folder)
+  with scratch.folder(folder.parent) as fresh:
     about = make(fresh)
     files = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
     (fresh / _ABOUT).write_text(
@@ -212,15 +245,12 @@ def _cached(
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
-    os.chmod(fresh, 0o755)
     try:
       fresh.rename(folder)
     except OSError:
       if not folder.exists():  # else another process was first
         raise
     return *loaded, folder
-  finally:
-    shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _load(
@@ -250,11 +280,3 @@ def _sum(path: pathlib.Path) -> list[int]:
       length += len(block)
       checksum = zlib.crc32(block, checksum)
   return [length, checksum]
-
-
-def _remove(folder: pathlib.Path) -> None:
-  """Moves a folder aside at once, then deletes it."""
-  aside = tempfile.mkdtemp(prefix='.old-', dir=folder.parent)
-  with contextlib.suppress(FileNotFoundError):  # another process did
-    folder.rename(pathlib.Path(aside, 'damaged'))
-  shutil.rmtree(aside, ignore_errors=True)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from dynllm_jax.facets import catalog
 from dynllm_jax.facets.catalog import Item
 from dynllm_jax.facets.windows import Profiles
@@ -43,6 +45,27 @@ def describe(writer_config: Any) -> str:
   return 'rule-written (no language model)'
 
 
+def settings(writer_config: Any) -> dict[str, Any]:
+  """The fields on which texts depend; the rules have none of their own."""
+  return {'name': writer_config.name}
+
+
+def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
+  """What texts follow from but the purchases."""
+  del store
+  return {**settings(writer_config), 'version': VERSION}
+
+
+def plan(
+    writer_config: Any, log: EventLog, profiles: Profiles, store: str = '',
+    report: Callable[[str], None] = print
+) -> None:
+  """Says how much there is to write, which costs nothing."""
+  del writer_config, log, store
+  report(f'facets: {len(np.unique(profiles.closes)):,} windows, '
+         f'{len(profiles):,} profiles; no language model is asked')
+
+
 def write(
     writer_config: Any, log: EventLog, profiles: Profiles, store: str = '',
     report: Callable[[str], None] = print
@@ -56,7 +79,8 @@ def write(
     store, report: unused, the rules are quick.
   """
   del writer_config, store, report
-  return collect(_rows(log, profiles), len(profiles))
+  num_read = np.minimum(profiles.last - profiles.first, _MAX_PURCHASES)
+  return collect(_rows(log, profiles), num_read.astype(np.int32))
 
 
 def _rows(log: EventLog, profiles: Profiles) -> Iterator[tuple[str, ...]]:

@@ -5,6 +5,12 @@ A writer is one file in this folder, found by its name, with
     VERSION: int, raised whenever the same window gets other texts
     write(writer_config, log, profiles, store='', report=print) -> FacetTexts
     describe(writer_config) -> str
+    settings(writer_config) -> the fields on which texts depend, not those
+      that only say how fast or at what cost they are written
+    identity(writer_config, store='') -> what texts follow from but the
+      purchases: JSON values, the VERSION among them
+    plan(writer_config, log, profiles, store='', report=print): reports what
+      `write` would take, and spends nothing
 
 For a profile it may read the purchases that `profiles` gives for that row and
 the item table, which is fixed; nothing else of the log. `store` is a folder
@@ -34,26 +40,30 @@ class FacetTexts:
     texts: the distinct texts; `texts[0]` is "unknown", none is empty.
     index: i32[rows, 4], the texts of each profile in the order of FACETS; 0
       where the writer has nothing to say or has failed.
+    num_read: i32[rows], how many of a profile's purchases, the newest, the
+      writer has read.
     num_failed: profiles for which no valid answer was had.
   """
   texts: list[str]
   index: np.ndarray
+  num_read: np.ndarray
   num_failed: int = 0
 
 
-def collect(rows: Any, num_rows: int) -> FacetTexts:
+def collect(
+    rows: Any, num_read: np.ndarray, num_failed: int = 0) -> FacetTexts:
   """Stores every text once.
 
   Args:
     rows: for each profile its four texts; '' or None is "unknown".
-    num_rows: number of profiles.
+    num_read, num_failed: of `FacetTexts`.
   """
-  index = np.zeros((num_rows, len(FACETS)), np.int32)
+  index = np.zeros((len(num_read), len(FACETS)), np.int32)
   known = {UNKNOWN: 0}
   for row, four in enumerate(rows):
     index[row] = [
         known.setdefault(text or UNKNOWN, len(known)) for text in four]
-  return FacetTexts(list(known), index)
+  return FacetTexts(list(known), index, num_read, num_failed)
 
 
 def write(
@@ -74,6 +84,40 @@ def write(
   """
   return writer(writer_config).write(
       writer_config, log, profiles, store, report)
+
+
+def plan(
+    writer_config: Any, log: EventLog, profiles: Profiles, store: str = '',
+    report: Callable[[str], None] = print
+) -> None:
+  """Reports what `write` would take, given the same, and spends nothing.
+
+  Raises:
+    InputError: if there is no such writer.
+  """
+  writer(writer_config).plan(writer_config, log, profiles, store, report)
+
+
+def settings(writer_config: Any) -> dict[str, Any]:
+  """The fields on which texts depend.
+
+  Raises:
+    InputError: if there is no such writer.
+  """
+  return writer(writer_config).settings(writer_config)
+
+
+def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
+  """What texts follow from but the purchases, as JSON values.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    store: as of `write`.
+
+  Raises:
+    InputError: if there is no such writer, or its model cannot be had.
+  """
+  return writer(writer_config).identity(writer_config, store)
 
 
 def describe(writer_config: Any) -> str:

@@ -65,7 +65,7 @@ def test_contents(log, tmp_path):
       'encoder': 'hashing character n-grams, 32 dims (no language model)',
       'window_days': 10.0, 'num_windows': 3, 'num_profiles': 4,
       'num_unique_texts': len(written.texts) - 1, 'num_failed': 0,
-      'llm_dim': 32,
+      'failure_rate': 0.0, 'llm_dim': 32,
       # User 1's second window holds cake tins alone, and so does user 3's
       # first; they have no brand.
       'unknown': {'crd': 0.0, 'int': 0.0, 'ctg': 0.0, 'brd': 2 / 4}}
@@ -84,7 +84,8 @@ def test_provenance_shows_that_no_text_saw_a_later_purchase(log, tmp_path):
     assert line['close'] - WINDOW <= line['first_time'] <= line['last_time']
     assert line['last_time'] < line['close']
   assert profiles[0] == {
-      'user': 'u1', 'close': WINDOW, 'num_purchases': 2, 'first_time': 5,
+      'user': 'u1', 'close': WINDOW, 'num_purchases': 2, 'num_read': 2,
+      'first_time': 5,
       'last_time': WINDOW - 1, 'texts': got.index[0].tolist()}
 
 

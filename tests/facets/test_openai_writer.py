@@ -1,0 +1,309 @@
+"""The writer behind an endpoint: failures, limits, kills, causality."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'text'))
+import fake_endpoint
+import writing
+from dynllm_jax.facets import bank, openai, prompts, windows, writers
+from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.text import endpoint
+from dynllm_jax.text.store import Store
+from dynllm_jax.types import InputError
+
+
+@pytest.fixture(name='log')
+def fixture_log(make_log):
+  return make_log(writing.EVENTS, writing.TITLES, brands=writing.BRANDS)
+
+
+@pytest.fixture(autouse=True)
+def fixture_quick(monkeypatch):
+  """Little patience between two tries, and a key."""
+  monkeypatch.setenv('OPENAI_API_KEY', 'secret')
+  init = endpoint.Endpoint.__init__
+  def hasty(self, *args):
+    init(self, *args)
+    self._first_delay = 0.01
+  monkeypatch.setattr(endpoint.Endpoint, '__init__', hasty)
+
+
+def said(text, tokens=(100, 20)):
+  """A chat completion that says `text`."""
+  return 200, {
+      'id': 'x', 'object': 'chat.completion', 'created': 0, 'model': 'm',
+      'choices': [{'index': 0, 'finish_reason': 'stop', 'message': {
+          'role': 'assistant', 'content': text}}],
+      'usage': {'prompt_tokens': tokens[0], 'completion_tokens': tokens[1],
+                'total_tokens': sum(tokens)}}
+
+
+def good(body, number=0):
+  return said(writing.good(body['messages'][1]['content']))
+
+
+def fields(server, **changes):
+  return writing.fields(name='openai', base_url=server.url, **{
+      'timeout_s': 5.0, 'num_retries': 3, **changes})
+
+
+def write(server, log, folder, **changes):
+  return writers.write(
+      fields(server, **changes).writer, log,
+      windows.profiles(log, writing.WINDOW), str(folder), lambda line: None)
+
+
+def test_what_is_sent_and_what_comes_of_it(log, tmp_path):
+  with fake_endpoint.serve(good) as server:
+    got = write(server, log, tmp_path, temperature=0.5, seed=3)
+    assert len(server.calls) == writing.NUM_PROMPTS
+    assert set(server.keys) == {'Bearer secret'}
+    write(server, log, tmp_path, temperature=0.5, seed=3)
+    assert len(server.calls) == writing.NUM_PROMPTS
+  for body in server.calls:
+    system, user = body['messages']
+    assert system == {'role': 'system', 'content': prompts.SYSTEM}
+    assert user['role'] == 'user' and user['content'].startswith('Purchases')
+    assert body['model'] == 'm' and body['temperature'] == 0.5
+    assert body['max_tokens'] == 256 and 0 <= body['seed'] < 2**31
+  assert got.texts[got.index[0, 0]] == 'buys on 2021-01-04'
+  assert got.num_failed == 0
+  config = fields(server, model='qwen').writer
+  for words in ('language model qwen', 'greedy', 'prompt version',
+                'through an endpoint'):
+    assert words in writers.describe(config)
+
+
+@pytest.mark.parametrize('failure', [
+    ('stall', 2.0), ('drop', None), (429, {'error': {'message': 'slow'}}),
+    (500, {}), (503, b'<html>'), (200, b'{"choices": [{"mess'), (200, {}),
+    (200, {'choices': []})],
+    ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}')
+def test_passing_failures_leave_no_trace(log, tmp_path, failure):
+  def answer(body, number):
+    return failure if number in (0, 2) else good(body)
+  with fake_endpoint.serve(answer) as server:
+    got = write(server, log, tmp_path, timeout_s=0.5)
+    assert len(server.calls) == writing.NUM_PROMPTS + 2
+    assert got.num_failed == 0
+  with fake_endpoint.serve(good) as server:
+    assert write(server, log, '').texts == got.texts
+
+
+def test_broken_json_in_the_answer_is_asked_again(log, tmp_path):
+  def answer(body, number):
+    return good(body) if body['temperature'] else said('{"crd": "a", ')
+  with fake_endpoint.serve(answer) as server:
+    got = write(server, log, tmp_path)
+    assert len(server.calls) == 2 * writing.NUM_PROMPTS
+    assert got.num_failed == 0 and got.index[0].any()
+
+
+@pytest.mark.parametrize('content', [None, '', ['a']])
+def test_an_answer_without_a_text_fails(log, content):
+  with fake_endpoint.serve(lambda body, number: said(content)) as server:
+    got = write(server, log, '', max_attempts=2, max_failure_rate=1.0,
+                num_retries=0)
+    assert got.num_failed == 5 and not got.index.any()
+    assert len(server.calls) == 2 * writing.NUM_PROMPTS
+
+
+def test_a_refused_prompt_fails_alone_and_says_why(log, tmp_path):
+  def answer(body, number):
+    if 'shea' in body['messages'][1]['content']:
+      return 400, {'error': {'message': 'no lotions'}}
+    return good(body)
+  with fake_endpoint.serve(answer) as server:
+    got = write(server, log, tmp_path, max_failure_rate=0.25)
+    assert got.num_failed == 1 and not got.index[4].any()
+    with pytest.raises(InputError, match='1 of 4 prompts.*no lotions'):
+      write(server, log, tmp_path)
+
+
+@pytest.mark.parametrize('status, words', [
+    (401, 'OPENAI_API_KEY: refused'), (404, r"facets\.writer\.model: 'm'"),
+    (500, r'facets\.writer\.base_url: .* failed 4 times in a row')])
+def test_an_endpoint_that_is_no_use_stops_the_run(log, tmp_path, status, words):
+  def answer(body, number):
+    return good(body) if number < 2 else (status, {})
+  with fake_endpoint.serve(answer) as server:
+    with pytest.raises(InputError, match=words):
+      write(server, log, tmp_path, concurrency=1)
+  with fake_endpoint.serve(good) as server:
+    write(server, log, tmp_path)
+    assert len(server.calls) == writing.NUM_PROMPTS - 2
+
+
+def test_no_network(log, tmp_path):
+  with fake_endpoint.serve(good) as server:
+    pass
+  with pytest.raises(InputError, match='base_url.* failed 2 times in a row'):
+    write(server, log, tmp_path, num_retries=1)
+
+
+def test_a_spending_limit_keeps_what_is_finished(log, tmp_path):
+  with fake_endpoint.serve(good) as server:
+    with pytest.raises(InputError, match='max_calls: .* limit of 1 is reached'):
+      write(server, log, tmp_path, max_calls=1)
+    # A call costs 120 tokens, and could cost its prompt's and 256.
+    most = 256 + max(prompts.Prompts(
+        log, windows.profiles(log, writing.WINDOW), 1024, prompts.Counter(
+            openai._count_texts, openai._count_prompts)).tokens)
+    with pytest.raises(InputError, match='max_tokens: the spending limit'):
+      write(server, log, tmp_path, max_tokens=int(most))
+    assert len(server.calls) == 2
+    write(server, log, tmp_path, max_calls=2)
+    assert len(server.calls) == writing.NUM_PROMPTS
+
+
+def test_a_limit_counts_over_all_rounds(make_log, tmp_path):
+  log = make_log(writing.many(9, 8), writing.TITLES)
+  with fake_endpoint.serve(good) as server:
+    with pytest.raises(InputError, match='limit of 66 is reached'):
+      write(server, log, tmp_path, max_calls=66)
+    assert len(server.calls) == 66
+
+
+def test_tokens_are_estimated_from_bytes(log, tmp_path):
+  lines = []
+  with fake_endpoint.serve(good) as server:
+    writers.plan(fields(server).writer, log, windows.profiles(
+        log, writing.WINDOW), str(tmp_path / 'none'), lines.append)
+    assert not server.calls and not (tmp_path / 'none').exists()
+  assert 'input tokens (estimated), at most 1,024 output' in lines[2]
+  # Nine bytes, and three of three bytes each.
+  assert openai._count_texts(['a' * 9, '购买者', '']) == [3, 3, 0]
+
+
+def test_bank_names_the_writer_and_its_failures(log, tmp_path):
+  def answer(body, number):
+    shea = 'shea' in body['messages'][1]['content']
+    return said('?') if shea else good(body)
+  with fake_endpoint.serve(answer) as server:
+    config = fields(server, max_failure_rate=0.25, max_attempts=1)
+    got, about = bank.build(config, log, str(tmp_path), lambda line: None)
+    assert about['writer'] == writers.describe(config.writer)
+    assert about['num_failed'] == 1 and about['failure_rate'] == 1 / 5
+    assert not got.index[4].any() and got.index[0].any()
+    count = len(server.calls)
+    # What changes no text finds the same bank.
+    config.writer.concurrency, config.writer.max_calls = 1, 1
+    config.writer.price_per_million_input = 5.0
+    config.writer.base_url = 'http://127.0.0.1:1/v1'
+    _, again = bank.build(config, log, str(tmp_path))
+    assert again == about and len(server.calls) == count
+
+
+def test_causal(make_log, tmp_path):
+  """Purchases at and after a close change no facet that serves up to it."""
+  close = 2 * writing.WINDOW
+  late = [(1, 3, close), (2, 1, close + 5), (3, 1, 3 * writing.WINDOW)]
+  early = [event for event in writing.EVENTS if event[2] < close]
+  served, asked = [], []
+  with fake_endpoint.serve(good) as server:
+    for events in (writing.EVENTS, early + late):
+      log = make_log(
+          events, writing.TITLES, brands=writing.BRANDS, num_users=3)
+      got, _ = bank.build(
+          fields(server), log, str(tmp_path), lambda line: None)
+      users = np.tile(np.arange(4, dtype=np.int32), 2)
+      times = np.repeat(np.array(
+          [close // 2, close], np.int32), 4)
+      served.append(got.texts[np.asarray(lookup(got, users, times))].tobytes())
+      asked.append(len(server.calls))
+  assert served[0] == served[1]
+  # Only the new windows were asked for; the last is as before, of one item.
+  assert asked == [4, 4 + 3]
+
+
+# --------------------------------------------------- processes and kills
+
+_WRITE = '''
+import sys
+sys.path[:0] = sys.argv[1].split(':')
+import conftest, writing
+from dynllm_jax.facets import windows, writers
+log = conftest.small_log(writing.many(6, 10), writing.TITLES)
+config = writing.fields(
+    name='openai', base_url=sys.argv[2], concurrency=3).writer
+writers.write(
+    config, log, windows.profiles(log, writing.WINDOW), sys.argv[3])
+'''
+HERE = pathlib.Path(__file__).parent
+
+
+def start(server, folder):
+  return subprocess.Popen(
+      [sys.executable, '-c', _WRITE, f'{HERE}:{HERE.parent.parent}',
+       server.url, str(folder)],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True)
+
+
+def slow(body, number):
+  time.sleep(0.03)
+  return good(body)
+
+
+def content(folder):
+  """Everything that a store holds, in any order."""
+  (path,) = folder.iterdir()
+  store = Store(path, json.loads((path / 'about.json').read_text()))
+  keys = store._entries['key']
+  assert (store.folder / 'index.bin').stat().st_size == 32 * len(store)
+  return {keys[row].tobytes(): store.read(row) for row in range(len(store))}
+
+
+def kill_and_resume(folder, num_kills, seed, most=25):
+  """Kills a run after 1 to `most` calls; returns (messages, kills)."""
+  rng = random.Random(seed)
+  with fake_endpoint.serve(slow) as server:
+    kills = 0
+    while kills < num_kills:
+      process = start(server, folder)
+      until = len(server.calls) + rng.randint(1, most)
+      while len(server.calls) < until and process.poll() is None:
+        time.sleep(0.001)
+      if process.poll() is not None:
+        assert not process.returncode, process.stdout.read()
+        break
+      time.sleep(rng.random() * 0.03)
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+      kills += 1
+    process = start(server, folder)
+    out, _ = process.communicate(timeout=300)
+    assert not process.returncode, out
+    return [body['messages'][1]['content'] for body in server.calls], kills
+
+
+def test_killed_runs_go_on_where_they_were(tmp_path):
+  calls, kills = kill_and_resume(tmp_path / 'killed', 2, 0)
+  assert kills
+  with fake_endpoint.serve(good) as server:
+    process = start(server, tmp_path / 'whole')
+    out, _ = process.communicate(timeout=300)
+    assert not process.returncode, out
+    assert len(server.calls) == 60
+  assert content(tmp_path / 'killed') == content(tmp_path / 'whole')
+  # Three calls are in flight at once, and only they are repeated.
+  assert len(set(calls)) == 60 and len(calls) <= 60 + 3 * kills
+
+
+def test_two_processes_pay_once(tmp_path):
+  with fake_endpoint.serve(slow) as server:
+    both = [start(server, tmp_path) for _ in range(2)]
+    outs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert len(server.calls) == 60
+  assert len(content(tmp_path)) == 60

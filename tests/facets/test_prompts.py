@@ -1,0 +1,179 @@
+"""Prompts: what they list, what fits, what they may not see; and answers."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from dynllm_jax.facets import prompts, windows
+from dynllm_jax.types import InputError
+
+DAY = 24 * 3600
+WINDOW = 10 * DAY
+TITLES = ['Rose &amp; mascara\n black', 'cake | tins', '', 'long ' * 100]
+CATEGORIES = ['Beauty', '', '', 'x']
+BRANDS = ['Acme', 'Bolt', '', '']
+EVENTS = st.lists(st.tuples(
+    st.integers(1, 3), st.integers(1, 4), st.integers(0, 4 * WINDOW - 1)),
+    max_size=20)
+
+
+def words(texts):
+  return [len(text.split()) for text in texts]
+
+
+def whole(messages):
+  """As if the system message were ten words, and each prompt two longer."""
+  return [len(message.split()) + 12 for message in messages]
+
+
+WORDS = prompts.Counter(words, whole)
+
+
+def make(log, budget=1000, counter=WORDS):
+  return prompts.Prompts(
+      log, windows.profiles(log, WINDOW), budget, counter)
+
+
+def lines(made, row):
+  return made.message(row).splitlines()[1:]
+
+
+@pytest.fixture(name='shop', scope='session')
+def fixture_shop(make_log):
+  def shop(events, **kwargs):
+    return make_log(events, TITLES, CATEGORIES, BRANDS, **kwargs)
+  return shop
+
+
+def test_a_message_lists_the_window_newest_first(shop):
+  log = shop([(1, 1, 5), (1, 2, DAY), (1, 3, WINDOW - 1), (1, 1, WINDOW)])
+  made = make(log)
+  # Day 0 of this log is Monday, 4 January 2021.
+  assert made.message(0) == (
+      'Purchases, newest first (date | title | category | brand):\n'
+      '2021-01-13 | - | - | -\n'
+      '2021-01-05 | cake / tins | - | Bolt\n'
+      '2021-01-04 | Rose & mascara black | Beauty | Acme')
+  assert lines(made, 1) == [
+      '2021-01-14 | Rose & mascara black | Beauty | Acme']
+  assert made.num_read.tolist() == [3, 1]
+  assert made.tokens.tolist() == whole([made.message(0), made.message(1)])
+
+
+def test_the_prompt_is_the_one_that_its_version_names():
+  """If this fails on purpose, raise prompts.VERSION: stores depend on it."""
+  assert (prompts.VERSION, hashlib.sha256(
+      prompts.SYSTEM.encode()).hexdigest()[:12]) == (1, 'b621333c2ab4')
+
+
+def test_equal_purchases_are_one_prompt(shop):
+  log = shop([(1, 1, 5), (2, 1, 6), (3, 2, 7)])
+  keys = make(log).keys
+  assert keys[0] == keys[1] != keys[2]
+
+
+def test_long_texts_are_cut(shop):
+  (line,) = lines(make(shop([(1, 4, 0)])), 0)
+  assert line == f'2021-01-04 | {("long " * 100)[:200]} | x | -'
+
+
+@given(EVENTS, st.integers(40, 110))
+@settings(max_examples=40, deadline=None)
+def test_the_newest_that_fit(shop, events, budget):
+  log = shop(events, num_users=3)
+  rows = windows.profiles(log, WINDOW)
+  fits = lambda count, row: whole(['\n'.join(
+      ['Purchases, newest first (date | title | category | brand):',
+       *lines(full, row)[:count]])])[0] <= budget
+  full = make(log, 10**6)
+  if not all(fits(1, row) for row in range(len(rows))):
+    with pytest.raises(InputError, match='max_input_tokens.*allowed: '):
+      make(log, budget)
+    return
+  made = make(log, budget)
+  for row in range(len(rows)):
+    count = int(made.num_read[row])
+    total = len(lines(full, row))
+    assert lines(made, row) == lines(full, row)[:count]
+    assert fits(count, row) and (count == total or not fits(count + 1, row))
+
+
+def test_a_prompt_that_is_longer_than_its_parts_still_fits(shop):
+  """Tokens of the whole count, whatever the parts were thought to have."""
+  log = shop([(1, 2, k) for k in range(20)])
+  counter = prompts.Counter(lambda texts: [1] * len(texts), whole)
+  made = make(log, 60, counter)
+  assert made.tokens[0] <= 60 < whole([made.message(0)])[0] + 8
+  assert 1 < made.num_read[0] < 20
+
+
+def test_the_least_budget_is_named(shop):
+  log = shop([(1, 4, 0)])
+  least = make(log).tokens[0]
+  make(log, least)
+  with pytest.raises(
+      InputError, match=rf'max_input_tokens: {least - 1} .* allowed: {least} '):
+    make(log, least - 1)
+
+
+@given(EVENTS, st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_causal(shop, late, k):
+  """Purchases at and after a close change no prompt of a window before it."""
+  close = k * WINDOW
+  early = [(1, 1, 5), (3, 2, 9), (1, 3, WINDOW - 1), (1, 2, WINDOW),
+           (3, 3, 2 * WINDOW)]
+  early = [event for event in early if event[2] < close]
+  asked = []
+  for events in (early, early + [e for e in late if e[2] >= close]):
+    log = shop(events, num_users=3)
+    made, rows = make(log), windows.profiles(log, WINDOW)
+    asked.append({
+        (rows.users[r], rows.closes[r]): made.message(r)
+        for r in range(len(rows)) if rows.closes[r] <= close})
+  assert asked[0] == asked[1]
+
+
+def test_log_without_events(make_log):
+  made = make(make_log([], TITLES, num_users=2))
+  assert len(made) == 0 and made.keys == []
+
+
+GOOD = {'crd': 'a  \n b', 'int': '', 'ctg': 'Unknown.', 'brd': 'é "q"'}
+READ = ('a b', '', '', 'é "q"')
+
+
+@pytest.mark.parametrize('answer', [
+    json.dumps(GOOD), f'\n {json.dumps(GOOD, indent=2)} \n',
+    f'```json\n{json.dumps(GOOD)}\n```', f' ```json {json.dumps(GOOD)}``` ',
+    json.dumps(dict(reversed(GOOD.items())), ensure_ascii=False)])
+def test_good_answers(answer):
+  assert prompts.parse(answer) == READ
+
+
+@pytest.mark.parametrize('answer, why', [
+    ('', 'not JSON'), ('null', 'not a JSON object'),
+    ('["crd", "int", "ctg", "brd"]', 'not a JSON object'),
+    ('[["crd", "a"], ["int", "b"], ["ctg", "c"], ["brd", "d"]]',
+     'not a JSON object'),
+    ('{}', 'its keys'), (json.dumps({**GOOD, 'x': ''}), 'its keys'),
+    (json.dumps({k: GOOD[k] for k in ('crd', 'int', 'ctg')}), 'its keys'),
+    (json.dumps(GOOD)[:-1] + ', "crd": "b"}', 'its keys'),
+    (json.dumps({**GOOD, 'brd': ['a']}), "'brd' is not a string"),
+    (json.dumps({**GOOD, 'brd': {}}), "'brd' is not a string"),
+    (json.dumps({**GOOD, 'int': None}), "'int' is not a string"),
+    (json.dumps({**GOOD, 'int': 1}), "'int' is not a string"),
+    (json.dumps({**GOOD, 'int': '\ud800'}), 'not Unicode'),
+    ('Here it is: ' + json.dumps(GOOD), 'not JSON'),
+    (json.dumps(GOOD) + ' I hope this helps.', 'not JSON'),
+    (json.dumps(GOOD) * 2, 'not JSON'),
+    (f'```\n{json.dumps(GOOD)}\n```', 'not JSON'),
+    (f'```json\n{json.dumps(GOOD)}\n``` and ```json\n{{}}\n```', 'not JSON'),
+    ("{'crd': 'a', 'int': 'b', 'ctg': 'c', 'brd': 'd'}", 'not JSON'),
+    (json.dumps(GOOD)[:-3], 'not JSON'), ('[' * 100_000, 'not JSON')])
+def test_malformed_answers(answer, why):
+  with pytest.raises(prompts.MalformedError, match=why):
+    prompts.parse(answer)
