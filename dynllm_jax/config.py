@@ -247,14 +247,23 @@ _FREE_TO_RESUME = (
 _FREE_TO_EVALUATE = (*_ENCODING, 'data', 'mesh', 'train', 'eval', 'seed')
 
 
+# Fields of an encoder that change no embedding.
+_COST_OF_ENCODING = (
+    'batch_tokens', 'base_url', 'concurrency', 'timeout_s', 'num_retries',
+    'max_calls', 'max_tokens')
+
+
 def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
   """What a checkpoint remembers of its configuration, as JSON values.
 
   The data is known by its fingerprint and not by its paths, so that a log may
-  lie elsewhere, and the facets' writer by what its texts depend on.
+  lie elsewhere, and the facets' writer and encoder by what their texts and
+  embeddings depend on.
   """
   fields = json.loads(json.dumps(config.to_dict()))
   del fields['data'], fields['mesh']
+  for field in _COST_OF_ENCODING:
+    del fields['facets']['encoder'][field]
   fields['facets']['writer'] = writers.settings(config.facets.writer)
   return {**fields, 'data_fingerprint': fingerprint}
 

@@ -242,6 +242,7 @@ def test_the_identity_is_of_what_decides_a_result(tmp_path):
 def hub(tmp_path, monkeypatch):
   """A server of one model, owner/tiny; `hub.asked` lists what was asked."""
   from huggingface_hub import constants, file_download
+  from huggingface_hub.utils._http import reset_sessions
   tiny_models.save(tmp_path / 'remote')
   files = {path.name: path.read_bytes()
            for path in (tmp_path / 'remote').iterdir()}
@@ -289,6 +290,8 @@ def hub(tmp_path, monkeypatch):
       place + '/{repo_id}/resolve/{revision}/{filename}')
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+  # A session that another test opened offline stays offline.
+  reset_sessions()
   yield server
   server.shutdown()
   server.server_close()
