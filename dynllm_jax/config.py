@@ -93,6 +93,9 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
       }),
       'facets': {
           'window_days': 30.0,
+          # Embeddings beyond this stay on the host, and go to the device as a
+          # chunk of batches needs them.
+          'device_gib': 4.0,
           'writer': {
               'name': 'rules',  # rules, flax, openai
               # Of a language model ("flax", "openai"):
@@ -241,10 +244,12 @@ _ENCODING = tuple(f'facets.encoder.{name}' for name in (
     'max_calls', 'max_tokens'))
 # What may change between a checkpoint and a run that goes on from it.
 _FREE_TO_RESUME = (
-    *_ENCODING, 'data', 'mesh', 'train.num_epochs', 'train.patience',
+    *_ENCODING, 'facets.device_gib', 'data', 'mesh', 'train.num_epochs',
+    'train.patience',
     'train.chunk', 'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
 # And an evaluation, which trains nothing.
-_FREE_TO_EVALUATE = (*_ENCODING, 'data', 'mesh', 'train', 'eval', 'seed')
+_FREE_TO_EVALUATE = (
+    *_ENCODING, 'facets.device_gib', 'data', 'mesh', 'train', 'eval', 'seed')
 
 
 # Fields of an encoder that change no embedding.

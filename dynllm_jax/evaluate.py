@@ -11,6 +11,7 @@ import numpy as np
 from dynllm_jax import batching
 from dynllm_jax import graph
 from dynllm_jax import scoring
+from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
@@ -139,7 +140,8 @@ def _replay_chunk(
 def replay(
     system: System, params: Params, memory: Any, inputs: Inputs,
     plan: batching.BatchPlan, ranking: Ranking | None, candidates: Array,
-    progress=None, chosen: np.ndarray | None = None
+    progress=None, chosen: np.ndarray | None = None,
+    facet_texts: np.ndarray | None = None
 ) -> tuple[Any, np.ndarray]:
   """Plays a plan's events in order through the memory, ranking each.
 
@@ -151,6 +153,7 @@ def replay(
     candidates: bool[items + 1].
     progress: called with the number of events of each finished chunk.
     chosen: bool[batches], whose events are ranked; None for all.
+    facet_texts: those that stay on the host (facets/resident.py).
 
   Returns:
     The memory after the last event; f64[events] ranks of the events that were
@@ -174,8 +177,9 @@ def replay(
     part = chosen[at * length:(at + 1) * length]
     ranked[:len(part)] = part
     memory, pending, chunk_ranks, finite = _replay_chunk(
-        system, ranking, plan.batch_size, params, memory, pending, inputs,
-        candidates, (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))
+        system, ranking, plan.batch_size, params, memory, pending,
+        resident.with_texts(inputs, facet_texts, chunk), candidates,
+        (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))
     if not finite:
       first, last = chunk.start[0], chunk.start.max()
       raise InputError(

@@ -18,6 +18,7 @@ from dynllm_jax import reporting
 from dynllm_jax import sharding
 from dynllm_jax import train
 from dynllm_jax.facets import bank
+from dynllm_jax.facets import resident
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -31,6 +32,7 @@ class Run(NamedTuple):
   log: EventLog
   facets: dict[str, Any]  # who wrote and encoded them, for reports
   inputs: Inputs  # on the device
+  facet_texts: np.ndarray | None  # that stay on the host (facets/resident.py)
   system: System
   trainer: train.Trainer
   train_plan: batching.BatchPlan
@@ -70,13 +72,15 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   largest = max(
       config.train.batch_size, config.eval.batch_size,
       batching.MAX_ROWS_BY_TIME)
+  facet_bank, facet_texts = resident.split(
+      facet_bank, system.reads_facets, config.facets.device_gib)
   inputs = sharding.replicate(
       mesh, inputs_lib.build_inputs(
           log, item_text, facet_bank, largest, system.reads_train_graph))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
-      config, log, facets, inputs, system, trainer, train_plan, mesh,
-      system_name(config), floors)
+      config, log, facets, inputs, facet_texts, system, trainer, train_plan,
+      mesh, system_name(config), floors)
 
 
 def _build_floor(name):
@@ -123,7 +127,8 @@ def rank_splits(
     progress = reporting.Progress(f'ranking {split}', int(plan.size.sum()))
     memory, ranks = evaluate.replay(
         run.system, state.params, memory, run.inputs, plan, ranking,
-        candidates, progress, evaluate.sample_batches(plan, sample))
+        candidates, progress, evaluate.sample_batches(plan, sample),
+        run.facet_texts)
     results[split] = ranks, progress.close()
   return results
 
@@ -140,7 +145,8 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
   """
   system = run.floors[name]
   floor = run._replace(
-      system=system, trainer=run.trainer._replace(system=system), name=name)
+      system=system, trainer=run.trainer._replace(system=system), name=name,
+      facet_texts=None)
   state, _ = train_one_epoch(floor, initial_state(floor))
   ranked = rank_splits(floor, state, ('validation', 'test'))
   return {
@@ -172,6 +178,7 @@ def train_one_epoch(
     record = {'seconds': seconds, 'events_per_s': events / seconds}
     return state.replace(memory=memory), record
   state, record = train.run_epoch(
-      run.trainer, state, run.inputs, run.train_plan, progress)
+      run.trainer, state, run.inputs, run.train_plan, progress,
+      run.facet_texts)
   progress.close()
   return state, record

@@ -16,6 +16,7 @@ from dynllm_jax import feeds
 from dynllm_jax import losses
 from dynllm_jax import objective
 from dynllm_jax import sharding
+from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -168,7 +169,23 @@ def _objective(trainer, inputs, state, batch, events, real, key, params):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _train_chunk(trainer, batch_size, inputs, state, rows, order):
+def train_chunk(
+    trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
+    rows: tuple[Array, Array, Array, Array], order: Array | None
+) -> tuple[TrainState, tuple[Array, Array]]:
+  """A run of steps as one program; nothing returns to Python in between.
+
+  Args:
+    trainer: the trainer.
+    batch_size: rows of a batch.
+    inputs: on the device.
+    state: its buffers are given away.
+    rows: start, size, part and ready of each batch.
+    order: as in `train_step`.
+
+  Returns:
+    The state, and of each batch the sum of its losses and its events.
+  """
   step = functools.partial(
       train_step, trainer, batch_size, inputs, order=order)
   return jax.lax.scan(step, state, rows)
@@ -187,7 +204,8 @@ def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
 def run_epoch(
     trainer: Trainer, state: TrainState, inputs: Inputs,
     plan: batching.BatchPlan,
-    progress: Callable[[int, float], None]
+    progress: Callable[[int, float], None],
+    facet_texts: np.ndarray | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
   """Trains on every event of the plan once.
 
@@ -198,6 +216,7 @@ def run_epoch(
     plan: the training split's batches.
     progress: called after each chunk with its number of events and their
       mean loss.
+    facet_texts: those that stay on the host (facets/resident.py).
 
   Returns:
     The state; `loss`, the mean over events, `seconds`, and `events_per_s`
@@ -213,8 +232,9 @@ def run_epoch(
   total, sizes, ends = 0.0, [], [time.perf_counter()]
   for chunk in batching.chunks(plan, length):
     rows = (chunk.start, chunk.size, chunk.part, chunk.ready)
-    state, (chunk_losses, chunk_sizes) = _train_chunk(
-        trainer, plan.batch_size, inputs, state, rows, order)
+    state, (chunk_losses, chunk_sizes) = train_chunk(
+        trainer, plan.batch_size,
+        resident.with_texts(inputs, facet_texts, chunk), state, rows, order)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(

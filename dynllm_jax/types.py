@@ -179,12 +179,14 @@ class TrainGraph:
 class FacetBank:
   """The four facets of every user and active window (SPEC 3.6).
 
-  `texts[0]` stands for "unknown" and is never read as an embedding.
+  `texts[0]` stands for "unknown" and is never read as an embedding. Where
+  `texts` holds some of all texts, `present` says which (facets/resident.py).
   """
   texts: Array  # f16[unique_texts, llm_dim]
   offsets: Array  # i32[users + 2], rows of user u: offsets[u]..offsets[u + 1]
   closes: Array  # i32[rows], seconds, ascending within a user
-  index: Array  # i32[rows, 4], rows of `texts`, in the order of FACETS
+  index: Array  # i32[rows, 4], rows of all texts, in the order of FACETS
+  present: Array | None = None  # i32[texts here], ascending; None: all
 
 
 @_pytree
@@ -332,6 +334,7 @@ class System(NamedTuple):
     sequence_length: of feed 'sequences', events of a row at most: `batch` and
       `events` are [batch, sequence_length], oldest first, padding last.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
+    reads_facets: whether the texts of `Inputs.facets` are wanted.
   """
   feed: str
   by_time: bool
@@ -343,3 +346,4 @@ class System(NamedTuple):
   loss: Callable[..., Loss] | None = None
   sequence_length: int = 0
   reads_train_graph: bool = False
+  reads_facets: bool = False

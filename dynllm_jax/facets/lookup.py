@@ -20,7 +20,7 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
     times: i32[...], seconds, of the same shape.
 
   Returns:
-    i32[..., 4], rows of `bank.texts` in the order of FACETS; 0 ("unknown")
+    i32[..., 4], rows of all texts in the order of FACETS; 0 ("unknown")
     before the user's first profile and for user 0.
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
@@ -40,3 +40,18 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
       0, num_rows.bit_length(), halve, (start, offsets[users + 1]))
   rows = jnp.asarray(bank.index)[jnp.maximum(after - 1, 0)]
   return jnp.where((after > start)[..., None], rows, 0)
+
+
+def embeddings(bank: FacetBank, rows: Array) -> jax.Array:
+  """The embeddings of texts.
+
+  Args:
+    bank: the facets; every row asked for is among its texts.
+    rows: i32[...], of `lookup`.
+
+  Returns:
+    f16[..., llm_dim].
+  """
+  if bank.present is not None:
+    rows = jnp.searchsorted(bank.present, rows)
+  return jnp.asarray(bank.texts)[rows]

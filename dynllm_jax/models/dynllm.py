@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax import graph
+from dynllm_jax.facets.lookup import embeddings
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.layers import distillation
 from dynllm_jax.layers import fusion
@@ -171,7 +172,7 @@ class DynLLM(StreamNetwork):
     columns = jnp.array([FACETS.index(name) for name in c.facets])
     rows = lookup(inputs.facets, users, times)[:, columns]
     tokens = self.facet_tokens(
-        inputs.facets.texts[rows], rows > 0, deterministic)
+        embeddings(inputs.facets, rows), rows > 0, deterministic)
     return self.fuse(user_graph, tokens, deterministic)
 
 
@@ -195,4 +196,5 @@ def build(config: ml_collections.ConfigDict) -> System:
       ('fusion.num_layers', c.fusion.num_layers >= 1, '1 or more'),
       ('fusion.alpha', 0 <= c.fusion.alpha <= 1, '0 to 1'),
   ])
-  return stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
+  system = stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
+  return system._replace(reads_facets=bool(c.facets))

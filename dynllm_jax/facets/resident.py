@@ -1,0 +1,77 @@
+"""Facet texts beyond the device's budget: on it a chunk of batches at a time."""
+
+import functools
+
+import jax
+import numpy as np
+
+from dynllm_jax.batching import BatchPlan
+from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+
+_NO_ROW = np.iinfo(np.int32).max
+
+
+def split(
+    bank: FacetBank, wanted: bool, device_gib: float
+) -> tuple[FacetBank, np.ndarray | None]:
+  """Decides where the texts of a bank are kept.
+
+  Args:
+    bank: numpy arrays, mapped from disk or not.
+    wanted: whether the system reads facets.
+    device_gib: `config.facets.device_gib`, what texts may take of the device.
+
+  Returns:
+    The bank for the device, and the texts that stay on the host; None where
+    the device has all or none is read.
+
+  Raises:
+    InputError: if the budget is not a number of GiB.
+  """
+  if not device_gib >= 0:
+    raise InputError(
+        f'config.facets.device_gib: {device_gib} is not allowed; 0 or more')
+  if wanted and bank.texts.nbytes <= device_gib * 2**30:
+    return bank, None
+  few = bank.replace(texts=bank.texts[:1], present=np.zeros(1, np.int32))
+  return few, bank.texts if wanted else None
+
+
+def with_texts(
+    inputs: Inputs, texts: np.ndarray | None, chunk: BatchPlan) -> Inputs:
+  """The inputs with all texts that a chunk of batches can read.
+
+  Memory and work follow the events of the chunk, not the bank. The number of
+  rows is rounded up to a power of two, so that few shapes are compiled.
+
+  Args:
+    inputs: on the device; of `split`.
+    texts: f16[unique_texts, llm_dim] on the host; None changes nothing.
+    chunk: chronological batches, a run of the log.
+
+  Returns:
+    The inputs.
+  """
+  if texts is None:
+    return inputs
+  size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
+  start = min(int(chunk.start[0]), len(inputs.users) - size)
+  present = np.unique(np.append(_rows(inputs, start, size), 0))
+  padding = (1 << (len(present) - 1).bit_length()) - len(present)
+  bank = inputs.facets.replace(
+      texts=np.pad(texts[present], [(0, padding), (0, 0)]),
+      present=np.pad(present.astype(np.int32), (0, padding),
+                     constant_values=_NO_ROW))
+  return inputs.replace(facets=jax.device_put(bank, inputs.users.sharding))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _rows(inputs, start, size):
+  """i32[size, 4], rows of all texts that serve so many events of the log."""
+  users, times = (
+      jax.lax.dynamic_slice(column, [start], [size])
+      for column in (inputs.users, inputs.times))
+  return lookup(inputs.facets, users, times)

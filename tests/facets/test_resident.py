@@ -1,0 +1,75 @@
+"""Texts that stay on the host: what a chunk reads is there, and the same."""
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import variants
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import evaluate
+from dynllm_jax import sharding
+from dynllm_jax import train
+from dynllm_jax.facets import lookup
+from dynllm_jax.facets import resident
+from dynllm_jax.types import InputError
+
+BATCH = 8
+
+
+def test_a_chunk_has_the_texts_of_its_events_and_few_others():
+  log = helpers.random_log(2, num_events=200, num_times=120)
+  inputs = helpers.random_inputs(log, padding=BATCH)
+  few, texts = resident.split(inputs.facets, True, 0.0)
+  assert len(few.texts) == 1 and len(texts) == 10
+  on_host = inputs.replace(facets=few)
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  for chunk in batching.chunks(plan, 3):
+    bank = resident.with_texts(on_host, np.asarray(texts), chunk).facets
+    assert len(bank.texts).bit_count() == 1
+    stop = (chunk.start + chunk.size).max()
+    at = np.arange(chunk.start[0], stop)
+    rows = lookup.lookup(inputs.facets, log.users[at], log.times[at])
+    np.testing.assert_array_equal(
+        lookup.embeddings(bank, rows), inputs.facets.texts[rows])
+    # Nobody and no time of the padding has a text.
+    assert not lookup.lookup(bank, 0, 0).any() and bank.present[0] == 0
+
+
+@pytest.mark.parametrize('batch', [BATCH, 32])
+def test_training_and_ranking_are_the_same_wherever_texts_are(batch):
+  log = helpers.random_log(3, num_events=200, num_times=120)
+  config = variants.tiny_config('dynllm+walk')
+  config.train.chunk = 2
+  system = config_lib.system_module('dynllm').build(config.model)
+  whole = helpers.random_inputs(log, padding=batch)
+  few, texts = resident.split(whole.facets, system.reads_facets, 0.0)
+  plan = batching.plan_batches(log.times, 0, log.train_end, batch)
+  rest = batching.plan_batches(log.times, log.train_end, log.num_events, batch)
+  trainer = train.make_trainer(
+      system, config, sharding.make_mesh(config), len(plan.start))
+  ends = []
+  for inputs, host in ((whole, None),
+                       (whole.replace(facets=few), np.asarray(texts))):
+    state = train.init_state(trainer, 0, inputs, plan.capacity)
+    state, _ = train.run_epoch(
+        trainer, state, inputs, plan, lambda events, loss: None, host)
+    memory = evaluate.after_pending(
+        system, state.params, state.memory, inputs, state.pending)
+    memory, ranks = evaluate.replay(
+        system, state.params, memory, inputs, rest, evaluate.Ranking(100, 0),
+        jnp.asarray(evaluate.candidate_mask(log, 'all')), facet_texts=host)
+    ends.append((state.params, memory, ranks))
+  jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_the_budget_decides():
+  log = helpers.random_log(2)
+  bank = helpers.random_bank(log, 4)
+  assert resident.split(bank, True, bank.texts.nbytes / 2**30) == (bank, None)
+  few, texts = resident.split(bank, False, 4.0)
+  assert texts is None and few.texts.shape == (1, 4)
+  with pytest.raises(InputError, match='device_gib: -1'):
+    resident.split(bank, True, -1)
