@@ -117,3 +117,14 @@ def test_keeping_every_coordinate_loses_none():
   np.testing.assert_array_equal(_distill(facet, query, DIM, 'index'), whole)
   np.testing.assert_array_equal(
       np.sort(_distill(facet, query, DIM, 'score')), np.sort(whole))
+
+
+@pytest.mark.parametrize('shape, top_r', [
+    ((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1), ((2, 300), 9)])
+def test_counting_finds_the_indices_of_top_k(shape, top_r):
+  values = np.array([-np.inf, -1.5, -0.0, 0.0, 1e-40, 2.0, np.inf], np.float32)
+  rng = np.random.default_rng(0)
+  for scores in (rng.normal(size=shape).astype(np.float32),
+                 rng.choice(values, shape)):
+    got = jax.jit(distillation.top_indices, static_argnums=1)(scores, top_r)
+    np.testing.assert_array_equal(got, jax.lax.top_k(scores, top_r)[1])
