@@ -15,7 +15,8 @@ _COLUMNS = ('recall@10', 'ndcg@10', 'mrr')
 
 
 def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
-        workdir: pathlib.Path) -> list[dict[str, Any]]:
+        workdir: pathlib.Path,
+        common: tuple[tuple[str, Any], ...] = ()) -> list[dict[str, Any]]:
   """Runs a system as its config says, then with each change.
 
   Args:
@@ -25,12 +26,13 @@ def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
     epochs: of each run at most, with the patience of grids.py.
     seed: of each run.
     workdir: for run folders.
+    common: further fields of every run.
 
   Returns:
     A record of each run: `label` and its row.
   """
-  common = (('train.num_epochs', epochs), ('train.patience', grids.PATIENCE),
-            ('eval.compare', '()'))
+  common = (*common, ('train.num_epochs', epochs),
+            ('train.patience', grids.PATIENCE), ('eval.compare', '()'))
   records = []
   for label, fields in changes.items():
     setting = rows.Setting(system, (*common, *sorted(fields.items())), seed)

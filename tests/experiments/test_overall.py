@@ -74,3 +74,17 @@ def test_epochs_fit_the_budget():
   assert epochs(10.0) == grids.MAX_EPOCHS
   assert epochs(300.0) == grids.MAX_SECONDS // 300
   assert epochs(10_000.0) == grids.GRID_EPOCHS
+
+
+def test_encoders_are_compared_with_each_choice_of_facets():
+  from dynllm_jax.types import FACETS
+  from experiments import encoders
+  changes = encoders.changes('models/small/')
+  first, second, *_ = changes
+  assert first == 'hashing, all facets' and second == 'small, all facets'
+  assert len(changes) == 2 * (2 + len(FACETS))
+  for name in FACETS:
+    for encoder in ('hashing', 'small'):
+      fields = changes[f'{encoder}, without {name}']
+      assert name not in fields['model.facets']
+      assert ('facets.encoder.model' in fields) == (encoder == 'small')
