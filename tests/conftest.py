@@ -1,7 +1,10 @@
 """Settings that all tests share; `helpers.py` beside it makes their data."""
 
+import pathlib
+
 import hypothesis
 import jax
+import pytest
 
 # The first example of a property compiles, which no deadline allows for.
 hypothesis.settings.register_profile('tests', deadline=None)
@@ -10,6 +13,21 @@ hypothesis.settings.load_profile('tests')
 # Accelerators round the factors of a product unless they are told not to, and
 # the tests compare with plain Python.
 jax.config.update('jax_default_matmul_precision', 'highest')
+
+
+# Linux allows a process 65,530 mappings, every compiled program takes several,
+# and past the limit the compiler crashes.
+_MAPPINGS = pathlib.Path('/proc/self/maps')
+_MAX_MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def few_compiled_programs():
+  """Forgets compiled programs long before a process has too many."""
+  yield
+  if (_MAPPINGS.exists()
+      and _MAPPINGS.read_bytes().count(b'\n') > _MAX_MAPPINGS):
+    jax.clear_caches()
 
 
 def pytest_addoption(parser):
