@@ -44,7 +44,10 @@ class FacetTokens(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     unknown = self.param('unknown', nn.initializers.normal(1.0), shape)
-    rows = jnp.einsum('bfk,fkd->bfd', texts.astype(jnp.float32), weights)
+    # A product for each facet: XLA's CPU backend transposes for a batched one.
+    rows = jnp.stack([
+        texts[:, facet].astype(jnp.float32) @ weights[facet]
+        for facet in range(num_facets)], axis=1)
     rows = nn.Dropout(self.dropout)(rows, deterministic=deterministic)
     facets = jnp.where(
         known[..., None], normalize(rows) * scale + bias, unknown)

@@ -45,11 +45,9 @@ class TemporalLayer(nn.Module):
     Returns:
       f32[..., dim], `h^{N,(l)}`.
     """
-    zero = jnp.broadcast_to(zero_code, (*node.shape[:-1], len(zero_code)))
     attended = SingleQueryAttention(self.dim, self.num_heads, self.dropout)(
-        jnp.concatenate([node, zero], axis=-1), [keys, codes], mask,
-        deterministic)
-    return MLP(self.dim)(jnp.concatenate([attended, node], axis=-1))
+        [node, zero_code], [keys, codes], mask, deterministic)
+    return MLP(self.dim)(attended, node)
 
 
 class TemporalEmbedding(nn.Module):
