@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
 
-BLOCK = 128  # rows of a round that one step of the loop updates
+BLOCK = 64  # rows of a round that one step of the loop updates
 _NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
 
 Cell = Callable[[Any, Array, Array], Array]  # (params, hidden, inputs) -> new

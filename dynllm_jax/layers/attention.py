@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
 
@@ -88,8 +89,7 @@ class SingleQueryAttention(nn.Module):
         for head, own in enumerate(by_head)], axis=-2)
     attention = masked_softmax(
         logits / jnp.sqrt(head_dim), mask[..., None, :])
-    attention = nn.Dropout(self.dropout)(
-        attention, deterministic=deterministic)
+    attention = Dropout(self.dropout)(attention, deterministic)
     values = [
         sum(jnp.einsum('...n,...nk->...k', attention[..., head, :], part)
             @ w[:, head] for part, w in zip(keys, w_value))

@@ -69,7 +69,7 @@ def select_by_counting(
   a row's d scores, and every value's place with every slot, takes whole
   vectors at a time and is several times faster at d = 128.
   """
-  place = _places(scores)
+  place = _once(_places, scores)
   keep = place < top_r
   if order == 'mask':
     return jnp.where(keep, values, 0.0)
@@ -102,13 +102,30 @@ def _to_slots(size, values, place):
   return out
 
 
-def _from_slots(size, place, cotangent):
-  out = jnp.zeros(place.shape, cotangent.dtype)
-  for slot in range(size):
-    out = jnp.where(place == slot, cotangent[..., slot:slot + 1], out)
-  return out, None
+def _to_slots_backward(size, place, cotangent):
+
+  def from_slots(place, cotangent):
+    out = jnp.zeros(place.shape, cotangent.dtype)
+    for slot in range(size):
+      out = jnp.where(place == slot, cotangent[..., slot:slot + 1], out)
+    return out
+
+  return _once(from_slots, place, cotangent), None
+
+
+def _once(compute, *args):
+  """`compute(*args)`, not computed again in every fusion that reads it.
+
+  XLA's CPU backend pulls cheap operations into each of their readers, however
+  many they are. It does not pull them out of a branch.
+  """
+  shape = jax.eval_shape(compute, *args)
+  bits = jax.lax.bitcast_convert_type(args[0].reshape(-1)[:1], jnp.int32)
+  return jax.lax.cond(
+      bits[0] != jnp.iinfo(jnp.int32).max, compute,
+      lambda *_: jnp.zeros(shape.shape, shape.dtype), *args)
 
 
 _to_slots.defvjp(
     lambda size, values, place: (_to_slots(size, values, place), place),
-    _from_slots)
+    _to_slots_backward)

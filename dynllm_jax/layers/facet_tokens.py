@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.layers.distillation import distill
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import normalize
 from dynllm_jax.types import Array
 
@@ -48,7 +49,7 @@ class FacetTokens(nn.Module):
     rows = jnp.stack([
         texts[:, facet].astype(jnp.float32) @ weights[facet]
         for facet in range(num_facets)], axis=1)
-    rows = nn.Dropout(self.dropout)(rows, deterministic=deterministic)
+    rows = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
         known[..., None], normalize(rows) * scale + bias, unknown)
     if self.order == 'none':

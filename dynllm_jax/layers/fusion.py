@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.layers.attention import SingleQueryAttention
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.types import Array
 
@@ -52,6 +53,6 @@ class Fusion(nn.Module):
       query = attended.product()
     if self.mode == 'merge':
       return MLP(self.dim)(graph_embedding, attended)
-    dropped = nn.Dropout(self.dropout)(tokens, deterministic=deterministic)
+    dropped = Dropout(self.dropout)(tokens, deterministic)
     flat = dropped.reshape(len(dropped), -1)
     return self.alpha * query + (1 - self.alpha) * MLP(self.dim)(flat)

@@ -83,8 +83,8 @@ class TemporalEmbedding(nn.Module):
 
     Args:
       side: 'user' or 'item', the side of `nodes`.
-      nodes: i32[...].
-      times: i32[...], seconds, as `nodes`.
+      nodes: i32[batch].
+      times: i32[batch], seconds.
       num_layers: l.
       inputs: for the graphs.
       read: layer 0, memory and static half, of nodes of a side.
@@ -92,7 +92,7 @@ class TemporalEmbedding(nn.Module):
       deterministic: whether dropout is off.
 
     Returns:
-      f32[..., dim].
+      f32[batch, dim].
     """
     if num_layers == 0:
       return read(side, nodes)
@@ -103,10 +103,13 @@ class TemporalEmbedding(nn.Module):
         (inputs.user_graph, 'item') if side == 'user'
         else (inputs.item_graph, 'user'))
     near = graph.neighborhood(own, nodes, times, self.num_neighbors)
-    at = jnp.broadcast_to(times[..., None], near.nodes.shape)
+    at = jnp.broadcast_to(times[:, None], near.nodes.shape)
     days = jnp.where(near.mask, graph.days_between(at, near.times), 0.0)
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
+    # Rows in one axis: XLA's CPU backend copies the operands of a product
+    # over several.
+    keys = recurse(other, near.nodes.reshape(-1), at.reshape(-1))
     return layer(
         recurse(side, nodes, times), encode(jnp.zeros([])),
-        recurse(other, near.nodes, at), encode(days), near.mask,
+        keys.reshape(*near.nodes.shape, -1), encode(days), near.mask,
         deterministic)
