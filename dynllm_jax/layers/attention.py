@@ -3,31 +3,13 @@
 from collections.abc import Sequence
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax.layers.dropout import Dropout
+from dynllm_jax.layers.few_queries import attend
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
-
-
-def masked_softmax(logits: Array, mask: Array) -> Array:
-  """Softmax over the last axis; all zero where everything is masked.
-
-  Args:
-    logits: f32[..., n].
-    mask: bool[..., n], broadcastable.
-
-  Returns:
-    f32[..., n]; no gradient is NaN, whatever the mask.
-  """
-  low = jnp.finfo(logits.dtype).min
-  top = jnp.max(jnp.where(mask, logits, low), axis=-1, keepdims=True)
-  top = jax.lax.stop_gradient(jnp.where(top == low, 0.0, top))
-  weights = jnp.where(mask, jnp.exp(jnp.where(mask, logits - top, 0.0)), 0.0)
-  total = jnp.sum(weights, axis=-1, keepdims=True)
-  return weights / jnp.where(total > 0, total, 1.0)
 
 
 class SingleQueryAttention(nn.Module):
@@ -57,13 +39,13 @@ class SingleQueryAttention(nn.Module):
 
     Args:
       query: parts of the query, whose concatenation is never formed:
-        f32[..., part_dim], or f32[part_dim] where it is the same everywhere.
-      keys: parts of the keys, f32[..., n, part_dim] each.
-      mask: bool[..., n].
+        f32[batch, part_dim], or f32[part_dim] where it is the same everywhere.
+      keys: parts of the keys, f32[batch, n, part_dim] each.
+      mask: bool[batch, n].
       deterministic: whether dropout is off.
 
     Returns:
-      f32[..., dim], the output projection still to be multiplied.
+      f32[batch, dim], the output projection still to be multiplied.
     """
     head_dim = self.dim // self.num_heads
     heads = (self.num_heads, head_dim)
@@ -83,15 +65,13 @@ class SingleQueryAttention(nn.Module):
     projected = sum(
         part @ w.reshape(-1, self.dim) for part, w in zip(query, w_query))
     by_head = jnp.split(projected, self.num_heads, axis=-1)
-    logits = jnp.stack([
-        sum(jnp.einsum('...nk,...k->...n', part, own @ w[:, head].T)
-            for part, w in zip(keys, w_key))
-        for head, own in enumerate(by_head)], axis=-2)
-    attention = masked_softmax(
-        logits / jnp.sqrt(head_dim), mask[..., None, :])
-    attention = Dropout(self.dropout)(attention, deterministic)
+    queries = [
+        jnp.stack([own @ w[:, head].T for head, own in enumerate(by_head)], 1)
+        / jnp.sqrt(head_dim) for w in w_key]
+    scale = Dropout(self.dropout)(
+        jnp.ones((len(mask), self.num_heads, mask.shape[-1])), deterministic)
+    means = attend(queries, list(keys), mask, scale)
     values = [
-        sum(jnp.einsum('...n,...nk->...k', attention[..., head, :], part)
-            @ w[:, head] for part, w in zip(keys, w_value))
+        sum(mean[:, head] @ w[:, head] for mean, w in zip(means, w_value))
         for head in range(self.num_heads)]
     return Projected(jnp.concatenate(values, axis=-1), w_out)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.layers.once import once
 from dynllm_jax.types import Array
 
 ORDERS = ('score', 'index', 'mask', 'none')
@@ -69,7 +70,7 @@ def select_by_counting(
   a row's d scores, and every value's place with every slot, takes whole
   vectors at a time and is several times faster at d = 128.
   """
-  place = _once(_places, scores)
+  place = once(_places, scores)
   keep = place < top_r
   if order == 'mask':
     return jnp.where(keep, values, 0.0)
@@ -110,20 +111,7 @@ def _to_slots_backward(size, place, cotangent):
       out = jnp.where(place == slot, cotangent[..., slot:slot + 1], out)
     return out
 
-  return _once(from_slots, place, cotangent), None
-
-
-def _once(compute, *args):
-  """`compute(*args)`, not computed again in every fusion that reads it.
-
-  XLA's CPU backend pulls cheap operations into each of their readers, however
-  many they are. It does not pull them out of a branch.
-  """
-  shape = jax.eval_shape(compute, *args)
-  bits = jax.lax.bitcast_convert_type(args[0].reshape(-1)[:1], jnp.int32)
-  return jax.lax.cond(
-      bits[0] != jnp.iinfo(jnp.int32).max, compute,
-      lambda *_: jnp.zeros(shape.shape, shape.dtype), *args)
+  return once(from_slots, place, cotangent), None
 
 
 _to_slots.defvjp(

@@ -22,7 +22,7 @@ import ml_collections
 from dynllm_jax import graph
 from dynllm_jax import objective
 from dynllm_jax.layers import static_system
-from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.few_queries import masked_softmax
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import helpers
-from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.few_queries import masked_softmax
 from dynllm_jax.layers.attention import SingleQueryAttention
 
 DIM, HEADS, QUERY, PARTS, KEYS, BATCH = 6, 2, (3, 2), (4, 3), 4, 3
