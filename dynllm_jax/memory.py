@@ -2,8 +2,9 @@
 
 Events of one node form a chain: the state after one update is the hidden
 state of the next. Chains of different nodes are independent, so update number
-r of every node (round r) runs at once. A round is cut into blocks of rows, so
-the work follows the events and not rounds times batch.
+r of every node (round r) runs at once. Round 0 takes all rows together; later
+rounds, which are short, are cut into blocks of rows, so the work follows the
+events and not rounds times batch.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
 
-BLOCK = 128  # rows of a round that one step of the loop updates
+BLOCK = 64  # rows of a round that one step of the loop updates
 _NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
 
 Cell = Callable[[Any, Array, Array], Array]  # (params, hidden, inputs) -> new
@@ -53,11 +54,34 @@ def read(memory: NodeMemory, nodes: Array, initial: Array) -> Array:
   Returns:
     f32[..., width].
   """
+  return _read(
+      memory.fresh, initial, memory.replace(fresh=None), jnp.asarray(nodes))
+
+
+@jax.custom_vjp
+def _read(fresh, initial, memory, nodes):
+  del fresh  # the table holds their values; gradients find their way below
+  known = memory.time[nodes] >= 0
+  return jnp.where(known[..., None], memory.state[nodes], initial)
+
+
+def _read_forward(fresh, initial, memory, nodes):
   slot = memory.slot[nodes]
   is_fresh = (memory.fresh_nodes[slot] == nodes) & (nodes > 0)
-  stored = jax.lax.stop_gradient(memory.state)[nodes]
-  rows = jnp.where(is_fresh[..., None], memory.fresh[slot], stored)
-  return jnp.where((memory.time[nodes] >= 0)[..., None], rows, initial)
+  return _read(fresh, initial, memory, nodes), (
+      jnp.where(is_fresh, slot, _NO_ROW), memory.time[nodes] < 0, fresh)
+
+
+def _read_backward(residuals, cotangent):
+  slot, unseen, fresh = residuals
+  rows = cotangent.reshape(-1, cotangent.shape[-1])
+  unseen = unseen.reshape(-1).astype(rows.dtype)
+  return (
+      jnp.zeros_like(fresh).at[slot.reshape(-1)].add(rows, mode='drop'),
+      unseen @ rows, None, None)
+
+
+_read.defvjp(_read_forward, _read_backward)
 
 
 def write(
@@ -73,8 +97,11 @@ def write(
   Returns:
     The memory, with `rows` as its fresh rows.
   """
-  place = jnp.where(nodes > 0, nodes, _NO_ROW)
   stopped = jax.lax.stop_gradient(rows)
+  # XLA writes a table in place only where the data say that it has been read:
+  # the places wait for the rows, which are never all so low.
+  waited = jnp.max(stopped) < jnp.finfo(stopped.dtype).min
+  place = jnp.where((nodes > 0) & ~waited, nodes, _NO_ROW)
   return NodeMemory(
       state=memory.state.at[place].set(stopped, mode='drop'),
       time=memory.time.at[place].set(times, mode='drop'),
@@ -207,59 +234,55 @@ def run_chains(
 
 
 def _block(chain: Chains, begin: Array, end: Array):
-  """Rows `order[begin:end]`, at most BLOCK of them, and which are real."""
+  """Rows `order[begin:end]`, at most BLOCK, to read from and to write to."""
   rows = jax.lax.dynamic_slice(chain.order, [begin], [BLOCK])
   real = jnp.arange(BLOCK) < end - begin
-  return jnp.where(real, rows, 0), jnp.where(real, rows, _NO_ROW), real
-
-
-def _hidden_rows(chain, hidden, states, rows):
-  """The hidden states with which some updates start."""
-  before = states[jnp.maximum(rows - 1, 0)]
-  return jnp.where(chain.first[rows][:, None], hidden[rows], before)
+  return jnp.where(real, rows, 0), jnp.where(real, rows, _NO_ROW)
 
 
 def _run_forward(cell, params, hidden, inputs, chain):
+  used = (jnp.arange(len(hidden)) < chain.count)[:, None]
+  # Right for the first update of every chain; the others are written over.
+  first = jnp.where(used, cell(params, hidden, inputs), 0.0)
 
   def step(carry):
     begin, states = carry
     end = jnp.minimum(begin + BLOCK, chain.round_end[begin])
-    rows, place, _ = _block(chain, begin, end)
-    new = cell(params, _hidden_rows(chain, hidden, states, rows), inputs[rows])
+    rows, place = _block(chain, begin, end)
+    new = cell(params, states[rows - 1], inputs[rows])
     return end, states.at[place].set(new, mode='drop')
 
   _, states = jax.lax.while_loop(
       lambda carry: carry[0] < chain.count, step,
-      (jnp.int32(0), jnp.zeros_like(hidden)))
+      (chain.round_end[0], first))
   return states, (params, hidden, inputs, chain, states)
 
 
 def _run_backward(cell, residuals, cotangent):
   params, hidden, inputs, chain, states = residuals
+  before = jnp.roll(states, 1, axis=0)
+  hidden = jnp.where(chain.first[:, None], hidden, before)
+  used = (jnp.arange(len(hidden)) < chain.count)[:, None]
 
   def step(carry):
-    end, grad_params, grad_hidden, grad_inputs, grad_states = carry
+    end, grads = carry
     begin = jnp.maximum(end - BLOCK, chain.round_start[end - 1])
-    rows, place, real = _block(chain, begin, end)
-    start = _hidden_rows(chain, hidden, states, rows)
-    _, pullback = jax.vjp(cell, params, start, inputs[rows])
-    grads = jnp.where(real[:, None], grad_states[rows], 0.0)
-    params_part, start_part, inputs_part = pullback(grads)
-    first = chain.first[rows]
-    own = jnp.where(first, place, _NO_ROW)
-    before = jnp.where(first | ~real, _NO_ROW, rows - 1)
-    return (
-        begin,
-        jax.tree.map(jnp.add, grad_params, params_part),
-        grad_hidden.at[own].set(start_part, mode='drop'),
-        grad_inputs.at[place].set(inputs_part, mode='drop'),
-        grad_states.at[before].add(start_part, mode='drop'))
+    rows, place = _block(chain, begin, end)
+    _, pullback = jax.vjp(
+        lambda start: cell(params, start, inputs[rows]), hidden[rows])
+    part, = pullback(grads[rows])
+    previous = jnp.where(place == _NO_ROW, _NO_ROW, place - 1)
+    return begin, grads.at[previous].add(part, mode='drop')
 
-  _, grad_params, grad_hidden, grad_inputs, _ = jax.lax.while_loop(
-      lambda carry: carry[0] > 0, step,
-      (chain.count, jax.tree.map(jnp.zeros_like, params),
-       jnp.zeros_like(hidden), jnp.zeros_like(inputs), cotangent))
-  return grad_params, grad_hidden, grad_inputs, None
+  # What reaches each state, through later updates of its chain too; then all
+  # rows at once.
+  _, grads = jax.lax.while_loop(
+      lambda carry: carry[0] > chain.round_end[0], step,
+      (chain.count, jnp.where(used, cotangent, 0.0)))
+  _, pullback = jax.vjp(cell, params, hidden, inputs)
+  grad_params, grad_hidden, grad_inputs = pullback(grads)
+  return grad_params, jnp.where(
+      chain.first[:, None], grad_hidden, 0.0), grad_inputs, None
 
 
 run_chains.defvjp(_run_forward, _run_backward)

@@ -1,8 +1,11 @@
 """Distillation of a facet to its r most telling coordinates (SPEC 3.7)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.layers.once import once
 from dynllm_jax.types import Array
 
 ORDERS = ('score', 'index', 'mask', 'none')
@@ -27,39 +30,57 @@ def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
     return facet
   scores = facet * query / jnp.linalg.norm(query, axis=-1, keepdims=True)
   gated = facet * jnp.tanh(scores)
-  index = top_indices(jax.lax.stop_gradient(scores), top_r)
+  scores = jax.lax.stop_gradient(scores)
+  by_sorting, by_counting = (
+      functools.partial(how, top_r=top_r, order=order)
+      for how in (select_by_sorting, select_by_counting))
+  if scores.shape[-1] > _MAX_COUNTED:
+    return by_sorting(gated, scores)
+  return jax.lax.platform_dependent(
+      gated, scores, cpu=by_counting, default=by_sorting)
+
+
+def select_by_sorting(
+    values: Array, scores: Array, top_r: int, order: str) -> Array:
+  """The values at the top r scores, by `lax.top_k`.
+
+  Args:
+    values, scores: f32[..., d].
+    top_r: r.
+    order: as in `distill`.
+
+  Returns:
+    f32[..., r], or f32[..., d] for 'mask'.
+  """
+  _, index = jax.lax.top_k(scores, top_r)
   if order == 'mask':
     keep = jnp.put_along_axis(
         jnp.zeros(scores.shape, bool), index, True, axis=-1, inplace=False)
-    return jnp.where(keep, gated, 0.0)
+    return jnp.where(keep, values, 0.0)
   if order == 'index':
     index = jnp.sort(index, axis=-1)
-  return jnp.take_along_axis(gated, index, axis=-1)
+  return jnp.take_along_axis(values, index, axis=-1)
 
 
-def top_indices(scores: Array, top_r: int) -> Array:
-  """The indices of `lax.top_k`; on CPU found by counting.
+def select_by_counting(
+    values: Array, scores: Array, top_r: int, order: str) -> Array:
+  """`select_by_sorting`, for XLA's CPU backend.
 
-  XLA sorts row by row on CPU. Counting compares every pair of a row's d
-  values, which takes whole vectors at a time and a third of the time at
-  d = 128; there are no jumps and nothing is written in between.
-
-  Args:
-    scores: f32[..., d].
-    top_r: r.
-
-  Returns:
-    i32[..., r], descending; of equal scores the lower index first.
+  It sorts row by row there and gathers value by value. Comparing every pair of
+  a row's d scores, and every value's place with every slot, takes whole
+  vectors at a time and is several times faster at d = 128.
   """
-  sort = lambda x: jax.lax.top_k(x, top_r)[1]
-  if scores.shape[-1] > _MAX_COUNTED:
-    return sort(scores)
-  return jax.lax.platform_dependent(
-      scores, cpu=lambda x: _counted(x, top_r), default=sort)
+  place = once(_places, scores)
+  keep = place < top_r
+  if order == 'mask':
+    return jnp.where(keep, values, 0.0)
+  if order == 'index':
+    place = jnp.where(keep, jnp.cumsum(keep, axis=-1) - 1, top_r)
+  return _to_slots(top_r, values, place)
 
 
-def _counted(scores, top_r):
-  """A value's place is the number of those before it."""
+def _places(scores):
+  """Each score's place, i32[..., d]: how many come before it."""
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
   keys = jnp.where(bits < 0, bits ^ jnp.int32(0x7fffffff), bits)
   width = scores.shape[-1]
@@ -68,8 +89,31 @@ def _counted(scores, top_r):
   for j in range(width):
     # An equal key comes before those to its right.
     place += keys[..., j:j + 1] > keys - (column > j)
-  slot = jnp.arange(top_r, dtype=jnp.int32)
-  index = jnp.zeros((*keys.shape[:-1], top_r), jnp.int32)
-  for j in range(width):
-    index = jnp.where(place[..., j:j + 1] == slot, j, index)
-  return index
+  return place
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _to_slots(size, values, place):
+  """f32[..., size], the value whose place each slot is."""
+  slot = jnp.arange(size, dtype=jnp.int32)
+  out = jnp.zeros((*values.shape[:-1], size), values.dtype)
+  for j in range(values.shape[-1]):
+    out = jnp.where(
+        place[..., j:j + 1] == slot, values[..., j:j + 1], out)
+  return out
+
+
+def _to_slots_backward(size, place, cotangent):
+
+  def from_slots(place, cotangent):
+    out = jnp.zeros(place.shape, cotangent.dtype)
+    for slot in range(size):
+      out = jnp.where(place == slot, cotangent[..., slot:slot + 1], out)
+    return out
+
+  return once(from_slots, place, cotangent), None
+
+
+_to_slots.defvjp(
+    lambda size, values, place: (_to_slots(size, values, place), place),
+    _to_slots_backward)

@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.layers.distillation import distill
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import normalize
 from dynllm_jax.types import Array
 
@@ -44,8 +45,11 @@ class FacetTokens(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     unknown = self.param('unknown', nn.initializers.normal(1.0), shape)
-    rows = jnp.einsum('bfk,fkd->bfd', texts.astype(jnp.float32), weights)
-    rows = nn.Dropout(self.dropout)(rows, deterministic=deterministic)
+    # A product for each facet: XLA's CPU backend transposes for a batched one.
+    rows = jnp.stack([
+        texts[:, facet].astype(jnp.float32) @ weights[facet]
+        for facet in range(num_facets)], axis=1)
+    rows = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
         known[..., None], normalize(rows) * scale + bias, unknown)
     if self.order == 'none':

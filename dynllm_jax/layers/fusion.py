@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.layers.attention import SingleQueryAttention
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.types import Array
 
@@ -44,14 +45,14 @@ class Fusion(nn.Module):
       f32[batch, dim], `h_u`.
     """
     mask = jnp.ones(tokens.shape[:-1], bool)
-    attended = graph_embedding
+    query = graph_embedding
     for _ in range(self.num_layers):
       attended = SingleQueryAttention(
           self.dim, self.num_heads, self.dropout)(
-              attended, [tokens], mask, deterministic)
+              [query], [tokens], mask, deterministic)
+      query = attended.product()
     if self.mode == 'merge':
-      return MLP(self.dim)(
-          jnp.concatenate([graph_embedding, attended], axis=-1))
-    dropped = nn.Dropout(self.dropout)(tokens, deterministic=deterministic)
+      return MLP(self.dim)(graph_embedding, attended)
+    dropped = Dropout(self.dropout)(tokens, deterministic)
     flat = dropped.reshape(len(dropped), -1)
-    return self.alpha * attended + (1 - self.alpha) * MLP(self.dim)(flat)
+    return self.alpha * query + (1 - self.alpha) * MLP(self.dim)(flat)

@@ -3,6 +3,7 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.types import Array
 
 
@@ -36,7 +37,7 @@ class ItemStatic(nn.Module):
     static = jnp.zeros((*items.shape, self.dim))
     if self.use_text:
       rows = nn.Dense(self.dim)(text[items].astype(jnp.float32))
-      rows = nn.Dropout(self.dropout)(rows, deterministic=deterministic)
+      rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)
     if self.use_id:
       static += nn.Embed(len(text), self.dim)(items)

@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.few_queries import masked_softmax
 from dynllm_jax.types import Array
 
 

@@ -1,14 +1,55 @@
-"""Small shared pieces: a two-layer perceptron and a plain normalization."""
+"""Small shared pieces: linear maps, a perceptron, a plain normalization."""
+
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynllm_jax.types import Array
 
 
+class Projected(NamedTuple):
+  """`rows @ matrix`, not multiplied yet.
+
+  What maps it further multiplies the two matrices first: one small product
+  instead of one for every row.
+  """
+  rows: Array  # f32[..., width]
+  matrix: Array  # f32[width, dim]
+
+  def product(self) -> Array:
+    """f32[..., dim]."""
+    return self.rows @ self.matrix
+
+
+class Linear(nn.Module):
+  """`W x + b`, x given in parts whose concatenation is never formed.
+
+  Attributes:
+    dim: width of the output.
+  """
+  dim: int
+
+  @nn.compact
+  def __call__(self, *parts: Array | Projected) -> Array:
+    """Maps the parts, f32[..., any] each, to f32[..., dim]."""
+    widths = [
+        (part.matrix if isinstance(part, Projected) else part).shape[-1]
+        for part in parts]
+    kernel = self.param(
+        'kernel', nn.initializers.lecun_normal(), (sum(widths), self.dim))
+    total = self.param('bias', nn.initializers.zeros_init(), (self.dim,))
+    for part, rows in zip(parts, jnp.split(kernel, np.cumsum(widths)[:-1])):
+      if isinstance(part, Projected):
+        part, rows = part.rows, part.matrix @ rows
+      total += part @ rows
+    return total
+
+
 class MLP(nn.Module):
-  """`W_2 relu(W_1 x)` with biases.
+  """`W_2 relu(W_1 x + b_1) + b_2`, x given in parts.
 
   Attributes:
     dim: width of the hidden layer and of the output.
@@ -16,10 +57,9 @@ class MLP(nn.Module):
   dim: int
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """Maps f32[..., any] to f32[..., dim]."""
-    hidden = nn.relu(nn.Dense(self.dim)(x))
-    return nn.Dense(self.dim)(hidden)
+  def __call__(self, *parts: Array | Projected) -> Array:
+    """Maps the parts, f32[..., any] each, to f32[..., dim]."""
+    return nn.Dense(self.dim)(nn.relu(Linear(self.dim)(*parts)))
 
 
 def normalize(x: Array) -> Array:

@@ -45,11 +45,9 @@ class TemporalLayer(nn.Module):
     Returns:
       f32[..., dim], `h^{N,(l)}`.
     """
-    zero = jnp.broadcast_to(zero_code, (*node.shape[:-1], len(zero_code)))
     attended = SingleQueryAttention(self.dim, self.num_heads, self.dropout)(
-        jnp.concatenate([node, zero], axis=-1), [keys, codes], mask,
-        deterministic)
-    return MLP(self.dim)(jnp.concatenate([attended, node], axis=-1))
+        [node, zero_code], [keys, codes], mask, deterministic)
+    return MLP(self.dim)(attended, node)
 
 
 class TemporalEmbedding(nn.Module):
@@ -85,8 +83,8 @@ class TemporalEmbedding(nn.Module):
 
     Args:
       side: 'user' or 'item', the side of `nodes`.
-      nodes: i32[...].
-      times: i32[...], seconds, as `nodes`.
+      nodes: i32[batch].
+      times: i32[batch], seconds.
       num_layers: l.
       inputs: for the graphs.
       read: layer 0, memory and static half, of nodes of a side.
@@ -94,7 +92,7 @@ class TemporalEmbedding(nn.Module):
       deterministic: whether dropout is off.
 
     Returns:
-      f32[..., dim].
+      f32[batch, dim].
     """
     if num_layers == 0:
       return read(side, nodes)
@@ -105,10 +103,13 @@ class TemporalEmbedding(nn.Module):
         (inputs.user_graph, 'item') if side == 'user'
         else (inputs.item_graph, 'user'))
     near = graph.neighborhood(own, nodes, times, self.num_neighbors)
-    at = jnp.broadcast_to(times[..., None], near.nodes.shape)
+    at = jnp.broadcast_to(times[:, None], near.nodes.shape)
     days = jnp.where(near.mask, graph.days_between(at, near.times), 0.0)
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
+    # Rows in one axis: XLA's CPU backend copies the operands of a product
+    # over several.
+    keys = recurse(other, near.nodes.reshape(-1), at.reshape(-1))
     return layer(
         recurse(side, nodes, times), encode(jnp.zeros([])),
-        recurse(other, near.nodes, at), encode(days), near.mask,
+        keys.reshape(*near.nodes.shape, -1), encode(days), near.mask,
         deterministic)

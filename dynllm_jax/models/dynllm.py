@@ -2,7 +2,6 @@
 
 import functools
 
-from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
@@ -14,6 +13,7 @@ from dynllm_jax.layers import fusion
 from dynllm_jax.layers import projection
 from dynllm_jax.layers.facet_tokens import FacetTokens
 from dynllm_jax.layers.memory_update import MemoryUpdate
+from dynllm_jax.layers.mlp import Linear
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.stream_network import check_fields
 from dynllm_jax.layers.stream_network import StreamNetwork
@@ -78,8 +78,8 @@ class DynLLM(StreamNetwork):
       self.project = (
           projection.IntervalProjection() if c.projection == 'interval'
           else projection.LinearProjection())
-    self.aggregate_user = nn.Dense(c.dim)
-    self.aggregate_item = nn.Dense(c.dim // 2)
+    self.aggregate_user = Linear(c.dim)
+    self.aggregate_item = Linear(c.dim // 2)
     if c.facets:
       self.facet_tokens = FacetTokens(
           c.dim, c.distill.top_r, c.distill.order, c.dropout)
@@ -113,14 +113,14 @@ class DynLLM(StreamNetwork):
     if c.event_features:
       parts.append(
           graph.event_features(inputs.user_graph, users, user_times))
-    user_graph = self.aggregate_user(jnp.concatenate(parts, axis=-1))
+    user_graph = self.aggregate_user(*parts)
 
     item_times = jnp.broadcast_to(item_time, items.shape)
     parts = [self.stored(memory, 'item', items)]
     parts += temporal('item', items, item_times, 1)
     if c.event_features:
       parts.append(graph.event_features(inputs.item_graph, items, item_times))
-    item_graph = self.aggregate_item(jnp.concatenate(parts, axis=-1))
+    item_graph = self.aggregate_item(*parts)
 
     return self.scored(
         inputs, users, user_times,

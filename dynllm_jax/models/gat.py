@@ -13,6 +13,7 @@ import ml_collections
 
 from dynllm_jax.layers import graph_attention
 from dynllm_jax.layers import static_graph
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -71,7 +72,7 @@ class GAT(nn.Module):
     layer = static_graph.NodeFeatures(c.dim, c.item_text)(graph, text)
     for k in range(c.num_layers):
       last = k == c.num_layers - 1
-      layer = nn.Dropout(c.dropout)(layer, deterministic=deterministic)
+      layer = Dropout(c.dropout)(layer, deterministic)
       layer = GATLayer(
           c.num_heads, c.dim if last else c.dim // c.num_heads, mean=last,
           name=f'layer_{k}')(graph, layer)

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from dynllm_jax.layers import static_graph
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.propagation import neighbor_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
@@ -40,7 +41,7 @@ class GCN(nn.Module):
     for k in range(c.num_layers):
       if k:
         layer = nn.relu(layer)
-      layer = nn.Dropout(c.dropout)(layer, deterministic=deterministic)
+      layer = Dropout(c.dropout)(layer, deterministic)
       layer = scale * layer
       layer = scale * (neighbor_sums(graph, layer) + layer)
       layer = nn.Dense(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax.layers import static_graph
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.propagation import neighbor_means
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
@@ -43,7 +44,7 @@ class GraphSAGE(nn.Module):
         layer = nn.relu(layer)
       if k and c.normalize:
         layer = static_graph.unit_rows(layer)
-      layer = nn.Dropout(c.dropout)(layer, deterministic=deterministic)
+      layer = Dropout(c.dropout)(layer, deterministic)
       both = jnp.concatenate([layer, neighbor_means(graph, layer)], axis=-1)
       layer = nn.Dense(
           c.dim, kernel_init=nn.initializers.glorot_uniform(),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax.layers import static_graph
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.propagation import normalized_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
@@ -55,8 +56,8 @@ class NGCF(nn.Module):
           sums + layer)
       message += nn.Dense(c.dim, kernel_init=glorot, name=f'product_{k}')(
           sums * layer)
-      layer = nn.Dropout(c.dropout)(
-          nn.leaky_relu(message, 0.2), deterministic=deterministic)
+      layer = Dropout(c.dropout)(
+          nn.leaky_relu(message, 0.2), deterministic)
       layers.append(
           static_graph.unit_rows(layer) if c.normalize else layer)
     return jnp.concatenate(layers, axis=-1)

@@ -22,7 +22,8 @@ import ml_collections
 from dynllm_jax import graph
 from dynllm_jax import objective
 from dynllm_jax.layers import static_system
-from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.few_queries import masked_softmax
+from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
@@ -133,7 +134,7 @@ class SASRec(nn.Module):
     c = self.config
 
     def dropped(x):
-      return nn.Dropout(c.dropout)(x, deterministic=deterministic)
+      return Dropout(c.dropout)(x, deterministic)
 
     positions = self.param(
         'positions', nn.initializers.normal(0.02), (c.max_length, c.dim))

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import helpers
-from dynllm_jax.layers.attention import masked_softmax
+from dynllm_jax.layers.few_queries import masked_softmax
 from dynllm_jax.layers.attention import SingleQueryAttention
 
-DIM, HEADS, QUERY, PARTS, KEYS, BATCH = 6, 2, 5, (4, 3), 4, 3
+DIM, HEADS, QUERY, PARTS, KEYS, BATCH = 6, 2, (3, 2), (4, 3), 4, 3
 
 
 @pytest.fixture(name='drawn', scope='module')
 def fixture_drawn():
   rng = np.random.default_rng(0)
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-  query = normal(BATCH, QUERY)
+  query = [normal(BATCH, QUERY[0]), normal(QUERY[1])]  # the second a constant
   keys = [normal(BATCH, KEYS, part) for part in PARTS]
   mask = jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
   module = SingleQueryAttention(DIM, HEADS)
@@ -29,15 +29,16 @@ def fixture_drawn():
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(module, params, query, keys, mask):
-  return module.apply(params, query, keys, mask, True)
+  return module.apply(params, query, keys, mask, True).product()
 
 
 def plain(params, query, keys, mask):
   """Every key and value projected, head by head and row by row."""
   p = {name: np.asarray(w, float) for name, w in params['params'].items()}
   joined = np.concatenate([np.asarray(part, float) for part in keys], -1)
-  out = np.zeros((len(query), DIM))
-  for row, q in enumerate(np.asarray(query, float)):
+  out = np.zeros((BATCH, DIM))
+  for row, own in enumerate(np.asarray(query[0], float)):
+    q = np.concatenate([own, np.asarray(query[1], float)])
     kept = joined[row][np.asarray(mask[row])]
     heads = []
     for head in range(HEADS):
@@ -96,7 +97,8 @@ def test_dropout_follows_its_key_and_is_off_when_deterministic(drawn):
   _, params, query, keys, mask = drawn
   module = SingleQueryAttention(DIM, HEADS, 0.5)
   run = lambda seed: np.asarray(module.apply(
-      params, query, keys, mask, False, rngs={'dropout': jax.random.key(seed)}))
+      params, query, keys, mask, False,
+      rngs={'dropout': jax.random.key(seed)}).product())
   assert (run(0) != run(1)).any()
   np.testing.assert_array_equal(run(0), run(0))
   np.testing.assert_allclose(

@@ -119,12 +119,35 @@ def test_keeping_every_coordinate_loses_none():
       np.sort(_distill(facet, query, DIM, 'score')), np.sort(whole))
 
 
+@pytest.mark.parametrize('order', ['score', 'index', 'mask'])
 @pytest.mark.parametrize('shape, top_r', [
-    ((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1), ((2, 300), 9)])
-def test_counting_finds_the_indices_of_top_k(shape, top_r):
+    ((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1)])
+def test_counting_selects_what_top_k_does(shape, top_r, order):
   values = np.array([-np.inf, -1.5, -0.0, 0.0, 1e-40, 2.0, np.inf], np.float32)
   rng = np.random.default_rng(0)
+  gated = rng.normal(size=shape).astype(np.float32)
+
+  @jax.jit
+  def both(scores):
+    found = []
+    for select in (distillation.select_by_counting,
+                   distillation.select_by_sorting):
+      run = lambda v: select(v, scores, top_r, order)
+      out, pullback = jax.vjp(run, gated)
+      found.append((out, pullback(jnp.cos(out))[0]))
+    return found
+
   for scores in (rng.normal(size=shape).astype(np.float32),
                  rng.choice(values, shape)):
-    got = jax.jit(distillation.top_indices, static_argnums=1)(scores, top_r)
-    np.testing.assert_array_equal(got, jax.lax.top_k(scores, top_r)[1])
+    counted, sorted_ = both(scores)
+    np.testing.assert_array_equal(counted[0], sorted_[0])
+    np.testing.assert_array_equal(counted[1], sorted_[1])
+
+
+def test_a_wide_facet_is_sorted():
+  facet = np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
+  found = _distill(facet, np.ones(300, np.float32), 9, 'score')
+  scores = facet / np.sqrt(np.float32(300))
+  gated = np.take_along_axis(
+      facet * np.tanh(scores), np.argsort(-scores, -1)[:, :9], -1)
+  np.testing.assert_allclose(found, gated, atol=1e-5)

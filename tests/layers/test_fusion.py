@@ -29,8 +29,8 @@ def attended(params, depth):
   query = GRAPH
   for layer in range(depth):
     query = _attend(
-        {'params': params[f'SingleQueryAttention_{layer}']}, query, [TOKENS],
-        jnp.ones([BATCH, FACETS], bool), True)
+        {'params': params[f'SingleQueryAttention_{layer}']}, [query], [TOKENS],
+        jnp.ones([BATCH, FACETS], bool), True).product()
   return np.asarray(query)
 
 

@@ -130,8 +130,7 @@ def test_tgn_attention_is_that_of_torch_geometric():
   codes = np.zeros((4, 3, 2))
   codes[mask] = edges
   found = SingleQueryAttention(4, 2).apply(
-      params, np.concatenate([nodes, np.ones((4, 2))], axis=-1),
-      [nodes[near], codes], mask, True)
+      params, [nodes, np.ones(2)], [nodes[near], codes], mask, True).product()
   np.testing.assert_allclose(found, g['out'], atol=2e-5)
 
 
