@@ -60,19 +60,23 @@ class Checkpoints:
       status: JSON values.
     """
     manager = self._managers[kind]
-    # A run that was killed between the two saves of an epoch repeats it.
-    if epoch in manager.all_steps():
-      manager.delete(epoch)
+    # A run that was killed between the two saves of an epoch repeats it, and
+    # one whose latest checkpoint was removed starts anew. Orbax would leave out
+    # an epoch that is not later than what is there.
+    for step in manager.all_steps():
+      if step >= epoch:
+        manager.delete(step)
     manager.save(epoch, args=ocp.args.Composite(
         state=ocp.args.StandardSave(_plain(state)),
         status=ocp.args.JsonSave(status)))
 
   def status(self, kind: str) -> dict[str, Any]:
-    """The JSON record of a stored epoch."""
-    restored = self._managers[kind].restore(
-        self.epoch(kind), args=ocp.args.Composite(
-            status=ocp.args.JsonRestore()))
-    return restored['status']
+    """The JSON record of a stored epoch.
+
+    Raises:
+      InputError: if there is no epoch, or its record cannot be read.
+    """
+    return self._read(kind, 'status', ocp.args.JsonRestore())
 
   def restore(self, kind: str, template: TrainState) -> TrainState:
     """Reads a stored epoch into the shape and placement of a template.
@@ -87,19 +91,27 @@ class Checkpoints:
     Raises:
       InputError: if what is stored has other arrays, or cannot be read.
     """
-    manager = self._managers[kind]
-    where = manager.directory / str(self.epoch(kind))
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
-    try:
-      restored = manager.restore(self.epoch(kind), args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(wanted)))
-    except (ValueError, KeyError, OSError) as error:
-      reason = str(error).strip().splitlines()[0]
-      raise InputError(
-          f'{where}: the checkpoint cannot be restored ({reason}); allowed: '
-          'an undamaged one of the same configuration') from error
-    state = restored['state']
+    state = self._read(kind, 'state', ocp.args.StandardRestore(wanted))
     return state.replace(key=jax.random.wrap_key_data(state.key))
+
+  def _read(self, kind, item, args):
+    """One item of a stored epoch."""
+    manager = self._managers[kind]
+    if self.epoch(kind) is None:
+      raise InputError(
+          f'{manager.directory}: there is no checkpoint; allowed: the folder of '
+          'a run whose checkpoints are both there, latest and best')
+    try:
+      return manager.restore(self.epoch(kind), args=ocp.args.Composite(
+          **{item: args}))[item]
+    # Orbax raises a bare Exception for an array that is cut short.
+    except Exception as error:
+      reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+      raise InputError(
+          f'{manager.directory / str(self.epoch(kind))}: the checkpoint cannot '
+          f'be restored ({reason}); allowed: an undamaged one of the same '
+          'configuration') from error
 
 
 def _plain(state: TrainState) -> TrainState:

@@ -46,6 +46,11 @@ class DataConfig(ml_collections.ConfigDict):
     else:
       super().__setattr__(name, value)
 
+  def __setitem__(self, name: str, value: Any) -> None:
+    if name.endswith('_column') and isinstance(value, int):
+      value = str(value)  # a position
+    super().__setitem__(name, value)
+
 
 def default(arg: str = '') -> ml_collections.ConfigDict:
   """All fields with their defaults.
@@ -68,15 +73,23 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'source': 'event_log',
           'events': '',  # path of the event log
           'items': '',  # path of the item table, '' without one
-          # Column names, or positions (from 0) written as integers.
+          # Column names, or positions (from 0).
           'user_column': 'user_id',
           'item_column': 'item_id',
           'time_column': 'timestamp',
           'title_column': 'title',
           'category_column': 'category',
           'brand_column': 'brand',
+          # Of the item table's ids, where its name is another; '' where not.
+          'items_item_column': '',
           'header': True,
-          'delimiter': '',  # '' : by file name (.tsv is a tab), else a comma
+          # Of the item table, where it is otherwise; None where not.
+          'items_header': ml_collections.config_dict.placeholder(bool),
+          # '': of comma, tab, semicolon and bar what the first line has.
+          'delimiter': '',
+          # Whether double quotes enclose values of text files: double, none;
+          # auto is double, but no value may span lines of tab-separated files.
+          'quoting': 'auto',
           # Rows to keep, {'column': 'value'}; None for all.
           'where': ml_collections.config_dict.placeholder(object),
           'time_unit': 'auto',  # auto, s, ms, us, ns, iso
@@ -236,6 +249,20 @@ def system_module(name: str) -> Any:
         f'config argument: unknown system {name!r}; '
         f'allowed: {", ".join(system_names())}')
   return importlib.import_module(f'dynllm_jax.models.{name}')
+
+
+def check_system(config: ml_collections.ConfigDict) -> None:
+  """Stops where `model.name` was overridden: its other fields are not its own.
+
+  Raises:
+    InputError: if `config.model` holds the fields of another system.
+  """
+  name = config.model.name
+  fields = {'name', *system_module(name).default_config()}
+  if set(config.model) != fields:
+    raise InputError(
+        f'config.model.name: {name!r} does not fit the other fields of '
+        f'config.model; a system is chosen as --config=FILE:{name}')
 
 
 # How texts are encoded, not to what.

@@ -289,9 +289,9 @@ def ranking_of(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
       a value that is not allowed.
   """
   for k in config.eval.ks:
-    if not 1 <= k <= log.num_items:
+    if not isinstance(k, int) or not 1 <= k <= log.num_items:
       raise InputError(
-          f'config.eval.ks: {k} is not allowed; 1 to the number of items, '
+          f'config.eval.ks: {k!r} is not allowed; 1 to the number of items, '
           f'{log.num_items}')
   if not config.eval.ks:
     raise InputError('config.eval.ks: empty; at least one cut-off is needed')

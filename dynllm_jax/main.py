@@ -1,4 +1,12 @@
-"""The command: `python -m dynllm_jax.main --config=FILE --workdir=DIR`."""
+"""The command: `python -m dynllm_jax.main --config=FILE --workdir=DIR`.
+
+FILE is a file of configs/, or FILE:SYSTEM with a system of dynllm_jax/models.
+Any field of the configuration is overridden, as --config.train.num_epochs=5;
+dynllm_jax/config.py and the system's file list them all. Your own log:
+
+  python -m dynllm_jax.main --config=configs/event_log.py --workdir=runs/shop \\
+      --config.data.events=events.csv --config.data.items=items.csv
+"""
 
 import os
 import re
@@ -8,6 +16,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from dynllm_jax import config_file
 from dynllm_jax.types import InputError
 
 MODES = ('train', 'evaluate', 'facets')
@@ -55,13 +64,10 @@ def _read_flags(argv):
   """The configuration, the run folder and the mode of a command line."""
   app.define_help_flags()
   try:
+    _try_config_file(argv)
     rest = flags.FLAGS(argv)
   except flags.Error as error:
-    # A config file's own error comes with its traceback in the message; its
-    # last line says what is wrong.
-    lines = str(error).strip().splitlines()
-    last = lines[-1] if 'Traceback' in str(error) else ' '.join(lines)
-    raise InputError(last.removeprefix('dynllm_jax.types.InputError: '))
+    raise InputError(str(error)) from error
   except (AttributeError, KeyError) as error:
     text = str(error)
     field = re.search(r"'([^'\\]+)", text)
@@ -79,15 +85,20 @@ def _read_flags(argv):
     if flag.present and _MODE.value != 'facets':
       raise InputError(
           f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}')
-  path = config_flags.get_config_filename(flags.FLAGS['config'])
-  file = path.partition(':')[0]
-  if not os.path.isfile(file):
-    raise InputError(
-        f'--config: {file!r} is no file; allowed: a file of configs/, or one '
-        'like them')
+  file = config_flags.get_config_filename(
+      flags.FLAGS['config']).partition(':')[0]
   name = os.path.basename(file).removesuffix('.py')
-  return (
-      _CONFIG.value, _WORKDIR.value or os.path.join('runs', name), _MODE.value)
+  workdir = _WORKDIR.value or os.path.join('runs', name)
+  # A shell leaves the ~ of --workdir=~/runs as it is.
+  return _CONFIG.value, os.path.expanduser(workdir), _MODE.value
+
+
+def _try_config_file(argv):
+  """Has the config file of a command line say what is wrong with it."""
+  named = re.compile(r'--?config(=.*)?', re.DOTALL)
+  for flag, following in zip(argv[1:], [*argv[2:], '']):
+    if match := named.fullmatch(flag):
+      config_file.check((match[1] or f'={following}')[1:])
 
 
 if __name__ == '__main__':

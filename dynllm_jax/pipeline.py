@@ -60,6 +60,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   jax.config.update(
       'jax_compilation_cache_dir',
       str(datasets.data_folder(config.data) / 'compiled'))
+  config_lib.check_system(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}
   log = datasets.load(config.data, reporting.say)

@@ -17,6 +17,7 @@ import numpy as np
 
 import dynllm_jax
 from dynllm_jax.progress import Progress, say  # pylint: disable=unused-import
+from dynllm_jax.types import InputError
 
 
 class RunFolder:
@@ -28,6 +29,23 @@ class RunFolder:
 
   def __init__(self, path: str):
     self.path = pathlib.Path(path)
+
+  def check(self) -> None:
+    """Stops, before work is spent, where the folder cannot be written.
+
+    Raises:
+      InputError: if the folder cannot be made or written in.
+    """
+    place = self.path.absolute()
+    while not place.exists() and place != place.parent:
+      place = place.parent
+    try:
+      with tempfile.TemporaryDirectory(prefix='.dynllm_jax-', dir=place):
+        pass
+    except OSError as error:
+      raise InputError(
+          f'--workdir: {str(self.path)!r} cannot be written ({error.strerror}: '
+          f'{str(place)!r}); allowed: a folder that can be') from error
 
   def read_json(self, name: str) -> Any:
     """The JSON value of a file, None where there is no such file."""

@@ -51,6 +51,13 @@ def fit(
     status = checkpoints.status('latest')
     config_lib.check_identity(
         status['identity'], identity, str(folder.path), resume=True)
+    # A run that was killed between the two saves of an epoch repeats it.
+    if checkpoints.epoch('best') not in (
+        status['best_epoch'], status['epochs'] + 1):
+      raise InputError(
+          f'--workdir: {str(folder.path)!r} lacks the checkpoint of its best '
+          f'epoch, {status["best_epoch"]}; allowed: a whole run folder, or '
+          'another one')
     state = checkpoints.restore('latest', state)
     say(f'resuming after epoch {status["epochs"]}')
   folder.write_json('config.json', run.config.to_dict())
@@ -149,8 +156,9 @@ def report(
 
 def train_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
   """`--mode=train`: data, facets, training, test."""
-  run = pipeline.prepare(config)
   folder = reporting.RunFolder(workdir)
+  folder.check()
+  run = pipeline.prepare(config)
   began = time.perf_counter()
   with Checkpoints(folder.path) as checkpoints:
     fit(run, checkpoints, folder)
@@ -167,6 +175,7 @@ def evaluate_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
     raise InputError(
         f'--workdir: {workdir!r} has no checkpoint to evaluate; allowed: the '
         'folder of a run with --mode=train')
+  folder.check()
   run = pipeline.prepare(config)
   with Checkpoints(folder.path) as checkpoints:
     report(run, checkpoints, folder)

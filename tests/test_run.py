@@ -140,6 +140,14 @@ def one_error(done):
     (['--config.model.dimm=8'], ['dimm', 'allowed']),
     (['--config.eval.ks=(401,)'], ['config.eval.ks', '401', '400']),
     (['--config.model.distill.top_r=9'], ['top_r', '9', 'r <= d']),
+    (['--config.eval.ks=(5,"ten")'], ['config.eval.ks', "'ten'", '400']),
+    (['--config.model.name=gcn'], ['config.model.name', 'gcn', '--config=']),
+    (['--config.facets.encoder.name=kept'],
+     ['facets.encoder.name', 'kept', 'flax, hashing, openai']),
+    (['--config.facets.writer.name=asking'],
+     ['facets.writer.name', 'asking', 'flax, openai, rules']),
+    (['--config.data.where=buy'], ['data.where', "'buy'", 'mapping']),
+    (['--mode=trian'], ['trian', 'train', 'evaluate', 'facets']),
     (['--config.data.source=nowhere'], ['data.source', 'nowhere', 'allowed']),
     (['--config.eval.batch_size=0'], ['config.eval.batch_size', '0']),
     (['--config.eval.compare=("dynllm",)'], ['config.eval.compare', 'dynllm']),
@@ -172,6 +180,56 @@ def test_a_bad_row_is_named_and_leaves_nothing(home):
   for word in ('log.csv', 'row 2', 'timestamp', 'soon'):
     assert word in message
   assert not (home / 'bad').exists()
+
+
+@pytest.mark.parametrize('text, words', [
+    (None, ['is no file']),
+    ('def get_config(', ['SyntaxError', 'line 1']),
+    ('import nowhere', ['ModuleNotFoundError', 'nowhere']),
+    ('start = 1', ["'get_config'"]),
+    ('def get_config():\n  raise ValueError("not so")', ['not so']),
+    ('def get_config():\n  return 5', ['returns int']),
+])
+def test_a_config_file_that_cannot_be_used_is_named(tmp_path, text, words):
+  if text is not None:
+    (tmp_path / 'own.py').write_text(text)
+  done = command('--config=own.py', '--workdir=bad', '--config.seed=1',
+                 cwd=tmp_path, expect=2)
+  message = one_error(done)
+  for word in ('--config: ', 'own.py', 'allowed', *words):
+    assert word in message
+  assert not (tmp_path / 'bad').exists()
+
+
+@pytest.mark.parametrize('workdir', ['file', 'file/below', '/proc/below'])
+def test_a_run_folder_that_cannot_be_is_refused_first(tmp_path, workdir):
+  (tmp_path / 'file').write_text('no folder')
+  done = train(tmp_path, workdir, expect=2)
+  message = one_error(done)
+  for word in ('--workdir', workdir, 'allowed'):
+    assert word in message
+  assert not (tmp_path / 'cache').exists()
+
+
+def test_a_damaged_checkpoint_is_one_error(home):
+  """Whichever of its files are cut short."""
+  shutil.copytree(home / 'whole', home / 'damaged')
+  (home / 'damaged' / 'results.json').unlink()
+  for pattern in ('status/*', 'state/**/*'):
+    place = home / 'damaged' / 'checkpoints'
+    shutil.rmtree(place)
+    shutil.copytree(home / 'whole' / 'checkpoints', place)
+    for kind in ('best', 'latest'):
+      for file in (place / kind).glob(f'*/{pattern}'):
+        if file.is_file():
+          file.write_bytes(file.read_bytes()[:file.stat().st_size // 2])
+    for mode in ('evaluate', 'train'):
+      message = one_error(train(
+          home, 'damaged', f'--mode={mode}', '--config.train.num_epochs=3',
+          expect=2))
+      assert 'checkpoint cannot be restored' in message, message
+      assert str(place.resolve()) in message
+  assert not (home / 'damaged' / 'results.json').exists()
 
 
 def test_a_floor_runs_like_any_system(home):

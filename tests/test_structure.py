@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Inside a subpackage modules may import each other, models excepted.
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
-    'reporting', 'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
+    'reporting', 'config_file', 'config', 'sharding', 'inputs', 'models',
+    'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
     'metrics', 'memory', 'graph', 'progress', 'scratch', 'types',
     '',  # the package itself, for its version

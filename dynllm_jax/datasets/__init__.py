@@ -1,7 +1,7 @@
 """Data sources, one file each, and the store of prepared logs.
 
 A source is a module of this folder with two functions of `config.data`:
-`files(data_config)`, the files that it reads (`formats.File`), and
+`files(data_config)`, the files that it reads (`paths.File`), and
 `read(data_config)`, which gives a `RawLog`. It is found by its file name.
 """
 
@@ -14,14 +14,14 @@ import types
 from typing import Any, Callable
 
 from dynllm_jax import scratch
-from dynllm_jax.datasets import formats
+from dynllm_jax.datasets import paths
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets import store
 from dynllm_jax.datasets import values
 from dynllm_jax.types import EventLog, InputError
 
 # Raised whenever reading or preparing changes what comes out.
-_VERSION = 1
+_VERSION = 2
 
 
 def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
@@ -109,6 +109,9 @@ def check(data_config: Any) -> None:
       'bad_rows': (lambda v: v in ('error', 'drop'), "'error' or 'drop'"),
       'time_unit': (lambda v: v in values.TIME_UNITS,
                     ', '.join(values.TIME_UNITS)),
+      # A mapping of ml_collections is no collections.abc.Mapping.
+      'where': (lambda v: v is None or hasattr(v, 'items'),
+                "a mapping, as {'behavior': 'buy'}"),
       'min_user_items': (lambda v: v >= 0, 'a number from 0'),
       'min_item_users': (lambda v: v >= 0, 'a number from 0'),
       'sample_users': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
@@ -121,7 +124,7 @@ def check(data_config: Any) -> None:
                        f'it must be {allowed}')
 
 
-def _fingerprint(data_config: Any, files: list[formats.File]) -> str:
+def _fingerprint(data_config: Any, files: list[paths.File]) -> str:
   """A hash of the files' content and of what preparation depends on."""
   fields = json.loads(data_config.to_json())
   for field in ('dir', 'events', 'items'):  # Places, not content.

@@ -3,16 +3,16 @@
 from typing import Any
 
 from dynllm_jax.datasets import assemble
-from dynllm_jax.datasets import formats
+from dynllm_jax.datasets import paths
 from dynllm_jax.datasets import tables
 from dynllm_jax.types import RawLog
 
 
-def files(data_config: Any) -> list[formats.File]:
+def files(data_config: Any) -> list[paths.File]:
   """The files that the log is made of: the events, and the items if named."""
   # `data_config.items` would be the method of that name.
   fields = ['events'] + (['items'] if data_config['items'] else [])
-  return [formats.File.of(data_config, field) for field in fields]
+  return [paths.File.of(data_config, field) for field in fields]
 
 
 def read(data_config: Any) -> RawLog:
@@ -29,25 +29,26 @@ def read(data_config: Any) -> RawLog:
     InputError: for a file that cannot be read, a missing column, a filter that
       leaves nothing, or a bad row.
   """
-  paths = files(data_config)
+  there = files(data_config)
   columns = tables.read_columns(
-      paths[0],
+      there[0],
       {'user': data_config.user_column, 'item': data_config.item_column,
        'time': data_config.time_column},
       where=data_config.where)
   log = assemble.events(columns, data_config)
-  source = f'event log {assemble.name(paths[0].path)}'
-  if len(paths) == 1:
+  source = f'event log {assemble.name(there[0].path)}'
+  if len(there) == 1:
     return assemble.raw_log(log, assemble.no_items(), columns.counts,
                             f'{source} without an item table')
   table = tables.read_columns(
-      paths[1],
-      {'item': data_config.item_column, 'title': data_config.title_column,
+      there[1],
+      {'item': data_config.items_item_column or data_config.item_column,
+       'title': data_config.title_column,
        'category': data_config.category_column,
        'brand': data_config.brand_column},
       optional=assemble.TEXTS)
   absent = [role for role in assemble.TEXTS if role not in table.names]
-  source += f' with items {assemble.name(paths[1].path)}'
+  source += f' with items {assemble.name(there[1].path)}'
   if absent:
     source += f' (which has no column for {", ".join(absent)})'
   items = assemble.item_table(table, data_config.bad_rows)

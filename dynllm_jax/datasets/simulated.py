@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynllm_jax.datasets import formats
+from dynllm_jax.datasets import paths
 from dynllm_jax.datasets import simulated_items
 from dynllm_jax.types import InputError, RawLog
 
@@ -52,7 +52,7 @@ class _Plan(NamedTuple):
   again: np.ndarray
 
 
-def files(data_config: Any) -> list[formats.File]:
+def files(data_config: Any) -> list[paths.File]:
   """No file: the log is made."""
   del data_config
   return []

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynllm_jax.datasets import formats
+from dynllm_jax.datasets import paths
 from dynllm_jax.datasets import values
 
 
@@ -26,7 +27,7 @@ class Columns:
     rows: i64[rows], a row's position in the file, from 0.
     counts: rows read, malformed lines, rows left out by `where`.
   """
-  file: formats.File
+  file: paths.File
   table: pa.Table
   names: dict[str, str]
   rows: np.ndarray
@@ -42,7 +43,7 @@ class Columns:
             f'value {self.table[role][row].as_py()!r}')
 
 
-def read_columns(file: formats.File, wanted: Mapping[str, str | int],
+def read_columns(file: paths.File, wanted: Mapping[str, str | int],
                  optional: tuple[str, ...] = (),
                  where: Mapping[str, Any] | None = None) -> Columns:
   """Reads columns by role (SPEC 2.1).
@@ -50,7 +51,7 @@ def read_columns(file: formats.File, wanted: Mapping[str, str | int],
   Args:
     file: what to read.
     wanted: role -> column name, or position from 0: an integer, or digits
-      where the file has no header.
+      that are no column's name.
     optional: roles that may have no column in the file.
     where: column -> value or values to keep, compared as text.
 
@@ -86,11 +87,12 @@ def read_columns(file: formats.File, wanted: Mapping[str, str | int],
       names, rows, counts)
 
 
-def _resolve(file: formats.File, column: str | int, there: list[str],
+def _resolve(file: paths.File, column: str | int, there: list[str],
              optional: bool = False) -> str | None:
   """The name of a configured column."""
   headless = file.kind == 'csv' and not file.header
-  if isinstance(column, int) or (headless and column.isdigit()):
+  if isinstance(column, int) or (
+      column.isdigit() and (headless or column not in there)):
     if int(column) < len(there):
       return there[int(column)]
   elif there.count(column) > 1:
@@ -104,7 +106,7 @@ def _resolve(file: formats.File, column: str | int, there: list[str],
   raise file.error(f'has no column {column!r}; there are: {allowed}')
 
 
-def _where(file: formats.File, table: pa.Table,
+def _where(file: paths.File, table: pa.Table,
            filters: dict[str, Any]) -> np.ndarray:
   """Which rows have the wanted values, bool[rows]."""
   keep = np.ones(table.num_rows, bool)

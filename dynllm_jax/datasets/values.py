@@ -16,7 +16,8 @@ _FIRST, _LAST = (
     int(datetime.datetime(y, 1, 1, tzinfo=datetime.timezone.utc).timestamp())
     for y in _YEARS)
 # How missing values are written in text files, in lower case.
-_MISSING = pa.array(['', 'nan', 'null', 'none', '<na>', 'nat'])
+_MISSING = pa.array(['', 'nan', 'null', 'none', 'na', 'n/a', '<na>', 'nat',
+                     '\\n'])
 _INTEGER = r'^-?\d{1,18}$'
 _FLOAT = r'^-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$'
 _ISO = (r'^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])'
@@ -121,8 +122,8 @@ def times(column: pa.ChunkedArray, unit: str, place: str) -> Times:
 
   Naive times are UTC; parts of a second are cut off. With `unit='auto'` the
   whole column decides: it is a column of numbers or of ISO 8601 text, whichever
-  most rows are, and numbers are in the one unit that puts most rows between
-  1990 and 2100. Those ranges are three orders of magnitude apart, so no number
+  most rows are, and numbers are dates (YYYYMMDD, ISO 8601 too) or in the one
+  unit that puts most rows between 1990 and 2100. Those ranges are three orders of magnitude apart, so no number
   fits two units, and a column of which most rows fit none (seconds since some
   other moment, say) is an error: its unit must be declared. A row outside of
   the column's range is in another unit, hence bad. A declared unit allows any
@@ -141,7 +142,7 @@ def times(column: pa.ChunkedArray, unit: str, place: str) -> Times:
   typed = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
   number = (pa.types.is_integer(kind) or pa.types.is_floating(kind)
             or pa.types.is_decimal(kind))
-  if (typed and unit not in ('auto', 'iso')) or (number and unit == 'iso'):
+  if typed and unit not in ('auto', 'iso'):
     raise InputError(f'{place}: data.time_unit is {unit!r}, but the column has '
                      f"type {kind}; allowed: 'auto'")
   if typed:
@@ -174,13 +175,15 @@ def _text_times(encoded: pa.Array, unit: str, place: str) -> Times:
   other = ~number & ~missing
   if unit == 'auto' and rows[other].sum() > rows[number].sum():
     unit = 'iso'
-  if unit == 'iso':
-    seconds, wrong = _iso(text, other)
-    problems = {'is missing': missing,
-                'is not an ISO 8601 time': number | wrong}
-    return _checked(seconds[codes], _rows(problems, codes), 'iso')
   numbers = np.zeros(len(text), np.int64)
   numbers[integer] = text.filter(pa.array(integer)).cast(pa.int64()).to_numpy()
+  if unit == 'iso':
+    seconds, wrong = _iso(text, other)
+    days, dated = _compact_dates(numbers)
+    problems = {'is missing': missing,
+                'is not an ISO 8601 time': (number & ~dated) | wrong}
+    seconds = np.where(dated, days, seconds)
+    return _checked(seconds[codes], _rows(problems, codes), 'iso')
   real = number & ~integer
   floats = text.filter(pa.array(real)).cast(pa.float64()).to_numpy()
   huge = np.zeros(len(text), bool)
@@ -210,6 +213,11 @@ def _unix(numbers: np.ndarray, problems: dict[str, np.ndarray], unit: str,
           place: str) -> Times:
   """Checks unix times and turns them into seconds."""
   good = ~np.logical_or.reduce(list(problems.values()))
+  seconds, dated = _compact_dates(numbers)
+  dated &= good
+  if unit == 'iso' or (unit == 'auto' and 2 * dated.sum() > good.sum()):
+    problems = {**problems, 'is not an ISO 8601 time': good & ~dated}
+    return _checked(seconds, problems, 'iso')
   inside = {u: good & (numbers >= _FIRST * k) & (numbers < _LAST * k)
             for u, k in _PER_SECOND.items()}
   if unit == 'auto':
@@ -218,9 +226,9 @@ def _unix(numbers: np.ndarray, problems: dict[str, np.ndarray], unit: str,
     if stray.sum() > inside[unit].sum():
       raise InputError(
           f'{place}: times from {numbers[stray].min()} to '
-          f'{numbers[stray].max()} lie in no unix unit (s, ms, us, ns) between '
-          f'{_YEARS[0]} and {_YEARS[1]}; seconds since another moment need '
-          "data.time_unit='s'")
+          f'{numbers[stray].max()} are no dates (YYYYMMDD) and lie in no unix '
+          f'unit (s, ms, us, ns) between {_YEARS[0]} and {_YEARS[1]}; seconds '
+          "since another moment need data.time_unit='s'")
     wrong = good & (numbers >= 0) & ~inside[unit]
   else:
     elsewhere = np.logical_or.reduce(
@@ -230,6 +238,16 @@ def _unix(numbers: np.ndarray, problems: dict[str, np.ndarray], unit: str,
       wrong |= elsewhere
   problems = {**problems, f'is not in the unit of the column ({unit})': wrong}
   return _checked(numbers // _PER_SECOND[unit], problems, unit)
+
+
+def _compact_dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Seconds of dates YYYYMMDD from 1970 to 2099, 0 elsewhere, and which are."""
+  year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
+  dated = (year >= 1970) & (year < 2100) & (month >= 1) & (month <= 12)
+  months = np.where(dated, (year - 1970) * 12 + month - 1, 0).astype('M8[M]')
+  days = months.astype('M8[D]') + (day - 1)
+  dated &= (day >= 1) & (days.astype('M8[M]') == months)
+  return np.where(dated, days.astype(np.int64) * 86_400, 0), dated
 
 
 def _iso(text: pa.Array, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -149,7 +149,7 @@ def writer_names() -> list[str]:
   return sorted(
       stem for stem in stems
       if stem not in ('__init__', here.stem)
-      and hasattr(_module(stem), 'write'))
+      and all(hasattr(_module(stem), f) for f in ('write', 'describe')))
 
 
 def _module(name: str) -> Any:

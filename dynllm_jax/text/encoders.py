@@ -83,7 +83,7 @@ def encoder_names() -> list[str]:
   return sorted(
       stem for stem in stems
       if stem not in ('__init__', here.stem)
-      and hasattr(_module(stem), 'encode'))
+      and all(hasattr(_module(stem), f) for f in ('encode', 'describe')))
 
 
 def _module(name: str) -> Any:

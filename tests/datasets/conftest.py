@@ -6,6 +6,8 @@ import json
 import ml_collections
 import pytest
 
+from dynllm_jax import config as config_lib
+
 HEADER = 'user_id,item_id,timestamp'
 
 
@@ -14,16 +16,10 @@ def make_config(tmp_path):
   """`make_config(field=value)`: `config.data` with small thresholds."""
 
   def make(**fields):
-    config = ml_collections.ConfigDict({
-        'source': 'event_log', 'events': '', 'items': '',
-        'user_column': 'user_id', 'item_column': 'item_id',
-        'time_column': 'timestamp', 'title_column': 'title',
-        'category_column': 'category', 'brand_column': 'brand',
-        'header': True, 'delimiter': '', 'where': ml_collections.ConfigDict(),
-        'time_unit': 'auto', 'bad_rows': 'error', 'sample_users': 1.0,
-        'sample_seed': 0, 'min_user_items': 1, 'min_item_users': 1,
-        'size': 'demo', 'simulation_seed': 0, 'dir': str(tmp_path / 'store'),
-    })
+    config = config_lib.default().data
+    config.unlock()
+    config.min_user_items = config.min_item_users = 1
+    config.size, config.dir = 'demo', str(tmp_path / 'store')
     for field, value in fields.items():
       config[field] = (ml_collections.ConfigDict(value)
                        if isinstance(value, dict) else value)

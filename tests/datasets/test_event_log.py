@@ -80,11 +80,48 @@ def test_columns_by_position_without_a_header(make_config, write):
   _check(log, ['u'], ['i'], [1291191960])
 
 
-def test_columns_by_number_with_a_header(make_config, write):
+@pytest.mark.parametrize('positions', [(0, 1, 2), ('0', '1', '2')])
+def test_columns_by_number_with_a_header(make_config, write, positions):
   config = make_config(events=write('log.csv', 'a,b,c\nu,i,1291191960\n'))
-  with config.ignore_type():
-    config.user_column, config.item_column, config.time_column = 0, 1, 2
+  config.user_column, config.item_column, config.time_column = positions
   _check(event_log.read(config), ['u'], ['i'], [1291191960])
+
+
+def test_digits_may_be_a_column_name(make_config, write):
+  path = write('log.csv', '2,1,0\nu,i,1291191960\n')
+  _check(event_log.read(make_config(
+      events=path, user_column='2', item_column='1', time_column='0')),
+         ['u'], ['i'], [1291191960])
+
+
+@pytest.mark.parametrize('name,between', [
+    ('log.csv', ';'), ('log.csv', '\t'), ('log.txt', '\t'), ('log.dat', ','),
+    ('log.data', '\t'), ('log.txt.gz', '|')])
+def test_the_delimiter_is_seen_in_the_first_line(
+    make_config, write, name, between):
+  rows = ['user_id,item_id,timestamp', 'u,"i;1,\t|",1291191960']
+  head, row = (between.join(line.split(',', 2)) for line in rows)
+  row = between.join(['u', '"i;1,\t|"', '1291191960'])
+  _check(event_log.read(make_config(events=write(name, f'{head}\n{row}\n'))),
+         ['u'], ['i;1,\t|'], [1291191960])
+
+
+def test_quotes_that_swallow_rows_of_a_tsv_are_refused(make_config, write):
+  rows = ['u\ta\t1291191960\t"Heroes', 'v\tb\t1291191961\tx', '',
+          'w\tc\t1291191962\t"Mix', 'x\tc\t1291191963\ty']
+  fields = {'header': False, 'user_column': '0', 'item_column': '1',
+            'time_column': '2', 'events': write('log.tsv', '\n'.join(rows))}
+  with pytest.raises(InputError, match="line 1: a quote.*data.quoting='none'"):
+    event_log.read(make_config(**fields))
+  log = event_log.read(make_config(quoting='none', **fields))
+  assert log.users.tolist() == ['u', 'v', 'w', 'x']
+  log = event_log.read(make_config(quoting='double', **fields))
+  assert log.users.tolist() == ['u', 'x']
+  fields['events'] = write('open.tsv', rows[0] + '\n' + rows[1])
+  with pytest.raises(InputError, match="line 1: a quote.*data.quoting='none'"):
+    event_log.read(make_config(**fields))
+  with pytest.raises(InputError, match='data.quoting.*auto, double, none'):
+    event_log.read(make_config(**{**fields, 'quoting': 'single'}))
 
 
 @pytest.mark.parametrize('column,expected', [
@@ -137,6 +174,22 @@ def test_dates(make_config, tmp_path, values):
                   timestamp=values)
   _check(event_log.read(make_config(events=path)), ['u'], ['i'],
          [1291191960 // 86_400 * 86_400])
+
+
+@pytest.mark.parametrize('unit', ['auto', 'iso'])
+@pytest.mark.parametrize('values', [
+    ['20101201', '20120229', '20110229'],
+    pa.array([20101201, 20120229, 20110229], pa.int32())])
+def test_dates_without_hyphens(make_config, tmp_path, values, unit):
+  path = _parquet(tmp_path / 'log.parquet', user_id=['u'] * 3,
+                  item_id=['i'] * 3, timestamp=values)
+  day = lambda *date: int(datetime.datetime(
+      *date, tzinfo=datetime.timezone.utc).timestamp())
+  log = event_log.read(make_config(
+      events=path, time_unit=unit, bad_rows='drop'))
+  assert log.times.tolist() == [day(2010, 12, 1), day(2012, 2, 29)]
+  with pytest.raises(InputError, match='row 3.*20110229'):
+    event_log.read(make_config(events=path, time_unit=unit))
 
 
 def test_relative_seconds_need_a_declared_unit(make_config, write):
@@ -192,6 +245,8 @@ GOOD = 'u1,i1,1291191960\nu2,i2,1291191961\n'
 @pytest.mark.parametrize('row,message', [
     (',i,1291191962', "column 'user_id': value '' is missing"),
     ('nan,i,1291191962', "column 'user_id': value 'nan' is missing"),
+    ('u,NA,1291191962', "column 'item_id': value 'NA' is missing"),
+    (r'\N,i,1291191962', r"column 'user_id': value '\\\\N' is missing"),
     ('u, ,1291191962', "column 'item_id': value ' ' is missing"),
     ('u,i,', "column 'timestamp': value '' is missing"),
     ('u,i,NaN', "column 'timestamp': value 'NaN' is missing"),
@@ -290,7 +345,7 @@ def test_malformed_lines(make_config, write):
     ('twice.csv', 'user_id,user_id,item_id,timestamp\nu,v,i,1\n',
      "more than one column 'user_id'"),
     ('binary.csv', b'user_id,item_id,timestamp\n\xff\xfe,i,1291191960\n',
-     'cannot be read'),
+     r"line 2: value b'\\xff\\xfe,i.*UTF-8"),
     ('bad.parquet', b'PAR1 and then nothing of the kind', 'cannot be read'),
     ('bad.xlsx', b'no workbook', 'cannot be read'),
     ('bad.jsonl', '[1, 2]\n', 'line 1.*not a JSON object'),
@@ -360,6 +415,18 @@ def test_item_table_must_have_ids(make_config, write):
   log = event_log.read(make_config(events=events, items=items,
                                    bad_rows='drop'))
   assert log.counts['item table: dropped: item is missing'] == 1
+
+
+def test_item_table_of_another_shape(make_config, write):
+  events = write('log.txt', GOOD.replace(',', '\t'))
+  items = write('items.csv', 'id,name\ni1,First\ni2,Second\n')
+  log = event_log.read(make_config(
+      events=events, items=items, header=False, user_column=0, item_column=1,
+      time_column=2, items_header=True, items_item_column='id',
+      title_column='name'))
+  assert log.items.tolist() == ['i1', 'i2']
+  assert log.titles.tolist() == ['First', 'Second']
+  assert log.counts['items of the log that the item table lacks'] == 0
 
 
 def test_lists_and_nulls_in_item_tables(make_config, write, tmp_path):
