@@ -40,13 +40,6 @@ def fit(
   state = pipeline.initial_state(run)
   if checkpoints.epoch('latest') is None:
     status = _new_status(run, identity, state)
-    for name in run.config.eval.compare:
-      say(f'ranking {name} for comparison')
-      try:
-        status['floors'][name] = pipeline.run_floor(run, name)
-      except TooLargeError as error:
-        status['floors_left_out'][name] = str(error)
-        say(f'{name} is left out: {error}')
   else:
     status = checkpoints.status('latest')
     config_lib.check_identity(
@@ -63,6 +56,8 @@ def fit(
   folder.write_json('config.json', run.config.to_dict())
   while not _finished(run, status):
     state, record = pipeline.train_one_epoch(run, state)
+    if not status['epochs']:
+      _add_comparison(run, state, status)
     ranked = pipeline.rank_splits(
         run, state, ('validation',), run.config.eval.validation_events)
     ranks, seconds = ranked['validation']
@@ -99,10 +94,22 @@ def _new_status(run, identity, state):
       'floors_left_out': {},
       'commit': reporting.commit(),
       'parameters': train.num_parameters(state.params),
-      'train_step_flops': (
-          0.0 if run.system.feed == 'none' else train.step_flops(
-              run.trainer, run.train_plan, run.inputs, state)),
+      'train_step_flops': 0.0,
   }
+
+
+def _add_comparison(run, state, status):
+  """Adds what takes its time and is the same for every epoch."""
+  if run.system.feed != 'none':
+    status['train_step_flops'] = train.step_flops(
+        run.trainer, run.train_plan, run.inputs, state)
+  for name in run.config.eval.compare:
+    say(f'ranking {name} for comparison')
+    try:
+      status['floors'][name] = pipeline.run_floor(run, name)
+    except TooLargeError as error:
+      status['floors_left_out'][name] = str(error)
+      say(f'{name} is left out: {error}')
 
 
 def _finished(run, status):
