@@ -227,7 +227,7 @@ def _seen(memory):
   return memory
 
 
-def test_every_parameter_learns_within_some_steps(variant):
+def test_every_parameter_learns_within_two_steps(variant):
   _, _, before, after, trainer, _ = trained(variant)
   if trainer.system.feed == 'none':
     assert not jax.tree.leaves(before.params)
