@@ -30,6 +30,8 @@ _CHOICES = {'pooling': ('auto', 'mean', 'cls', 'last'),
 _BUCKETS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384,
             512, 768, 1024, 1536, 2048, 3072, 4096)
 _MAX_POSITIONS = 4096
+# A second's work is soon done again, and a batch takes less time than the disk.
+_WAIT_SECONDS = 1.0
 # Tokens of a batch: what stays in a CPU's cache, and what fills another device.
 _CPU_BATCH_TOKENS = 512
 _BATCH_TOKENS = 65_536
@@ -73,7 +75,8 @@ def encode(
   about = (identity(encoder_config, store) if store
            else {'encoder': 'flax'})  # which asks for no model's hash
   return kept.encode(
-      texts, lambda missing: vectors(encoder_config, missing), about, store)
+      texts, lambda missing: vectors(encoder_config, missing), about, store,
+      _WAIT_SECONDS)
 
 
 def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
