@@ -56,9 +56,17 @@ def with_texts(
 
   Returns:
     The inputs.
+
+  Raises:
+    InputError: if the batches are not chronological.
   """
   if texts is None:
     return inputs
+  if chunk.events is not None:
+    raise InputError(
+        f'config.facets.device_gib: facets of {texts.nbytes / 2**30:.3g} GiB '
+        'are beyond it, and a system that is not fed by the stream reads them '
+        'in no order; allowed: as many GiB or more')
   size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
   start = min(int(chunk.start[0]), len(inputs.users) - size)
   present = np.unique(np.append(_rows(inputs, start, size), 0))

@@ -90,6 +90,14 @@ def resident_file_bytes():
   return int(re.search(r'RssFile:\s+(\d+) kB', status)[1]) << 10
 
 
+def test_batches_in_no_order_are_refused():
+  log = helpers.random_log(2)
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  plan = plan._replace(events=np.arange(log.num_events))
+  with pytest.raises(InputError, match='device_gib: .* not fed by the stream'):
+    resident.with_texts(None, np.zeros((2, 4), np.float16), plan)
+
+
 def test_the_budget_decides():
   log = helpers.random_log(2)
   bank = helpers.random_bank(log, 4)
