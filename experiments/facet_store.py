@@ -5,7 +5,7 @@
 Each phase is a process of its own, so that its peak is its own:
 
     fill    appends random rows, a block at a time, as an encoder does
-    open    opens the store, finds keys, reads rows with their check sums
+    reopen  opens the store, finds keys, reads rows with their check sums
     gather  takes the facets of chunks of batches out of it, as training does
 
 Anonymous memory is what a process has taken for itself. Resident memory also
