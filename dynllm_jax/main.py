@@ -58,6 +58,11 @@ def main(argv: list[str]) -> int:
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2
+  except BrokenPipeError:
+    # Whoever read the output, such as `head`, has seen enough; nor may the
+    # interpreter write what is left.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _read_flags(argv):

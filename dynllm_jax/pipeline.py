@@ -48,6 +48,15 @@ def system_name(config: ml_collections.ConfigDict) -> str:
   return model.name + ('+walk' if walk else '')
 
 
+def keep_compiled(config: ml_collections.ConfigDict) -> None:
+  """Keeps what is compiled, so that a later run need not do it again."""
+  jax.config.update(
+      'jax_compilation_cache_dir',
+      str(datasets.data_folder(config.data) / 'compiled'))
+  # Programs that compile in less than a second are many.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
 def prepare(config: ml_collections.ConfigDict) -> Run:
   """Checks the configuration, loads the data and makes the inputs.
 
@@ -57,9 +66,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
     InputError: for whatever is wrong with configuration or data.
   """
   mesh = sharding.make_mesh(config)
-  jax.config.update(
-      'jax_compilation_cache_dir',
-      str(datasets.data_folder(config.data) / 'compiled'))
+  keep_compiled(config)
   config_lib.check_system(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}

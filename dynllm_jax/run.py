@@ -205,6 +205,7 @@ def facets_mode(
   elif dry_run:
     bank.plan(config.facets, log, folder, say)
   else:
+    pipeline.keep_compiled(config)
     _, facets = bank.build(config.facets, log, folder, say)
     bank.item_text(config.facets.encoder, log, folder)
     say(f'facets are ready: {facets}')

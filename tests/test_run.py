@@ -326,3 +326,17 @@ def test_a_user_is_shown(home):
   assert f'{first["num_purchases"]} purchases before it' in done.stdout
   for name in ('crd', 'int', 'ctg', 'brd'):
     assert f'  {name}: ' in done.stdout
+
+
+def test_whoever_reads_the_output_may_leave(tmp_path):
+  """As `head` does: no traceback, and not the status of success."""
+  process = subprocess.Popen(
+      [sys.executable, '-m', 'dynllm_jax.main', '--mode=facets',
+       f'--config={ROOT}/configs/demo.py', *TINY,
+       f'--config.data.dir={tmp_path}'], cwd=ROOT, text=True,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE)
+  process.stdout.readline()
+  process.stdout.close()
+  errors = process.stderr.read()
+  assert process.wait(timeout=300) == 1 and not errors

@@ -7,14 +7,13 @@ killed goes on with the calls that it had not finished.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writers import FacetTexts, collect
 from dynllm_jax.progress import Progress
 from dynllm_jax.text.store import Store, digest
+from dynllm_jax.text.turn import turn
 from dynllm_jax.types import EventLog, InputError
 
 # Rounds double from the first, so that a model that cannot do it is found out
@@ -101,8 +101,7 @@ def write(
     work = survey(writer_config, model, log, profiles, store)
     report(describe_work(writer_config, work))
     if work.unfinished(writer_config.max_attempts):
-      stack.enter_context(_turn(store.folder, report))
-      store.refresh()
+      stack.enter_context(turn(store, report))
       _recall(store, work, writer_config.max_attempts)
       _ask(writer_config, model, store, work)
   finished = [texts is not None for texts in work.texts]
@@ -251,22 +250,6 @@ def _check_failures(
       f'{writer_config.max_failure_rate:.1%}. The last malformed answer: '
       f'{work.reason}. Another model, more max_output_tokens or max_attempts, '
       f'or a higher limit may help; all answers are kept in {store.folder}')
-
-
-@contextlib.contextmanager
-def _turn(folder: pathlib.Path, report: Report) -> Iterator[None]:
-  """One process asks at a time: two would ask, and pay for, the same."""
-  try:
-    file = open(folder / 'asking', 'ab')
-  except OSError as error:
-    raise InputError(f'{folder}: cannot be written ({error})') from error
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      report(f'facets: waiting for another process that fills {folder}')
-      fcntl.flock(file, fcntl.LOCK_EX)
-    yield
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -116,13 +116,19 @@ def plan(
   folder = place(facets_config, log, cache_dir)
   report(f'facets: {writers.describe(facets_config.writer)}; '
          f'{encoders.describe(facets_config.encoder)}')
+  texts = 0
   if folder.exists():
-    report(f'facets: nothing to do, all are in {folder}')
-    return
-  writers.plan(
-      facets_config.writer, log, windows.profiles(
-          log, windows.window_seconds(facets_config.window_days)),
-      _written(cache_dir), report)
+    report(f'facets: nothing to write, all are in {folder}')
+  else:
+    profiles = windows.profiles(
+        log, windows.window_seconds(facets_config.window_days))
+    writers.plan(
+        facets_config.writer, log, profiles, _written(cache_dir), report)
+    texts = len(FACETS) * len(profiles)
+  items = log.num_items * (
+      not _item_place(facets_config.encoder, log, cache_dir).exists())
+  report(f'facets: at most {texts:,} facet texts and {items:,} item texts to '
+         'embed')
 
 
 def _written(cache_dir: str) -> str:
@@ -148,10 +154,6 @@ def item_text(
   Raises:
     InputError: if a field of the config is not allowed.
   """
-  key = _key(
-      VERSION, log.fingerprint,
-      encoders.identity(encoder_config, _store(cache_dir)))
-
   def make(folder: pathlib.Path) -> dict[str, Any]:
     texts = [
         ' | '.join(part for part in map(str.strip, map(str, parts)) if part)
@@ -161,8 +163,16 @@ def item_text(
     return {'encoder': encoders.describe(encoder_config)}
 
   arrays, _, _ = _cached(
-      pathlib.Path(cache_dir, 'item_text', key), ('texts',), make, report)
+      _item_place(encoder_config, log, cache_dir), ('texts',), make, report)
   return arrays['texts']
+
+
+def _item_place(
+    encoder_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
+  """The folder of the items' texts, which may not be there yet."""
+  return pathlib.Path(cache_dir, 'item_text', _key(
+      VERSION, log.fingerprint,
+      encoders.identity(encoder_config, _store(cache_dir))))
 
 
 def _encode_table(

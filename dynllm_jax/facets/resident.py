@@ -1,6 +1,7 @@
 """Facet texts beyond the device's budget: on it a chunk of batches at a time."""
 
 import functools
+import mmap
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 
 _NO_ROW = np.iinfo(np.int32).max
+_BLOCK = 1024  # rows that are taken between two times that pages are let go
 
 
 def split(
@@ -54,18 +56,45 @@ def with_texts(
 
   Returns:
     The inputs.
+
+  Raises:
+    InputError: if the batches are not chronological.
   """
   if texts is None:
     return inputs
+  if chunk.events is not None:
+    raise InputError(
+        f'config.facets.device_gib: facets of {texts.nbytes / 2**30:.3g} GiB '
+        'are beyond it, and a system that is not fed by the stream reads them '
+        'in no order; allowed: as many GiB or more')
   size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
   start = min(int(chunk.start[0]), len(inputs.users) - size)
   present = np.unique(np.append(_rows(inputs, start, size), 0))
   padding = (1 << (len(present) - 1).bit_length()) - len(present)
   bank = inputs.facets.replace(
-      texts=np.pad(texts[present], [(0, padding), (0, 0)]),
+      texts=np.pad(_take(texts, present), [(0, padding), (0, 0)]),
       present=np.pad(present.astype(np.int32), (0, padding),
                      constant_values=_NO_ROW))
   return inputs.replace(facets=jax.device_put(bank, inputs.users.sharding))
+
+
+def _take(texts, rows):
+  """Rows of a table, which may be mapped from a file.
+
+  Whatever page was once read counts as the process's memory, and so do those
+  beside it. A table that is read at random would soon be there as a whole, so
+  pages are let go; the system still has them while it has room.
+  """
+  mapping = texts
+  while isinstance(mapping, np.ndarray):
+    mapping = mapping.base
+  out = np.empty((len(rows), texts.shape[1]), texts.dtype)
+  for first in range(0, len(rows), _BLOCK):
+    block = slice(first, first + _BLOCK)
+    out[block] = texts[rows[block]]
+    if isinstance(mapping, mmap.mmap):
+      mapping.madvise(mmap.MADV_DONTNEED)
+  return out
 
 
 @functools.partial(jax.jit, static_argnums=2)

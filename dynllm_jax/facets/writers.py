@@ -143,7 +143,7 @@ def writer(writer_config: Any) -> Any:
 
 
 def writer_names() -> list[str]:
-  """Names of all writers: the files beside this one that can `write`."""
+  """Names of all writers: the files beside this one, without what they share."""
   here = pathlib.Path(__file__)
   stems = (p.stem for p in here.parent.glob('*.py'))
   return sorted(

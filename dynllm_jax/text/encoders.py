@@ -77,7 +77,7 @@ def encoder(encoder_config: Any) -> Any:
 
 
 def encoder_names() -> list[str]:
-  """Names of all encoders: the files beside this one that can `encode`."""
+  """Names of all encoders: the files beside this one, without what they share."""
   here = pathlib.Path(__file__)
   stems = (p.stem for p in here.parent.glob('*.py'))
   return sorted(

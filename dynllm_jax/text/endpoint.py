@@ -79,6 +79,11 @@ class Endpoint:
         raise InputError(
             f'{field}.{name}: {settings[name]!r} is not allowed; it must be '
             f'{allowed}')
+    if settings.base_url and not settings.base_url.startswith(
+        ('http://', 'https://')):
+      raise InputError(
+          f'{field}.base_url: {settings.base_url!r} is not allowed; it must be '
+          "as http://host:8000/v1, or '' for OpenAI")
     try:
       import openai
     except ImportError as error:

@@ -20,7 +20,7 @@ import numpy as np
 from dynllm_jax.text import flax_models, kept, model_files
 from dynllm_jax.types import InputError
 
-VERSION = 1
+VERSION = 2
 
 _FIELD = 'facets.encoder'
 _CHOICES = {'pooling': ('auto', 'mean', 'cls', 'last'),
@@ -30,6 +30,8 @@ _CHOICES = {'pooling': ('auto', 'mean', 'cls', 'last'),
 _BUCKETS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384,
             512, 768, 1024, 1536, 2048, 3072, 4096)
 _MAX_POSITIONS = 4096
+# A second's work is soon done again, and a batch takes less time than the disk.
+_WAIT_SECONDS = 1.0
 # Tokens of a batch: what stays in a CPU's cache, and what fills another device.
 _CPU_BATCH_TOKENS = 512
 _BATCH_TOKENS = 65_536
@@ -73,7 +75,8 @@ def encode(
   about = (identity(encoder_config, store) if store
            else {'encoder': 'flax'})  # which asks for no model's hash
   return kept.encode(
-      texts, lambda missing: vectors(encoder_config, missing), about, store)
+      texts, lambda missing: vectors(encoder_config, missing), about, store,
+      _WAIT_SECONDS)
 
 
 def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
@@ -159,6 +162,9 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Cuts texts, sorted by length, into batches of few shapes.
 
+  The shape in which a text is embedded follows from its own length, not from
+  the texts beside it: what a resumed run embeds is what an unbroken one would.
+
   Args:
     tokens: of each text.
     budget: tokens of a batch, padding included.
@@ -172,19 +178,21 @@ def batches(
   """
   sizes = np.array([len(row) for row in tokens], np.int64)
   order = np.argsort(-sizes, kind='stable')
+  buckets = np.array([b for b in _BUCKETS if b < longest] + [longest])
+  padded = buckets[np.searchsorted(buckets, sizes[order])]
   start = 0
   while start < len(order):
-    need = sizes[order[start]]
-    length = min(next((b for b in _BUCKETS if b >= need), longest), longest)
+    length = int(padded[start])
     rows = max(budget // length // multiple, 1) * multiple
-    positions = order[start:start + rows]
+    same = np.count_nonzero(padded[start:start + rows] == length)
+    positions = order[start:start + same]
     ids = np.full((rows, length), pad, np.int32)
     lengths = np.ones(rows, np.int32)
     for row, at in enumerate(positions):
       ids[row, :sizes[at]] = tokens[at]
       lengths[row] = sizes[at]
     yield positions, ids, lengths
-    start += rows
+    start += same
 
 
 def _forward(model: Any, settings: Settings) -> Callable:

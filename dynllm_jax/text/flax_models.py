@@ -88,7 +88,10 @@ def load(
   model_class = _class(field, name, settings, kind)
   _restore_clip(sys.modules[model_class.__module__])
   model = model_class(settings, dtype=dtype, _do_init=False)
-  params = _params(model, folder)
+  try:
+    params = _params(model, folder)
+  except InputError as error:
+    raise InputError(f'{field}: {error}') from error
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from dynllm_jax.progress import Progress
+from dynllm_jax.progress import say
 from dynllm_jax.text.store import Store, digest
+from dynllm_jax.text.turn import turn
 from dynllm_jax.types import InputError
-
-# Rows wait no longer than this before they are put on the disk.
-_FLUSH_SECONDS = 1.0
 
 # From texts, none of them twice: their positions and their embeddings as they
 # are finished, in any order.
@@ -21,11 +20,12 @@ Compute = Callable[[list[str]], Iterator[tuple[Sequence[int], np.ndarray]]]
 
 
 def encode(
-    texts: Sequence[str], compute: Compute, about: dict[str, Any], store: str
+    texts: Sequence[str], compute: Compute, about: dict[str, Any], store: str,
+    wait_seconds: float
 ) -> np.ndarray:
   """Embeds texts, those that are not in the store.
 
-  A run that is killed loses what it computed in its last second.
+  Of two processes one computes and the other waits for it.
 
   Args:
     texts: any strings; an empty one gives zeros.
@@ -34,6 +34,8 @@ def encode(
     about: all that the embeddings follow from but the text; its `encoder`
       names the store's folder.
     store: folder of all stores, '' to keep nothing.
+    wait_seconds: how long what is computed may wait to be put on the disk,
+      which is what a run loses that is killed: 0 for what was paid for.
 
   Returns:
     f16[texts, dim].
@@ -43,14 +45,16 @@ def encode(
   """
   if not store:
     with tempfile.TemporaryDirectory() as scratch:
-      return encode(texts, compute, about, scratch)
+      return encode(texts, compute, about, scratch, wait_seconds)
   place = pathlib.Path(store, f'{about["encoder"]}-{digest(about).hex()[:16]}')
   kept = Store(place, about)
   names = list(dict.fromkeys(filter(None, texts))) or ['']
   keys = [digest(name) for name in names]
-  missing = np.flatnonzero(kept.find(keys) < 0)
-  if len(missing):
-    _compute(compute, names, keys, missing, kept)
+  if (kept.find(keys) < 0).any():
+    with turn(kept, say):
+      missing = np.flatnonzero(kept.find(keys) < 0)
+      if len(missing):
+        _compute(compute, names, keys, missing, kept, wait_seconds)
   row_of = dict(zip(names, kept.find(keys).tolist()))
   width = len(kept.read(row_of[names[0]])) // 2
   out = np.zeros((len(texts), width), np.float16)
@@ -67,7 +71,7 @@ def encode(
 
 def _compute(
     compute: Compute, names: list[str], keys: list[bytes],
-    missing: np.ndarray, kept: Store
+    missing: np.ndarray, kept: Store, wait_seconds: float
 ) -> None:
   """Puts the missing embeddings into the store."""
   waiting, flushed = [], time.monotonic()
@@ -85,7 +89,7 @@ def _compute(
             'facets.encoder.model: an embedding is not finite in half '
             'precision; allowed: a sound model, or normalize=\'yes\'')
       waiting += zip(missing[list(positions)], vectors.astype(np.float16))
-      if time.monotonic() - flushed > _FLUSH_SECONDS:
+      if time.monotonic() - flushed >= wait_seconds:
         flush()
         flushed = time.monotonic()
       progress(len(positions))

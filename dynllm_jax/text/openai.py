@@ -41,7 +41,7 @@ def encode(
   """
   return kept.encode(
       texts, lambda missing: _vectors(encoder_config, missing),
-      identity(encoder_config), store)
+      identity(encoder_config), store, wait_seconds=0)
 
 
 def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:

@@ -222,6 +222,27 @@ def test_causal(make_log, tmp_path_factory, late, k):
   assert served[0] == served[1]
 
 
+def test_a_plan_says_what_is_left(log, tmp_path):
+  def plan():
+    lines = []
+    bank.plan(config(), log, str(tmp_path), lines.append)
+    assert lines[0] == (
+        'facets: rule-written (no language model); hashing character n-grams, '
+        '32 dims (no language model)')
+    return lines[1:]
+  assert plan() == [
+      'facets: 3 windows, 4 profiles; no language model is asked',
+      f'facets: at most {4 * 4} facet texts and 3 item texts to embed']
+  assert not any(tmp_path.iterdir())
+  _, about = bank.build(config(), log, str(tmp_path), lambda line: None)
+  written = f'facets: nothing to write, all are in {about["folder"]}'
+  assert plan() == [
+      written, 'facets: at most 0 facet texts and 3 item texts to embed']
+  bank.item_text(config().encoder, log, str(tmp_path))
+  assert plan() == [
+      written, 'facets: at most 0 facet texts and 0 item texts to embed']
+
+
 def test_item_text(log, tmp_path):
   got = bank.item_text(config().encoder, log, str(tmp_path))
   assert got.shape == (4, 32) and got.dtype == np.float16

@@ -1,10 +1,8 @@
-"""The writer behind an endpoint: failures, limits, kills, causality."""
+"""The writer behind an endpoint: failures, limits, causality."""
 
 import json
 import os
 import pathlib
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -226,7 +224,7 @@ def test_causal(make_log, tmp_path):
   assert asked == [4, 4 + 3]
 
 
-# --------------------------------------------------- processes and kills
+# -------------------------------------------------- processes of their own
 
 _WRITE = '''
 import sys
@@ -262,42 +260,6 @@ def content(folder):
   keys = store._entries['key']
   assert (store.folder / 'index.bin').stat().st_size == 32 * len(store)
   return {keys[row].tobytes(): store.read(row) for row in range(len(store))}
-
-
-def kill_and_resume(folder, num_kills, seed, most=25):
-  """Kills a run after 1 to `most` calls; returns (messages, kills)."""
-  rng = random.Random(seed)
-  with fake_endpoint.serve(slow) as server:
-    kills = 0
-    while kills < num_kills:
-      process = start(server, folder)
-      until = len(server.calls) + rng.randint(1, most)
-      while len(server.calls) < until and process.poll() is None:
-        time.sleep(0.001)
-      if process.poll() is not None:
-        assert not process.returncode, process.stdout.read()
-        break
-      time.sleep(rng.random() * 0.03)
-      process.send_signal(signal.SIGKILL)
-      process.wait()
-      kills += 1
-    process = start(server, folder)
-    out, _ = process.communicate(timeout=300)
-    assert not process.returncode, out
-    return [body['messages'][1]['content'] for body in server.calls], kills
-
-
-def test_killed_runs_go_on_where_they_were(tmp_path):
-  calls, kills = kill_and_resume(tmp_path / 'killed', 2, 0)
-  assert kills
-  with fake_endpoint.serve(good) as server:
-    process = start(server, tmp_path / 'whole')
-    out, _ = process.communicate(timeout=300)
-    assert not process.returncode, out
-    assert len(server.calls) == 60
-  assert content(tmp_path / 'killed') == content(tmp_path / 'whole')
-  # Three calls are in flight at once, and only they are repeated.
-  assert len(set(calls)) == 60 and len(calls) <= 60 + 3 * kills
 
 
 def test_two_processes_pay_once(tmp_path):

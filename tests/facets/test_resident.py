@@ -1,5 +1,8 @@
 """Texts that stay on the host: what a chunk reads is there, and the same."""
 
+import pathlib
+import re
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -63,6 +66,36 @@ def test_training_and_ranking_are_the_same_wherever_texts_are(batch):
         jnp.asarray(evaluate.candidate_mask(log, 'all')), facet_texts=host)
     ends.append((state.params, memory, ranks))
   jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_a_mapped_table_does_not_stay_in_memory(tmp_path):
+  """Rows at random, 16,000 of them a page apart, of a file of 128 MiB."""
+  texts = np.lib.format.open_memmap(
+      tmp_path / 'texts.npy', 'w+', np.float16, (1 << 17, 512))
+  texts[::8, 0] = np.arange(1 << 14) % 2048
+  texts.flush()
+  texts = np.load(tmp_path / 'texts.npy', mmap_mode='r')
+  rows = np.random.default_rng(0).permutation(1 << 14) * 8
+  before = resident_file_bytes()
+  got = resident._take(texts, rows)
+  assert resident_file_bytes() - before < 16 << 20
+  np.testing.assert_array_equal(got[:, 0], rows // 8 % 2048)
+  np.testing.assert_array_equal(texts[rows], got)
+  assert resident_file_bytes() - before > 64 << 20  # as it would be
+
+
+def resident_file_bytes():
+  """Pages of files that this process holds."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'RssFile:\s+(\d+) kB', status)[1]) << 10
+
+
+def test_batches_in_no_order_are_refused():
+  log = helpers.random_log(2)
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  plan = plan._replace(events=np.arange(log.num_events))
+  with pytest.raises(InputError, match='device_gib: .* not fed by the stream'):
+    resident.with_texts(None, np.zeros((2, 4), np.float16), plan)
 
 
 def test_the_budget_decides():

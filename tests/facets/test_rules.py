@@ -214,7 +214,9 @@ def test_texts_do_not_depend_on_the_hash_seed():
 
 def test_description_and_unknown_writer():
   assert writers.describe(CONFIG) == 'rule-written (no language model)'
-  bad = ml_collections.ConfigDict({'name': 'windows'})
-  with pytest.raises(InputError, match=(
-      "facets.writer.name: unknown writer 'windows'; allowed: .*rules")):
-    writers.describe(bad)
+  for shared in ('windows', 'asking'):
+    bad = ml_collections.ConfigDict({'name': shared})
+    with pytest.raises(InputError, match=(
+        f"facets.writer.name: unknown writer '{shared}'; allowed: flax, "
+        'openai, rules$')):
+      writers.describe(bad)

@@ -173,6 +173,13 @@ def test_fields_are_checked(name, value):
       _make(server, **{name: value})
 
 
+def test_an_address_that_is_none():
+  with fake_endpoint.serve(None) as server:
+    with pytest.raises(
+        InputError, match="base_url: 'localhost:1/v1' .* as http://host"):
+      _make(server, base_url='localhost:1/v1')
+
+
 def test_a_missing_key_or_package(monkeypatch):
   monkeypatch.delenv('OPENAI_API_KEY', raising=False)
   with fake_endpoint.serve(None) as server:

@@ -143,6 +143,9 @@ def test_batches_hold_every_text_once():
   for positions, ids, lengths in flax.batches(tokens, 512, 4, 300, pad=7):
     assert ids.size <= max(512, 4 * ids.shape[1])
     assert len(ids) % 4 == 0 and len(positions) <= len(ids)
+    # Nobody is padded to the length that a longer text beside it needs.
+    assert len({flax._BUCKETS[np.searchsorted(flax._BUCKETS, size)]
+                for size in lengths[:len(positions)]}) == 1
     shapes.add(ids.shape)
     for row, at in enumerate(positions):
       assert ids[row, :lengths[row]].tolist() == tokens[at]
@@ -150,6 +153,26 @@ def test_batches_hold_every_text_once():
     seen.extend(positions.tolist())
   assert sorted(seen) == list(range(200))
   assert len({length for _, length in shapes}) == len(shapes)
+
+
+def test_an_embedding_is_the_same_beside_other_texts(model):
+  """To the last bit: a resumed run has fewer texts to embed."""
+  draw = np.random.default_rng(1)
+  texts = [' '.join(draw.choice(list('abcdefgh'), size)) for size in
+           draw.integers(1, 39, 60)]
+  run = flax.runner(
+      _config(model[0]), flax_models.load('f', str(model[0]), 'encoder'))
+
+  def embed(some):
+    out = np.zeros((len(some), 16), np.float32)
+    for positions, vectors in run([texts[i] for i in some]):
+      out[positions] = vectors
+    return out
+
+  whole = embed(range(60))
+  for size in (1, 7, 30):
+    some = draw.choice(60, size, replace=False)
+    np.testing.assert_array_equal(embed(some), whole[some])
 
 
 # ---------------------------------------------- what the directory asks for

@@ -116,10 +116,12 @@ def test_description():
 
 def test_unknown_encoder_names_field_value_and_allowed():
   with pytest.raises(InputError, match=(
-      "facets.encoder.name: unknown encoder 'bert9'; allowed: .*hashing")):
+      "facets.encoder.name: unknown encoder 'bert9'; allowed: flax, hashing, "
+      'openai$')):
     encoders.encode(config(name='bert9'), ['a'])
-  with pytest.raises(InputError, match='unknown encoder'):
-    encoders.describe(config(name='encoders'))
+  for shared in ('encoders', 'kept'):
+    with pytest.raises(InputError, match='unknown encoder'):
+      encoders.describe(config(name=shared))
 
 
 @pytest.mark.parametrize('dim', [0, -1, 1 << 16])
