@@ -63,7 +63,7 @@ class Counts:
 
 def count_rows(
     inputs: Inputs, plan: batching.BatchPlan, model: ml_collections.ConfigDict,
-    num_negatives: int, sample: int = 8) -> Counts:
+    num_negatives: int, sample: int = 16) -> Counts:
   """Counts what batches of a plan need, negatives drawn uniformly.
 
   Args:
@@ -78,8 +78,8 @@ def count_rows(
       graph.neighborhood, static_argnums=3)
   num_items = len(inputs.item_text) - 1
   rows = []
-  for place in np.unique(np.linspace(
-      0, len(plan.start) - 1, sample).astype(int)):
+  places = (np.arange(sample) + 0.5) / sample * len(plan.start)
+  for place in np.unique(places.astype(int)):
     at = slice(plan.start[place], plan.start[place] + plan.size[place])
     users, items, times = (
         np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times))
@@ -90,20 +90,35 @@ def count_rows(
     of_items = near(inputs.item_graph, scored, times[0], n)
     mask = np.asarray(of_users.mask)
     seen = np.asarray(of_users.nodes)[mask]
-    read, inner, inner_edges = [scored, seen], (), 0
+    inner, inner_edges = (), 0
     if model.num_layers == 2:
       # Padded, so that the batches share one compilation.
       inner = _distinct(seen, np.repeat(when, n).reshape(mask.shape)[mask])
       padded = [np.pad(x, (0, mask.size - len(x))) for x in inner]
       inner_edges = near(inputs.item_graph, *padded, n).mask.sum()
-      own = near(inputs.user_graph, whom, when, n)
-      read.append(np.asarray(own.nodes)[np.asarray(own.mask)])
     rows.append([
         len(items), len(whom), mask.sum(), len(scored), of_items.mask.sum(),
         len(inner[0]) if inner else 0, inner_edges, len(whom),
-        len(_distinct(items, times)[0]), len(np.unique(np.concatenate(read))),
+        len(_distinct(items, times)[0]),
+        len(np.unique(np.concatenate([scored, seen]))),
         _texts(inputs, model, whom, when)])
   return Counts(*map(float, np.mean(np.array(rows, float), axis=0)))
+
+
+def with_repeats(counts: Counts, num_negatives: int) -> Counts:
+  """Rows where a node that is asked for twice is embedded twice.
+
+  Args:
+    counts: of `count_rows`.
+    num_negatives: of an event.
+  """
+  users = counts.events / counts.users
+  items = counts.events * (1 + num_negatives) / counts.items
+  inner = users * counts.user_edges / max(counts.inner, 1.0)
+  return dataclasses.replace(
+      counts, users=counts.events, user_edges=users * counts.user_edges,
+      items=items * counts.items, item_edges=items * counts.item_edges,
+      inner=inner * counts.inner, inner_edges=inner * counts.inner_edges)
 
 
 def _distinct(nodes, times):

@@ -19,7 +19,6 @@ from dynllm_jax import feeds
 from dynllm_jax import graph
 from dynllm_jax import memory as memory_lib
 from dynllm_jax import objective
-from dynllm_jax import train
 from experiments.slices import Slices
 
 
@@ -145,50 +144,3 @@ def _reads(model, config, inputs, memory, batch, events, key):
       if depth > 1:  # a deeper layer asks for the node's own, too
         hops.append((side, nodes, times, depth - 1))
   return total
-
-
-def gemm_peak(side: int = 4096, repeats: int = 5) -> float:
-  """Operations a second of the best large float32 product that JAX runs."""
-  key = jax.random.key(0)
-  left, right = (
-      jax.random.normal(k, (side, side)) for k in jax.random.split(key))
-  return max(_rates(left, right, repeats))
-
-
-def gemm_rates(
-    shapes: list[tuple[int, int, int]], repeats: int = 5
-) -> dict[str, float]:
-  """Operations a second of products of the step's own shapes, medians."""
-  rates = {}
-  for rows, inner, columns in shapes:
-    keys = jax.random.split(jax.random.key(0))
-    rates[f'{rows}x{inner}x{columns}'] = statistics.median(_rates(
-        jax.random.normal(keys[0], (rows, inner)),
-        jax.random.normal(keys[1], (inner, columns)), repeats))
-  return rates
-
-
-def _rates(left, right, repeats):
-  """Operations a second of one product, run after run."""
-  operations = 2 * left.shape[0] * left.shape[1] * right.shape[1]
-  # So many products in a run that its start does not count.
-  count = max(1, int(4e9 // operations))
-  product = jax.jit(jnp.matmul)
-  rates = []
-  for _ in range(repeats + 1):
-    began = time.perf_counter()
-    jax.block_until_ready([product(left, right) for _ in range(count)])
-    rates.append(count * operations / (time.perf_counter() - began))
-  return rates[1:]
-
-
-def copy_rate(size: int = 1 << 26, repeats: int = 5) -> float:
-  """Bytes a second, read and written, of the best large copy."""
-  values = jnp.zeros([size], jnp.float32)
-  add = jax.jit(lambda x: x + 1)
-  rates = []
-  for _ in range(repeats + 1):
-    began = time.perf_counter()
-    jax.block_until_ready(add(values))
-    rates.append(2 * values.nbytes / (time.perf_counter() - began))
-  return max(rates[1:])

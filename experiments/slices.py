@@ -4,6 +4,7 @@ A slice is a chunk of an epoch, compiled once: what `train.run_epoch` runs
 between two looks at its progress. The first slice compiles and warms up.
 """
 
+import functools
 import time
 
 import jax
@@ -31,8 +32,7 @@ class Slices:
     inputs: on the device.
     plan: all batches.
     state: as it stands.
-    compile_s: seconds of tracing and compilation, without any cache on disk
-      that `jax_compilation_cache_dir` names.
+    compile_s: seconds of tracing and compilation, 0 before.
 
   Args:
     trainer: the trainer.
@@ -58,13 +58,20 @@ class Slices:
       chunks = [chunks[place] for place in np.unique(places)]
     self._chunks = chunks
     self._next = 0
-    began = time.perf_counter()
-    self.program = train.train_chunk.lower(
-        trainer, plan.batch_size, inputs, self.state, self.rows(), None
-    ).compile()
-    self.compile_s = time.perf_counter() - began
+    self.compile_s = 0.0
 
-  def rows(self):
+  @functools.cached_property
+  def program(self) -> jax.stages.Compiled:
+    """What trains on a slice, compiled when it is first wanted."""
+    began = time.perf_counter()
+    program = train.train_chunk.lower(
+        self.trainer, self.plan.batch_size, self.inputs, self.state,
+        self.rows(), None).compile()
+    self.compile_s = time.perf_counter() - began
+    return program
+
+  def rows(self) -> tuple[np.ndarray, ...]:
+    """Start, size, part and ready of each batch of the next slice."""
     chunk = self._chunks[self._next % len(self._chunks)]
     return chunk.start, chunk.size, chunk.part, chunk.ready
 
@@ -92,11 +99,11 @@ class Slices:
     if self._next == len(self._chunks):
       self._next = 0
       self.state = train.start_epoch(self.trainer, self.state)
-    rows = self.rows()
+    rows, program = self.rows(), self.program
     jax.block_until_ready(self.state)
     began = time.perf_counter()
     self.state, (_, sizes) = jax.block_until_ready(
-        self.program(self.inputs, self.state, rows, None))
+        program(self.inputs, self.state, rows, None))
     seconds = time.perf_counter() - began
     self._next += 1
     return int(np.sum(sizes)), seconds
@@ -114,6 +121,8 @@ def of_config(config: ml_collections.ConfigDict, slice_events: int) -> tuple[
     The slices, and what was prepared.
   """
   run = pipeline.prepare(config)
+  # What is compiled here is timed: nothing may come from disk.
+  jax.config.update('jax_compilation_cache_dir', None)
   return Slices(
       run.trainer, run.inputs, run.train_plan, pipeline.initial_state(run),
       slice_events), run

@@ -28,13 +28,11 @@ import numpy as np
 
 from configs import tmall
 from dynllm_jax import evaluate
-from dynllm_jax import pipeline
 from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 from experiments import aims
-from experiments import flops
+from experiments import machine_use
 from experiments import pages
-from experiments import phases
 from experiments import random_logs
 from experiments import slices as slices_lib
 from experiments import start_up
@@ -175,44 +173,11 @@ def dynllm_ranking() -> aims.Found:
           'catalogue': run.log.num_items, 'events': len(ranks)}
 
 
-def machine_use(system: str) -> aims.Found:
-  """Share of the GEMM peak that training reaches, and where time goes.
-
-  Peak and training are measured in turn; the best peak of all is taken.
-  """
+def use_of_machine(system: str) -> aims.Found:
+  """Share of the GEMM peak that training reaches, and where time goes."""
   fields = {'model__num_neighbors': _NEIGHBORS} if system == 'tgn' else {}
   slices, run = ours(system, **fields)
-  config, peaks, copies, times = run.config, [], [], []
-  for _ in range(_SLICES.value + 1):
-    peaks.append(phases.gemm_peak(_SIDE.value))
-    copies.append(phases.copy_rate(repeats=2))
-    events, seconds = slices.step()
-    times.append(seconds / events * run.train_plan.size.mean())
-  seconds = statistics.median(times[1:])
-  counts = flops.count_rows(
-      run.inputs, run.train_plan, config.model, config.train.num_negatives)
-  operations = flops.step(
-      config.model, counts, run.inputs.item_text.shape[1],
-      config.train.num_negatives)
-  dim, batch = config.model.dim, run.train_plan.batch_size
-  moved = slices.bytes_per_step()
-  parts = phases.milliseconds(slices, config.model, _SLICES.value)
-  return {
-      'value': operations / seconds / max(peaks),
-      'gflop_per_step': operations / 1e9, 'ms_per_step': 1e3 * seconds,
-      'events_per_s': counts.events / seconds,
-      'gemm_peak_gflop_per_s': max(peaks) / 1e9,
-      'gb_per_step_xla': moved / 1e9,
-      'copy_peak_gb_per_s': max(copies) / 1e9,
-      'share_of_copy_peak': moved / seconds / max(copies),
-      'flop_per_byte': operations / moved,
-      'peak_memory_mb': slices.peak_bytes() / 1e6,
-      'compile_s': slices.compile_s,
-      'phases_ms': parts,
-      'rows_of_a_batch': vars(counts),
-      'gemm_gflop_per_s_at': {k: v / 1e9 for k, v in phases.gemm_rates([
-          (2 * batch, 2 * dim, dim), (2 * batch, dim, dim),
-          (batch, 3 * dim, 3 * dim)], _SLICES.value).items()}}
+  return machine_use.measure(slices, run, _SLICES.value, _SIDE.value)
 
 
 def retail(system: str) -> aims.Found:
@@ -249,7 +214,7 @@ def accelerator(system: str) -> aims.Found:
   if jax.devices()[0].platform != 'gpu':
     return {'value': None,
             'why': f'no GPU; the device is {jax.devices()[0].platform}'}
-  found = machine_use(system)
+  found = use_of_machine(system)
   return {**found, 'mfu': found['value'], 'value': found['events_per_s']}
 
 
@@ -260,8 +225,8 @@ MEASURES = {
     'dynllm_384': lambda: dynllm_training(384),
     'dynllm_1536': lambda: dynllm_training(1536),
     'dynllm_ranking': dynllm_ranking,
-    'mfu_tgn': lambda: machine_use('tgn'),
-    'mfu_dynllm': lambda: machine_use('dynllm'),
+    'mfu_tgn': lambda: use_of_machine('tgn'),
+    'mfu_dynllm': lambda: use_of_machine('dynllm'),
     'retail_tgn': lambda: retail('tgn'),
     'retail_dynllm': lambda: retail('dynllm'),
     'accelerator_tgn': lambda: accelerator('tgn'),

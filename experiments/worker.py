@@ -67,9 +67,9 @@ def _train(spec, config, log):
       *slices_lib.build(
           config, log, *random_logs.texts(log, spec['llm_dim'])),
       spec['slice_events'], spec['spread'])
-  return {'compile_s': slices.compile_s,
-          'table_bytes': _bytes((slices.inputs, slices.state)),
-          'program_peak_bytes': slices.peak_bytes()}, slices.step
+  return {'table_bytes': _bytes((slices.inputs, slices.state)),
+          'program_peak_bytes': slices.peak_bytes(),
+          'compile_s': slices.compile_s}, slices.step
 
 
 def _rank(spec, config, log):
