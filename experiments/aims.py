@@ -44,7 +44,7 @@ def line(name: str, aim: Aim, found: Found) -> str:
 
 def write(
     path: str, title: str, about: dict[str, Any], aims: dict[str, Aim],
-    results: dict[str, Found], more: list[str]) -> None:
+    results: dict[str, Found], more: list[str], **data: Any) -> None:
   """Writes `<path>.json` and the page `<path>.md`.
 
   Args:
@@ -54,6 +54,7 @@ def write(
     aims: by name.
     results: by name of the aim.
     more: further lines of the page.
+    **data: further fields of the .json alone.
   """
   about = {'commit': reporting.commit(), 'machine': reporting.machine(),
            **about}
@@ -71,7 +72,7 @@ def write(
       *more]
   reporting.write_atomically(
       pathlib.Path(path + '.json'),
-      json.dumps({**about, 'aims': judged}, indent=2) + '\n')
+      json.dumps({**about, 'aims': judged, **data}, indent=2) + '\n')
   reporting.write_atomically(
       pathlib.Path(path + '.md'), '\n'.join(page).rstrip('\n') + '\n')
 

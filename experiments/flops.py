@@ -177,15 +177,16 @@ def step(
   Raises:
     ValueError: for another system.
   """
-  if model.name not in SYSTEMS or model.num_layers not in (1, 2):
-    raise ValueError(f'{model.name} with {model.num_layers} layers: no count')
+  layers = model.get('num_layers', 0)
+  if model.name not in SYSTEMS or layers not in (1, 2):
+    raise ValueError(f'{model.name} with {layers} layers: no count')
   c, d, time_dim, heads = counts, model.dim, model.time_dim, model.num_heads
 
   def layer(rows, edges):
     return attention(rows, edges, d, d + time_dim, d, heads) + merge(rows, d)
 
   total = layer(c.users, c.user_edges) + layer(c.items, c.item_edges)
-  if model.num_layers == 2:  # the users' own first layer, and their neighbors'
+  if layers == 2:  # the users' own first layer, and their neighbors'
     total += layer(c.users + c.inner, c.user_edges + c.inner_edges)
   total += 2 * c.events * (1 + num_negatives) * d  # scores
   if model.name == 'tgn':

@@ -92,7 +92,7 @@ def _rates(left, right, repeats):
   """Operations a second of one product, run after run."""
   operations = 2 * left.shape[0] * left.shape[1] * right.shape[1]
   # So many products in a run that its start does not count.
-  count = max(1, int(4e9 // operations))
+  count = min(1_000, max(1, int(4e9 // operations)))
   product = jax.jit(jnp.matmul)
   rates = []
   for _ in range(repeats + 1):

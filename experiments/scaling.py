@@ -207,9 +207,8 @@ def main(argv: list[str]) -> int:
   aims.write(
       _OUT.value, 'Cost curves', {
           'log': 'drawn at random',
-          'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
-          'curves': curves},
-      aims.SCALING, results, _page(curves))
+          'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events'},
+      aims.SCALING, results, _page(curves), curves=curves)
   chart(curves, pathlib.Path(_OUT.value + '.svg'))
   return 0
 
