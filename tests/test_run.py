@@ -311,6 +311,7 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(home):
   before = folders()
   done = train(home, 'dry', '--mode=facets', '--dry_run')
   assert 'nothing to write' in done.stdout
+  assert 'at most 0 facet texts and 0 item texts to embed' in done.stdout
   done = train(home, 'dry', '--mode=facets', '--dry_run',
                '--config.facets.window_days=7')
   assert 'no language model is asked' in done.stdout
