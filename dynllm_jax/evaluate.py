@@ -10,6 +10,7 @@ import numpy as np
 
 from dynllm_jax import batching
 from dynllm_jax import graph
+from dynllm_jax import rows as rows_lib
 from dynllm_jax import scoring
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
@@ -49,17 +50,21 @@ def rank_batch(
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
   """
-  num_items = len(inputs.item_text) - 1
-  block = min(ranking.block_size, num_items)
+  num_items = inputs.num_items
+  block = rows_lib.even(
+      min(ranking.block_size * rows_lib.num_groups(), num_items))
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
 
   def scores_of(index):
-    ids = 1 + index * block + jnp.arange(block, dtype=jnp.int32)
+    ids = rows_lib.over_devices(
+        1 + index * block + jnp.arange(block, dtype=jnp.int32))
     users, items = system.embed(
         params, memory, inputs, batch.users, batch.times,
         jnp.minimum(ids, num_items), batch.times[0], None)
-    return ids, scoring.score(users, items)
+    # Each device scores its part of the catalogue for every user.
+    users = rows_lib.replicated(users)
+    return ids, rows_lib.over_last(scoring.score(users, items))
 
   def positives_of(ids, scores):
     column = batch.items - ids[0]
@@ -111,7 +116,8 @@ def _replay_chunk(
   def step(carry, row):
     memory, pending = carry
     start, size, part, ready, chosen = row
-    batch = batching.take_batch(inputs, start, size, batch_size)
+    batch = rows_lib.over_devices(
+        batching.take_batch(inputs, start, size, batch_size))
     unranked = jnp.zeros([batch_size]), jnp.array(True)
     if ranking is None:
       ranks, finite = unranked
@@ -123,8 +129,8 @@ def _replay_chunk(
     users, items = system.embed(
         params, memory, inputs, batch.users, batch.times, batch.items,
         batch.times[0], None)
-    pending = batching.add_pending(
-        pending, batch, users.vector, items.vector, part, ready)
+    pending = rows_lib.replicated(batching.add_pending(
+        pending, batch, users.vector, items.vector, part, ready))
     # An update waits for the ranks: XLA writes a large table in place only
     # where the data say that it has been read.
     real = (size > 0) & (ranks.min() >= 0)
@@ -134,7 +140,7 @@ def _replay_chunk(
 
   (memory, pending), (ranks, finite) = jax.lax.scan(
       step, (memory, pending), rows)
-  return memory, pending, ranks, finite.all()
+  return memory, pending, *rows_lib.replicated((ranks, finite.all()))
 
 
 def replay(

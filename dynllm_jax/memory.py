@@ -12,23 +12,25 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
 
 BLOCK = 128  # rows of a round that one step of the loop updates
-_NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
+_NO_ROW = rows_lib.NO_ROW  # an index that a scatter drops
 
 Cell = Callable[[Any, Array, Array], Array]  # (params, hidden, inputs) -> new
 
 
 def empty(num_nodes: int, width: int, capacity: int) -> NodeMemory:
   """The memory of a side before the first event (padding row included)."""
+  rows = rows_lib.padded(num_nodes + 1)
   return NodeMemory(
-      state=jnp.zeros([num_nodes + 1, width], jnp.float32),
-      time=jnp.full([num_nodes + 1], -1, jnp.int32),
+      state=jnp.zeros([rows, width], jnp.float32),
+      time=jnp.full([rows], -1, jnp.int32),
       fresh=jnp.zeros([capacity, width], jnp.float32),
       fresh_nodes=jnp.zeros([capacity], jnp.int32),
-      slot=jnp.zeros([num_nodes + 1], jnp.int32))
+      slot=jnp.zeros([rows], jnp.int32))
 
 
 def reset(memory: NodeMemory) -> NodeMemory:
@@ -53,11 +55,16 @@ def read(memory: NodeMemory, nodes: Array, initial: Array) -> Array:
   Returns:
     f32[..., width].
   """
-  slot = memory.slot[nodes]
+  slot, stored, time = rows_lib.take(
+      (memory.slot, jax.lax.stop_gradient(memory.state), memory.time), nodes)
   is_fresh = (memory.fresh_nodes[slot] == nodes) & (nodes > 0)
-  stored = jax.lax.stop_gradient(memory.state)[nodes]
   rows = jnp.where(is_fresh[..., None], memory.fresh[slot], stored)
-  return jnp.where((memory.time[nodes] >= 0)[..., None], rows, initial)
+  return jnp.where((time >= 0)[..., None], rows, initial)
+
+
+def last_times(memory: NodeMemory, nodes: Array) -> Array:
+  """Seconds of the last event of some nodes, i32[...], -1 without one."""
+  return rows_lib.take(memory.time, nodes)
 
 
 def write(
@@ -74,14 +81,13 @@ def write(
     The memory, with `rows` as its fresh rows.
   """
   place = jnp.where(nodes > 0, nodes, _NO_ROW)
-  stopped = jax.lax.stop_gradient(rows)
+  rows = rows_lib.replicated(rows)
+  state, time, slot = rows_lib.put(
+      (memory.state, memory.time, memory.slot), place,
+      (jax.lax.stop_gradient(rows), times,
+       jnp.arange(len(nodes), dtype=jnp.int32)))
   return NodeMemory(
-      state=memory.state.at[place].set(stopped, mode='drop'),
-      time=memory.time.at[place].set(times, mode='drop'),
-      fresh=rows,
-      fresh_nodes=nodes,
-      slot=memory.slot.at[place].set(
-          jnp.arange(len(nodes), dtype=jnp.int32), mode='drop'))
+      state=state, time=time, fresh=rows, fresh_nodes=nodes, slot=slot)
 
 
 class Chains(NamedTuple):
@@ -119,6 +125,9 @@ def chains(
     The chains.
   """
   size = len(nodes)
+  # Sorts and loops over a batch: every device does all of them.
+  nodes, times, mask, last_times = rows_lib.replicated(
+      (nodes, times, mask, last_times))
   key = jnp.where(mask, nodes, _NO_ROW)
   by_node = jnp.lexsort((times, key))  # stable: log order among ties
   node, time, real = key[by_node], times[by_node], mask[by_node]
@@ -220,6 +229,7 @@ def _hidden_rows(chain, hidden, states, rows):
 
 
 def _run_forward(cell, params, hidden, inputs, chain):
+  hidden, inputs = rows_lib.replicated((hidden, inputs))
 
   def step(carry):
     begin, states = carry
@@ -236,6 +246,7 @@ def _run_forward(cell, params, hidden, inputs, chain):
 
 def _run_backward(cell, residuals, cotangent):
   params, hidden, inputs, chain, states = residuals
+  cotangent = rows_lib.replicated(cotangent)
 
   def step(carry):
     end, grad_params, grad_hidden, grad_inputs, grad_states = carry

@@ -1,5 +1,6 @@
 """A configuration made ready: data, inputs, system, and one epoch of it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -74,9 +75,9 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       batching.MAX_ROWS_BY_TIME)
   facet_bank, facet_texts = resident.split(
       facet_bank, system.reads_facets, config.facets.device_gib)
-  inputs = sharding.replicate(
+  inputs = sharding.place(mesh, sharding.in_blocks(
       mesh, inputs_lib.build_inputs(
-          log, item_text, facet_bank, largest, system.reads_train_graph))
+          log, item_text, facet_bank, largest, system.reads_train_graph)))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
       config, log, facets, inputs, facet_texts, system, trainer, train_plan,
@@ -96,8 +97,9 @@ def _build_floor(name):
 
 def initial_state(run: Run) -> TrainState:
   """The state before training, placed on the mesh."""
-  return sharding.replicate(run.mesh, train.init_state(
-      run.trainer, run.config.seed, run.inputs, run.train_plan.capacity))
+  return sharding.make(run.mesh, functools.partial(
+      train.init_state, run.trainer, run.config.seed,
+      capacity=run.train_plan.capacity), run.inputs)
 
 
 def rank_splits(

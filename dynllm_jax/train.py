@@ -15,7 +15,7 @@ from dynllm_jax import batching
 from dynllm_jax import feeds
 from dynllm_jax import losses
 from dynllm_jax import objective
-from dynllm_jax import sharding
+from dynllm_jax import rows
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
@@ -130,7 +130,7 @@ def train_step(
   start, size, part, ready = row
   real = size > 0
   batch, events = feeds.take(inputs, order, start, size, batch_size)
-  batch = sharding.over_data(trainer.mesh, batch)
+  batch, events = rows.over_devices((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
       _objective, trainer, inputs, state, batch, events, real, key)
@@ -144,10 +144,10 @@ def train_step(
       params=keep(optax.apply_updates(state.params, updates), state.params),
       opt_state=keep(opt_state, state.opt_state),
       memory=memory,  # nothing was due in a step that is not real
-      pending=keep(
+      pending=rows.replicated(keep(
           feeds.add_pending(
               trainer.system, state.pending, batch, loss, part, ready),
-          state.pending),
+          state.pending)),
       key=state.key), (loss.total, jnp.sum(batch.mask))
 
 
@@ -171,7 +171,7 @@ def _objective(trainer, inputs, state, batch, events, real, key, params):
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
 def train_chunk(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
-    rows: tuple[Array, Array, Array, Array], order: Array | None
+    plan_rows: tuple[Array, Array, Array, Array], order: Array | None
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 
@@ -180,7 +180,7 @@ def train_chunk(
     batch_size: rows of a batch.
     inputs: on the device.
     state: its buffers are given away.
-    rows: start, size, part and ready of each batch.
+    plan_rows: start, size, part and ready of each batch.
     order: as in `train_step`.
 
   Returns:
@@ -188,7 +188,7 @@ def train_chunk(
   """
   step = functools.partial(
       train_step, trainer, batch_size, inputs, order=order)
-  return jax.lax.scan(step, state, rows)
+  return jax.lax.scan(step, state, plan_rows)
 
 
 def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
@@ -231,10 +231,11 @@ def run_epoch(
   length = -(-len(plan.start) // max(1, count))
   total, sizes, ends = 0.0, [], [time.perf_counter()]
   for chunk in batching.chunks(plan, length):
-    rows = (chunk.start, chunk.size, chunk.part, chunk.ready)
+    of_chunk = (chunk.start, chunk.size, chunk.part, chunk.ready)
     state, (chunk_losses, chunk_sizes) = train_chunk(
         trainer, plan.batch_size,
-        resident.with_texts(inputs, facet_texts, chunk), state, rows, order)
+        resident.with_texts(inputs, facet_texts, chunk), state, of_chunk,
+        order)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(

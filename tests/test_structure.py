@@ -16,7 +16,7 @@ FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
     'reporting', 'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
-    'metrics', 'memory', 'graph', 'progress', 'scratch', 'types',
+    'metrics', 'memory', 'graph', 'rows', 'progress', 'scratch', 'types',
     '',  # the package itself, for its version
 ]
 # Who may import what is slow to import; and only inside a function.
