@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 import jax
 import orbax.checkpoint as ocp
 
+from dynllm_jax import sharding
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
 
@@ -33,7 +34,10 @@ class Checkpoints:
         max_to_keep=1, enable_async_checkpointing=False)
     self._managers = {
         kind: ocp.CheckpointManager(
-            (folder / 'checkpoints' / kind).resolve(), options=options)
+            (folder / 'checkpoints' / kind).resolve(), options=options,
+            item_handlers={
+                'state': ocp.StandardCheckpointHandler(),
+                'status': ocp.JsonCheckpointHandler()})
         for kind in KINDS}
 
   def __enter__(self):
@@ -91,8 +95,10 @@ class Checkpoints:
     where = manager.directory / str(self.epoch(kind))
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
     try:
+      _check_shapes(
+          manager.item_metadata(self.epoch(kind))['state'].tree, wanted)
       restored = manager.restore(self.epoch(kind), args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(wanted)))
+          state=ocp.args.StandardRestore(wanted, strict=False)))
     except (ValueError, KeyError, OSError) as error:
       reason = str(error).strip().splitlines()[0]
       raise InputError(
@@ -100,6 +106,32 @@ class Checkpoints:
           'an undamaged one of the same configuration') from error
     state = restored['state']
     return state.replace(key=jax.random.wrap_key_data(state.key))
+
+
+def _check_shapes(stored, wanted):
+  """Raises ValueError where an array has another shape.
+
+  Rows that a mesh adds to shared tables, or has no need of, are cut or filled
+  with zeros by Orbax: nothing reads them.
+  """
+  old = {_name(path): x.shape
+         for path, x in jax.tree_util.tree_leaves_with_path(stored)}
+  specs = jax.tree.leaves(
+      sharding.specs(wanted),
+      is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+  new = jax.tree_util.tree_leaves_with_path(wanted)
+  for (path, leaf), spec in zip(new, specs):
+    name, first = _name(path), len(spec)  # 1 where rows are shared, else 0
+    if old.get(name, ())[first:] != leaf.shape[first:]:
+      raise ValueError(
+          f'{name} is {leaf.shape} here, {old.get(name)} there')
+  more = old.keys() - {_name(path) for path, _ in new}
+  if more:
+    raise ValueError(f'{min(more)} is not here')
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='.')
 
 
 def _plain(state: TrainState) -> TrainState:

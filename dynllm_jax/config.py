@@ -166,7 +166,9 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'compare': ('popularity', 'recent_popularity', 'repeat',
                       'transitions', 'itemknn'),
       },
-      'mesh': {'data': 0, 'nodes': 1},  # data=0: all local devices
+      # Devices that share a batch (0: all there are) and node tables, and how
+      # long processes wait for each other at the start.
+      'mesh': {'data': 0, 'nodes': 1, 'start_timeout_s': 300.0},
   })
   module = system_module(name)
   config.model = module.default_config()
@@ -271,6 +273,12 @@ def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
     del fields['facets']['encoder'][field]
   fields['facets']['writer'] = writers.settings(config.facets.writer)
   return {**fields, 'data_fingerprint': fingerprint}
+
+
+def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """All fields as JSON values, by their full names."""
+  fields = json.loads(json.dumps(config.to_dict()))
+  return {f'config.{name}': value for name, value in _leaves(fields)}
 
 
 def check_identity(

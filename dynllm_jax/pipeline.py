@@ -4,18 +4,19 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
+from dynllm_jax import distributed
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
 from dynllm_jax import inputs as inputs_lib
 from dynllm_jax import metrics
 from dynllm_jax import reporting
+from dynllm_jax import rows
 from dynllm_jax import sharding
 from dynllm_jax import train
 from dynllm_jax.facets import bank
@@ -57,6 +58,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
+  distributed.agree('configuration', config_lib.leaves(config))
   mesh = sharding.make_mesh(config)
   jax.config.update(
       'jax_compilation_cache_dir',
@@ -64,6 +66,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}
   log = datasets.load(config.data, reporting.say)
+  distributed.agree('log', {'the prepared data (config.data)': log.fingerprint})
   evaluate.ranking_of(config, log)
   evaluate.candidate_mask(log, config.eval.candidates)
   folder = datasets.data_folder(config.data)
@@ -95,6 +98,16 @@ def _build_floor(name):
   return system
 
 
+def _on_mesh(function):
+  """A function of a run, called within the run's mesh."""
+  @functools.wraps(function)
+  def wrapped(run, *args, **kwargs):
+    with rows.use(run.mesh):
+      return function(run, *args, **kwargs)
+  return wrapped
+
+
+@_on_mesh
 def initial_state(run: Run) -> TrainState:
   """The state before training, placed on the mesh."""
   return sharding.make(run.mesh, functools.partial(
@@ -102,6 +115,7 @@ def initial_state(run: Run) -> TrainState:
       capacity=run.train_plan.capacity), run.inputs)
 
 
+@_on_mesh
 def rank_splits(
     run: Run, state: TrainState, splits: tuple[str, ...],
     sample: int = 0) -> dict[str, tuple[np.ndarray, float]]:
@@ -118,8 +132,8 @@ def rank_splits(
   """
   plans = evaluate.split_plans(
       run.system, run.log, run.config.eval.batch_size)
-  candidates = jnp.asarray(
-      evaluate.candidate_mask(run.log, run.config.eval.candidates))
+  candidates = sharding.place(
+      run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates))
   ranking = evaluate.ranking_of(run.config, run.log)
   memory = evaluate.after_pending(
       run.system, state.params, state.memory, run.inputs, state.pending)
@@ -156,6 +170,7 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
       for split, (ranks, _) in ranked.items()}
 
 
+@_on_mesh
 def train_one_epoch(
     run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
   """An epoch as the system is fed.
@@ -175,7 +190,7 @@ def train_one_epoch(
         run.system, run.log, run.config.eval.batch_size)['train']
     memory, _ = evaluate.replay(
         run.system, state.params, state.memory, run.inputs, plan, None,
-        jnp.zeros([1], bool), progress)
+        sharding.place(run.mesh, np.zeros([1], bool)), progress)
     seconds = progress.close()
     record = {'seconds': seconds, 'events_per_s': events / seconds}
     return state.replace(memory=memory), record

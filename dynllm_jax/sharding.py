@@ -61,6 +61,13 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     raise InputError(
         f'config.mesh: {data} x {nodes} devices asked for; '
         f'{len(devices)} {devices[0].platform} device(s) are here')
+  chosen = devices[:data * nodes]
+  left_out = {d.process_index for d in devices} - {
+      d.process_index for d in chosen}
+  if left_out:
+    raise InputError(
+        f'config.mesh: {data} x {nodes} devices leave none to process '
+        f'{min(left_out)}; allowed: a mesh with devices of every process')
   for part in ('train', 'eval'):
     size = config[part].batch_size
     if size < 1:
@@ -71,7 +78,7 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
           f'config.{part}.batch_size: {size} events do not divide over '
           f'config.mesh.data = {data} devices; allowed: a multiple of {data}')
   return Mesh(
-      np.array(devices[:data * nodes]).reshape(data, nodes),
+      np.array(chosen).reshape(data, nodes),
       (rows.DATA, rows.NODES))
 
 
@@ -98,6 +105,15 @@ def specs(tree: Any) -> Any:
         for name, part in parts.items()})
 
   return jax.tree.map(of, tree, is_leaf=lambda x: type(x) in BY_ROWS)
+
+
+def lay(tree: Any) -> Any:
+  """Inside jit, within `rows.use`: lays a pytree out by the rules."""
+  if rows.num_shards() * rows.num_groups() == 1:
+    return tree
+  return jax.tree.map(
+      lambda spec, x: jax.lax.with_sharding_constraint(x, spec), specs(tree),
+      tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:

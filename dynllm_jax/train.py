@@ -16,6 +16,7 @@ from dynllm_jax import feeds
 from dynllm_jax import losses
 from dynllm_jax import objective
 from dynllm_jax import rows
+from dynllm_jax import sharding
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
@@ -139,16 +140,16 @@ def train_step(
   updates, opt_state = trainer.optimizer.update(
       grads, state.opt_state, state.params)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
-  return TrainState(
+  return sharding.lay(TrainState(
       step=state.step + real,
       params=keep(optax.apply_updates(state.params, updates), state.params),
       opt_state=keep(opt_state, state.opt_state),
       memory=memory,  # nothing was due in a step that is not real
-      pending=rows.replicated(keep(
+      pending=keep(
           feeds.add_pending(
               trainer.system, state.pending, batch, loss, part, ready),
-          state.pending)),
-      key=state.key), (loss.total, jnp.sum(batch.mask))
+          state.pending),
+      key=state.key)), (loss.total, jnp.sum(batch.mask))
 
 
 def _objective(trainer, inputs, state, batch, events, real, key, params):
@@ -188,7 +189,8 @@ def train_chunk(
   """
   step = functools.partial(
       train_step, trainer, batch_size, inputs, order=order)
-  return jax.lax.scan(step, state, plan_rows)
+  state, sums = jax.lax.scan(step, state, plan_rows)
+  return state, rows.replicated(sums)
 
 
 def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
@@ -225,6 +227,11 @@ def run_epoch(
   Raises:
     InputError: if the loss is not finite.
   """
+  with rows.use(trainer.mesh):
+    return _run_epoch(trainer, state, inputs, plan, progress, facet_texts)
+
+
+def _run_epoch(trainer, state, inputs, plan, progress, facet_texts):
   state = start_epoch(trainer, state)
   order = feeds.epoch_order(plan, state.key, state.step)
   count = -(-len(plan.start) // trainer.config.chunk)
@@ -260,11 +267,12 @@ def step_flops(
 
   A loop of the ordered update is counted for one round.
   """
-  zero = jnp.int32(0)
-  row = (zero, jnp.int32(plan.batch_size), zero, jnp.array(True))
-  lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
-      trainer, plan.batch_size, inputs, state, row,
-      feeds.epoch_order(plan, state.key, state.step))
+  zero = np.int32(0)
+  row = (zero, np.int32(plan.batch_size), zero, np.array(True))
+  with rows.use(trainer.mesh):
+    lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
+        trainer, plan.batch_size, inputs, state, row,
+        feeds.epoch_order(plan, state.key, state.step))
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Inside a subpackage modules may import each other, models excepted.
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
+    'distributed',
     'reporting', 'config', 'sharding', 'inputs', 'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
     'metrics', 'memory', 'graph', 'rows', 'progress', 'scratch', 'types',
