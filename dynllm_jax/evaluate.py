@@ -108,10 +108,24 @@ def _seen(inputs, batch, ids, depth):
 
 @functools.partial(
     jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-def _replay_chunk(
+def replay_chunk(
     system, ranking, batch_size, params, memory, pending, inputs, candidates,
     rows):
-  """Scans over batches; `ranking` None only applies their updates."""
+  """A run of batches as one program, ranked and then applied.
+
+  Args:
+    system, ranking: fixed at compilation; `ranking` None only applies updates.
+    batch_size: rows of a batch.
+    params, inputs: of the system.
+    memory, pending: their buffers are given away.
+    candidates: bool[items + 1].
+    rows: start, size, part, ready and chosen of each batch; what is not chosen
+      is not ranked.
+
+  Returns:
+    Memory, pending, f32[batches, batch] ranks, and whether all scores were
+    finite.
+  """
 
   def step(carry, row):
     memory, pending = carry
@@ -182,7 +196,7 @@ def replay(
     ranked = np.zeros(length, bool)
     part = chosen[at * length:(at + 1) * length]
     ranked[:len(part)] = part
-    memory, pending, chunk_ranks, finite = _replay_chunk(
+    memory, pending, chunk_ranks, finite = replay_chunk(
         system, ranking, plan.batch_size, params, memory, pending,
         resident.with_texts(inputs, facet_texts, chunk), candidates,
         (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))
