@@ -63,7 +63,7 @@ def rank_batch(
         params, memory, inputs, batch.users, batch.times,
         jnp.minimum(ids, num_items), batch.times[0], None)
     # Each device scores its part of the catalogue for every user.
-    users = rows_lib.replicated(users)
+    users = rows_lib.gathered(users)
     return ids, rows_lib.over_last(scoring.score(users, items))
 
   def positives_of(ids, scores):
@@ -144,7 +144,8 @@ def replay_chunk(
         params, memory, inputs, batch.users, batch.times, batch.items,
         batch.times[0], None)
     pending = rows_lib.replicated(batching.add_pending(
-        pending, batch, users.vector, items.vector, part, ready))
+        pending, batch, *rows_lib.gathered((users.vector, items.vector)), part,
+        ready))
     # An update waits for the ranks: XLA writes a large table in place only
     # where the data say that it has been read.
     real = (size > 0) & (ranks.min() >= 0)

@@ -57,6 +57,8 @@ def over_devices(tree: Any) -> Any:
   where it does not divide over `data` either.
   """
   def spec_of(x):
+    if not x.ndim:
+      return PartitionSpec()
     for axes in ((DATA, NODES), (DATA,)):
       if len(x) % math.prod(_mesh().shape[axis] for axis in axes) == 0:
         return PartitionSpec(axes)
@@ -68,6 +70,15 @@ def over_devices(tree: Any) -> Any:
 def replicated(tree: Any) -> Any:
   """Inside jit: every device has all of every array."""
   return _lay(tree, lambda x: PartitionSpec())
+
+
+def gathered(tree: Any) -> Any:
+  """Inside jit: made a part on each device, then brought to all of them.
+
+  Without the first half the compiler may bring together what an array is made
+  of instead, and make it everywhere.
+  """
+  return replicated(over_devices(tree))
 
 
 def over_last(x: Array) -> Array:

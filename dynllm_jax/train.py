@@ -137,6 +137,10 @@ def train_step(
       _objective, trainer, inputs, state, batch, events, real, key)
   (_, (loss, memory)), grads = jax.value_and_grad(
       objective_of, has_aux=True)(state.params)
+  if loss.user_vectors is not None:
+    loss = loss._replace(**rows.gathered({
+        'user_vectors': loss.user_vectors,
+        'item_vectors': loss.item_vectors}))
   updates, opt_state = trainer.optimizer.update(
       grads, state.opt_state, state.params)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))

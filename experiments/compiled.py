@@ -60,8 +60,10 @@ def collectives(text: str) -> list[Collective]:
     arrays = [
         (dtype, tuple(int(n) for n in dims.split(',') if n))
         for dtype, dims in _SHAPE.findall(shapes)]
-    # The beginning of an asynchronous one lists operands, then results.
-    if start and len(arrays) > 1 and kind != 'all-reduce':
+    # The beginning of an asynchronous one lists operands, results, and words
+    # of its own.
+    if start and kind != 'all-reduce':
+      arrays = [(dtype, shape) for dtype, shape in arrays if shape]
       arrays = arrays[len(arrays) // 2:]
     sizes = [
         math.prod(shape) * _BITS.get(dtype, 0) // 8
@@ -165,12 +167,14 @@ def lower(
             jax.ShapeDtypeStruct(
                 [size.items + 1], jnp.bool, sharding=everywhere),
             (*plan, column(jnp.bool))))
-  return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))
+    return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))
 
 
 def _tables(tree):
   """Shapes of all arrays that devices share, by path."""
   named = jax.tree_util.tree_leaves_with_path(tree)
+  if rows.num_shards() == 1:
+    return {}
   return {
       jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
       for path, leaf in named if leaf.sharding.spec != PartitionSpec()}
