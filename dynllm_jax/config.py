@@ -275,10 +275,15 @@ def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
   return {**fields, 'data_fingerprint': fingerprint}
 
 
+# Where a host keeps the data; what the data is, its fingerprint says.
+_PLACES = ('data.events', 'data.items', 'data.dir')
+
+
 def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """All fields as JSON values, by their full names."""
+  """The fields that all processes share, as JSON values by full name."""
   fields = json.loads(json.dumps(config.to_dict()))
-  return {f'config.{name}': value for name, value in _leaves(fields)}
+  return {f'config.{name}': value for name, value in _leaves(fields)
+          if name not in _PLACES}
 
 
 def check_identity(

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -56,17 +57,32 @@ def start(timeout_s: float, multihost: bool = False) -> None:
     where = 'the first host of the slice'
   else:
     return
+  # JAX ends a process that waits too long with a dump of its stack, a minute
+  # after its own limit: ours comes first.
+  watch = threading.Timer(timeout_s, _too_late, [where, timeout_s])
+  watch.daemon = True
+  watch.start()
   try:
     jax.distributed.initialize(
-        **arguments, initialization_timeout=int(timeout_s),
+        **arguments, initialization_timeout=int(timeout_s) + 60,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
   # Whatever JAX, its cluster detection and the network raise:
   except Exception as error:
     raise InputError(
-        f'the processes did not meet at {where} within '
-        f'config.mesh.start_timeout_s = {timeout_s:g} s '
-        f'({_first_line(error)}); allowed: every process started, with one '
-        f'coordinator (see {VARIABLES[0]})') from error
+        f'the processes cannot meet at {where} ({_first_line(error)}); '
+        f'allowed: every process started, with one coordinator (see '
+        f'{VARIABLES[0]})') from error
+  finally:
+    watch.cancel()
+
+
+def _too_late(where, timeout_s):
+  print(
+      f'error: the processes did not meet at {where} within '
+      f'config.mesh.start_timeout_s = {timeout_s:g} s; allowed: every process '
+      'started, with one coordinator, or a longer time', file=sys.stderr,
+      flush=True)
+  os._exit(2)
 
 
 def _explicit(given):
