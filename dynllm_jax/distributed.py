@@ -25,7 +25,7 @@ from dynllm_jax.types import InputError
 
 # Of an explicit start; JAX itself reads the first alone.
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-_HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as lost
+_HEARTBEAT_SECONDS = 100  # without a sign of life a process counts as lost
 
 
 def start(timeout_s: float, multihost: bool = False) -> None:

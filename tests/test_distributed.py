@@ -96,7 +96,7 @@ def pytest_generate_tests(metafunc):
 
 def test_processes_do_what_one_does_and_survive_a_kill(home, count, system):
   name = f'{system}{count}'
-  fields = ['--config.train.num_epochs=40', '--config.train.patience=40']
+  fields = ['--config.train.num_epochs=6', '--config.train.patience=6']
   if system != 'mf':
     fields = ['--config.train.num_epochs=4', '--config.model.time_dim=6',
               '--config.model.distill.top_r=5']

@@ -11,7 +11,6 @@ import pytest
 import variants
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import graph
 from dynllm_jax import sharding
 from dynllm_jax.types import InputError
 
@@ -86,5 +85,3 @@ def test_blocks_hold_every_row_once(count):
             getattr(part, name).block(at)[low:high],
             getattr(whole, name)[whole.offsets[node]:whole.offsets[node + 1]])
     assert part.times.block(0).shape[0] * count == part.times.shape[0]
-  same = graph.same_time_items(log)
-  assert blocks.same_time.longest == same.longest
