@@ -1,0 +1,92 @@
+"""Aims: a line each, and the page of what was found."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from dynllm_jax import reporting
+from experiments import pages
+
+
+class Aim(NamedTuple):
+  """What is wanted of a figure."""
+  wanted: float
+  at_most: bool = False  # else at least
+
+  def met(self, value: float | None) -> str:
+    """'yes', 'no', or 'not run' where there is no value."""
+    if value is None:
+      return 'not run'
+    fine = value <= self.wanted if self.at_most else value >= self.wanted
+    return 'yes' if fine else 'no'
+
+
+# Of experiments/scaling.py; throughput.py passes them on. Costs are ratios of
+# one size to another, memory is the peak over what the tables take.
+SCALING = {
+    'cost_events': Aim(1.1, at_most=True),
+    'cost_nodes': Aim(1.1, at_most=True),
+    'cost_memory': Aim(1.3, at_most=True),
+    'cost_ranking': Aim(1.1, at_most=True),
+    'cost_ranking_memory': Aim(1.3, at_most=True),
+}
+
+Found = dict[str, Any]  # 'value', or None where not run, and other figures
+
+
+def line(name: str, aim: Aim, found: Found) -> str:
+  """`aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>`."""
+  value = found.get('value')
+  shown = '-' if value is None else f'{value:.4g}'
+  return (f'aim={name} value={shown} wanted={aim.wanted:g} '
+          f'met={aim.met(value)}')
+
+
+def write(
+    path: str, title: str, about: dict[str, Any], aims: dict[str, Aim],
+    results: dict[str, Found], more: list[str], **data: Any) -> None:
+  """Writes `<path>.json` and the page `<path>.md`.
+
+  Args:
+    path: without suffix.
+    title: of the page.
+    about: how it was measured, words by name.
+    aims: by name.
+    results: by name of the aim.
+    more: further lines of the page.
+    **data: further fields of the .json alone.
+  """
+  about = {'commit': reporting.commit(), 'machine': reporting.machine(),
+           **about}
+  judged = {
+      name: {'wanted': aim.wanted, 'at_most': aim.at_most,
+             'met': aim.met(results[name].get('value')), **results[name]}
+      for name, aim in aims.items() if name in results}
+  body = [
+      [name, '-' if r.get('value') is None else f'{r["value"]:.4g}',
+       f'{"at most" if r["at_most"] else "at least"} {r["wanted"]:g}',
+       r['met'], _figures(r)] for name, r in judged.items()]
+  page = [
+      f'# {title}', '', *(f'- {k}: {_shown(v)}' for k, v in about.items()), '',
+      *pages.table(['aim', 'value', 'wanted', 'met', 'figures'], body), '',
+      *more]
+  reporting.write_atomically(
+      pathlib.Path(path + '.json'),
+      json.dumps({**about, 'aims': judged, **data}, indent=2) + '\n')
+  reporting.write_atomically(
+      pathlib.Path(path + '.md'), '\n'.join(page).rstrip('\n') + '\n')
+
+
+def _figures(found: Found) -> str:
+  skipped = ('value', 'wanted', 'at_most', 'met')
+  return ', '.join(
+      f'{name}: {_shown(value)}' for name, value in found.items()
+      if name not in skipped and not isinstance(value, (dict, list)))
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, dict):
+    return ', '.join(f'{k} {_shown(v)}' for k, v in value.items())
+  if isinstance(value, float):
+    return f'{value:,.0f}' if abs(value) >= 1_000 else f'{value:.4g}'
+  return f'{value:,}' if type(value) is int else str(value)

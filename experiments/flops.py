@@ -1,0 +1,205 @@
+"""Floating-point operations of a training step, counted on paper.
+
+The count is that of the leanest exact algorithm that we know, whatever the
+program does, so that work that could be left out counts against the program:
+
+- keys are folded into the query and values projected after the weighted mean
+  (layers/attention.py), so that no product grows with the neighbors;
+- phi(0), the time half of every query, is a constant: its product is a bias;
+- nothing stands between the output projection of an attention and the first
+  layer of the perceptron that follows: their product is taken once a step;
+- a node that is asked for twice at one time is embedded once, a text that is
+  read twice is mapped once, and a node's events at one time are one update;
+- neighbors that a node does not have cost nothing.
+
+Counted are matrix products and weighted sums, a multiplication and an addition
+as two; elementwise work (time encoding, softmax, normalization, Adam) is not.
+Backward costs twice forward, but once where the input is a fixed text.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dynllm_jax import batching
+from dynllm_jax import graph
+from dynllm_jax.facets import lookup
+from dynllm_jax.types import Inputs
+
+SYSTEMS = ('tgn', 'dynllm')
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """Distinct rows of a training batch, means over batches.
+
+  Attributes:
+    events: real events.
+    users: pairs of a user and a time.
+    user_edges: their neighbors.
+    items: scored items, positives and negatives.
+    item_edges: their neighbors.
+    inner: pairs of a neighbor of `users` and a time; 0 with one layer.
+    inner_edges: the neighbors of `inner`.
+    user_updates, item_updates: pairs of a node and a time.
+    read_items: items read in any place.
+    texts: pairs of a facet and a text.
+  """
+  events: float
+  users: float
+  user_edges: float
+  items: float
+  item_edges: float
+  inner: float
+  inner_edges: float
+  user_updates: float
+  item_updates: float
+  read_items: float
+  texts: float
+
+
+def count_rows(
+    inputs: Inputs, plan: batching.BatchPlan, model: ml_collections.ConfigDict,
+    num_negatives: int, sample: int = 16) -> Counts:
+  """Counts what batches of a plan need, negatives drawn uniformly.
+
+  Args:
+    inputs: of the log.
+    plan: chronological batches.
+    model: `config.model`, with one or two layers.
+    num_negatives: of an event.
+    sample: batches that are counted, spread over the plan.
+  """
+  rng = np.random.default_rng(0)
+  n, near = model.num_neighbors, jax.jit(
+      graph.neighborhood, static_argnums=3)
+  num_items = len(inputs.item_text) - 1
+  rows = []
+  places = (np.arange(sample) + 0.5) / sample * len(plan.start)
+  for place in np.unique(places.astype(int)):
+    at = slice(plan.start[place], plan.start[place] + plan.size[place])
+    users, items, times = (
+        np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times))
+    whom, when = _distinct(users, times)
+    scored = np.unique(np.concatenate([
+        items, rng.integers(1, num_items + 1, num_negatives * len(items))]))
+    of_users = near(inputs.user_graph, whom, when, n)
+    of_items = near(inputs.item_graph, scored, times[0], n)
+    mask = np.asarray(of_users.mask)
+    seen = np.asarray(of_users.nodes)[mask]
+    inner, inner_edges = (), 0
+    if model.num_layers == 2:
+      # Padded, so that the batches share one compilation.
+      inner = _distinct(seen, np.repeat(when, n).reshape(mask.shape)[mask])
+      padded = [np.pad(x, (0, mask.size - len(x))) for x in inner]
+      inner_edges = near(inputs.item_graph, *padded, n).mask.sum()
+    rows.append([
+        len(items), len(whom), mask.sum(), len(scored), of_items.mask.sum(),
+        len(inner[0]) if inner else 0, inner_edges, len(whom),
+        len(_distinct(items, times)[0]),
+        len(np.unique(np.concatenate([scored, seen]))),
+        _texts(inputs, model, whom, when)])
+  return Counts(*map(float, np.mean(np.array(rows, float), axis=0)))
+
+
+def with_repeats(counts: Counts, num_negatives: int) -> Counts:
+  """Rows where a node that is asked for twice is embedded twice.
+
+  Args:
+    counts: of `count_rows`.
+    num_negatives: of an event.
+  """
+  users = counts.events / counts.users
+  items = counts.events * (1 + num_negatives) / counts.items
+  inner = users * counts.user_edges / max(counts.inner, 1.0)
+  return dataclasses.replace(
+      counts, users=counts.events, user_edges=users * counts.user_edges,
+      items=items * counts.items, item_edges=items * counts.item_edges,
+      inner=inner * counts.inner, inner_edges=inner * counts.inner_edges)
+
+
+def _distinct(nodes, times):
+  pairs = np.unique(np.stack([nodes, times]), axis=1)
+  return pairs[0], pairs[1]
+
+
+def _texts(inputs, model, users, times):
+  if not model.get('facets', ()):
+    return 0
+  found = np.asarray(lookup.lookup(
+      inputs.facets, jnp.asarray(users), jnp.asarray(times)))
+  return sum(len(np.unique(column[column > 0])) for column in found.T)
+
+
+def attention(rows: float, edges: float, query: int, key: int, dim: int,
+              num_heads: int) -> float:
+  """An attention without its output projection, forward.
+
+  Args:
+    rows: queries.
+    edges: keys of all queries together.
+    query, key: widths, of a query without its constant part.
+    dim: of the heads together.
+    num_heads: H.
+  """
+  products = query * dim + dim * key + key * dim
+  return 2 * (rows * products + edges * 2 * num_heads * key)
+
+
+def merge(rows: float, dim: int) -> float:
+  """A perceptron over an attention and another vector, forward."""
+  return 2 * rows * 3 * dim * dim
+
+
+def recurrent(updates: float, message: int, dim: int) -> float:
+  """A GRU, forward."""
+  return 2 * updates * (message + dim) * 3 * dim
+
+
+def step(
+    model: ml_collections.ConfigDict, counts: Counts, llm_dim: int,
+    num_negatives: int) -> float:
+  """Operations of a training step, forward and backward.
+
+  Args:
+    model: `config.model` of tgn or dynllm at one or two layers, without the
+      options that their papers do not have.
+    counts: of `count_rows`.
+    llm_dim: width of a text's embedding.
+    num_negatives: of an event.
+
+  Returns:
+    Floating-point operations.
+
+  Raises:
+    ValueError: for another system.
+  """
+  layers = model.get('num_layers', 0)
+  if model.name not in SYSTEMS or layers not in (1, 2):
+    raise ValueError(f'{model.name} with {layers} layers: no count')
+  c, d, time_dim, heads = counts, model.dim, model.time_dim, model.num_heads
+
+  def layer(rows, edges):
+    return attention(rows, edges, d, d + time_dim, d, heads) + merge(rows, d)
+
+  total = layer(c.users, c.user_edges) + layer(c.items, c.item_edges)
+  if layers == 2:  # the users' own first layer, and their neighbors'
+    total += layer(c.users + c.inner, c.user_edges + c.inner_edges)
+  total += 2 * c.events * (1 + num_negatives) * d  # scores
+  if model.name == 'tgn':
+    message = 2 * d + time_dim
+    total += recurrent(c.user_updates + c.item_updates, message, d)
+    return 3 * total
+  half, facets = d // 2, len(model.facets)
+  total += recurrent(c.user_updates, d + time_dim, d)
+  total += recurrent(c.item_updates, d + time_dim, half)
+  total += 2 * c.users * 3 * d * d + 2 * c.items * (half + d) * half  # h^G
+  if facets:
+    width = model.distill.top_r
+    total += attention(c.users, facets * c.users, d, width, d, heads)
+    total += merge(c.users, d)
+  maps = 2 * llm_dim * (c.texts * d + c.read_items * half)
+  return 3 * total + 2 * maps

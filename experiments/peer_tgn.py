@@ -1,0 +1,126 @@
+"""torch_geometric's TGN, trained slice by slice, as its documentation has it.
+
+Run by the Python that has torch_geometric; imports nothing of dynllm_jax.
+
+    peer_tgn.py LOG.npz BATCH NEIGHBORS WIDTH SLICE_EVENTS
+
+Says its versions, then trains on the next slice for each line that it reads
+and answers with the seconds that took. All parts are the package's own:
+memory, neighbor loader, attention with edge features, and a link predictor of
+two layers; dimensions, batch, neighbors, dropout and the one negative an event
+are those of the system that it is compared with.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+import torch_geometric
+from torch_geometric.nn import TGNMemory
+from torch_geometric.nn import TransformerConv
+from torch_geometric.nn.models import tgn
+
+
+class Attention(torch.nn.Module):
+  """Attention over the latest neighbors, with the time as edge feature."""
+
+  def __init__(self, dim, encode):
+    super().__init__()
+    self.encode = encode
+    self.conv = TransformerConv(
+        dim, dim // 2, heads=2, dropout=0.1, edge_dim=dim + 1)
+
+  def forward(self, state, last, edges, times, message):
+    gap = (last[edges[0]] - times).to(state.dtype)
+    features = torch.cat([self.encode(gap), message], -1)
+    return self.conv(state, edges, features)
+
+
+class LinkPredictor(torch.nn.Module):
+  """A score of a pair of embeddings."""
+
+  def __init__(self, dim):
+    super().__init__()
+    self.source = torch.nn.Linear(dim, dim)
+    self.target = torch.nn.Linear(dim, dim)
+    self.score = torch.nn.Linear(dim, 1)
+
+  def forward(self, source, target):
+    return self.score((self.source(source) + self.target(target)).relu())
+
+
+class Training:
+  """A log, and what is trained on it.
+
+  Args:
+    log: users, items and times, each i64[events].
+    near: neighbors of a node.
+    dim: of memory, time encoding and embeddings.
+  """
+
+  def __init__(self, log, near: int, dim: int):
+    first_item = int(log['users'].max()) + 1
+    self.users = torch.from_numpy(log['users'].astype(np.int64))
+    self.items = torch.from_numpy(log['items'].astype(np.int64)) + first_item
+    self.times = torch.from_numpy(log['times'].astype(np.int64))
+    self.message = torch.zeros(len(self.users), 1)
+    self.first_item, self.nodes = first_item, int(self.items.max()) + 1
+    self.memory = TGNMemory(
+        self.nodes, 1, dim, dim, tgn.IdentityMessage(1, dim, dim),
+        tgn.LastAggregator())
+    self.attention = Attention(dim, self.memory.time_enc)
+    self.score = LinkPredictor(dim)
+    self.loader = tgn.LastNeighborLoader(self.nodes, size=near)
+    self.place = torch.empty(self.nodes, dtype=torch.long)
+    # A set: memory and attention share the time encoding.
+    self.optimizer = torch.optim.Adam(
+        {p for part in (self.memory, self.attention, self.score)
+         for p in part.parameters()}, lr=1e-3)
+    self.loss = torch.nn.BCEWithLogitsLoss()
+
+  def step(self, low: int, high: int) -> None:
+    """Trains on a batch of events."""
+    at = slice(low, high)
+    users, items, times, message = (
+        self.users[at], self.items[at], self.times[at], self.message[at])
+    others = torch.randint(self.first_item, self.nodes, (high - low,))
+    self.optimizer.zero_grad()
+    known, edges, events = self.loader(
+        torch.cat([users, items, others]).unique())
+    self.place[known] = torch.arange(len(known))
+    state, last = self.memory(known)
+    rows = self.attention(
+        state, last, edges, self.times[events], self.message[events])
+    of = lambda nodes: rows[self.place[nodes]]
+    right = self.score(of(users), of(items))
+    wrong = self.score(of(users), of(others))
+    loss = self.loss(right, torch.ones_like(right))
+    loss += self.loss(wrong, torch.zeros_like(wrong))
+    self.memory.update_state(users, items, times, message)
+    self.loader.insert(users, items)
+    loss.backward()
+    self.optimizer.step()
+    self.memory.detach()
+
+
+def main():
+  """Reads the arguments and trains for as long as lines come in."""
+  batch, near, dim, slice_events = map(int, sys.argv[2:])
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  training = Training(np.load(sys.argv[1]), near, dim)
+  print(f'torch_geometric {torch_geometric.__version__}, '
+        f'torch {torch.__version__}', flush=True)
+  at = 0
+  for _ in sys.stdin:
+    stop = at + slice_events
+    began = time.perf_counter()
+    for low in range(at, stop, batch):
+      training.step(low, min(low + batch, stop))
+    print(time.perf_counter() - began, flush=True)
+    at = stop
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,181 @@
+"""Systems that are trained slice after slice, to be timed.
+
+A slice is a chunk of an epoch, compiled once: what `train.run_epoch` runs
+between two looks at its progress. The first slice compiles and warms up.
+"""
+
+import functools
+import time
+
+import jax
+import ml_collections
+import numpy as np
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import feeds
+from dynllm_jax import inputs as inputs_lib
+from dynllm_jax import pipeline
+from dynllm_jax import sharding
+from dynllm_jax import train
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import TrainState
+
+
+class Slices:
+  """A system in training, a slice at a time; after the last, a new epoch.
+
+  Attributes:
+    trainer: what is compiled.
+    inputs: on the device.
+    plan: all batches.
+    state: as it stands.
+    compile_s: seconds of tracing and compilation, 0 before.
+
+  Args:
+    trainer: the trainer.
+    inputs: on the device.
+    plan: of the training split.
+    state: before the first step; its buffers are given away.
+    slice_events: of a slice at most, but at least a batch.
+    spread: if not 0, an epoch is so many slices at even distances: what lies
+      between is left out, so that a long log is seen from end to end.
+  """
+
+  def __init__(
+      self, trainer: train.Trainer, inputs: Inputs, plan: batching.BatchPlan,
+      state: TrainState, slice_events: int, spread: int = 0):
+    self.trainer, self.inputs, self.plan = trainer, inputs, plan
+    self.state = train.start_epoch(trainer, state)
+    length = min(len(plan.start), max(1, slice_events // plan.batch_size))
+    chunks = batching.chunks(plan, length)
+    # A last chunk that is padded costs as much and holds fewer events.
+    chunks = chunks[:-1] if len(chunks) > 1 else chunks
+    if spread:
+      places = np.linspace(0, len(chunks) - 1, spread).astype(int)
+      chunks = [chunks[place] for place in np.unique(places)]
+    self._chunks = chunks
+    self._next = 0
+    self.compile_s = 0.0
+
+  @functools.cached_property
+  def program(self) -> jax.stages.Compiled:
+    """What trains on a slice, compiled when it is first wanted."""
+    began = time.perf_counter()
+    program = train.train_chunk.lower(
+        self.trainer, self.plan.batch_size, self.inputs, self.state,
+        self.rows(), None).compile()
+    self.compile_s = time.perf_counter() - began
+    return program
+
+  def rows(self) -> tuple[np.ndarray, ...]:
+    """Start, size, part and ready of each batch of the next slice."""
+    chunk = self._chunks[self._next % len(self._chunks)]
+    return chunk.start, chunk.size, chunk.part, chunk.ready
+
+  @property
+  def num_slices(self) -> int:
+    """Slices of an epoch."""
+    return len(self._chunks)
+
+  def bytes_per_step(self) -> float:
+    """Bytes that a step's operations read and write, as XLA counts them.
+
+    XLA counts the body of a loop once, whatever the number of rounds: that of
+    the chunk is a step, and the ordered update counts for one block of rows.
+    """
+    return float(self.program.cost_analysis()['bytes accessed'])
+
+  def peak_bytes(self) -> int:
+    """Device memory at the program's peak: arguments, results, temporaries."""
+    found = self.program.memory_analysis()
+    return (found.argument_size_in_bytes + found.output_size_in_bytes
+            - found.alias_size_in_bytes + found.temp_size_in_bytes)
+
+  def step(self) -> tuple[int, float]:
+    """Trains on the next slice; its events and the seconds it took."""
+    if self._next == len(self._chunks):
+      self._next = 0
+      self.state = train.start_epoch(self.trainer, self.state)
+    rows, program = self.rows(), self.program
+    jax.block_until_ready(self.state)
+    began = time.perf_counter()
+    self.state, (_, sizes) = jax.block_until_ready(
+        program(self.inputs, self.state, rows, None))
+    seconds = time.perf_counter() - began
+    self._next += 1
+    return int(np.sum(sizes)), seconds
+
+
+def of_config(config: ml_collections.ConfigDict, slice_events: int) -> tuple[
+    Slices, pipeline.Run]:
+  """A configuration's system on its own log.
+
+  Args:
+    config: the whole configuration.
+    slice_events: of a slice at most.
+
+  Returns:
+    The slices, and what was prepared.
+  """
+  run = pipeline.prepare(config)
+  # What is compiled here is timed: nothing may come from disk.
+  jax.config.update('jax_compilation_cache_dir', None)
+  return Slices(
+      run.trainer, run.inputs, run.train_plan, pipeline.initial_state(run),
+      slice_events), run
+
+
+def build(
+    config: ml_collections.ConfigDict, log: EventLog, item_text: np.ndarray,
+    facets: FacetBank) -> tuple[
+        train.Trainer, Inputs, batching.BatchPlan, TrainState]:
+  """A configuration's system on a log that no source holds.
+
+  Args:
+    config: the whole configuration; `config.data` and `config.facets` are not
+      read.
+    log: the log.
+    item_text: f16[items + 1, llm_dim].
+    facets: of the log's users.
+
+  Returns:
+    Trainer, inputs, plan and first state, as `Slices` takes them.
+  """
+  mesh = sharding.make_mesh(config)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  plan = feeds.training_plan(system, log, config.train.batch_size)
+  inputs = sharding.replicate(mesh, inputs_lib.build_inputs(
+      log, item_text, facets,
+      max(config.train.batch_size, config.eval.batch_size)))
+  trainer = train.make_trainer(system, config, mesh, len(plan.start))
+  state = sharding.replicate(mesh, train.init_state(
+      trainer, config.seed, inputs, plan.capacity))
+  return trainer, inputs, plan, state
+
+
+def crowding(slices: Slices) -> tuple[int, float]:
+  """How often a node occurs in a batch.
+
+  Args:
+    slices: of a chronological plan.
+
+  Returns:
+    Events of the busiest node of any batch, and the mean over batches of the
+    rounds of the ordered update: the most distinct times of a node.
+  """
+  users, items, times = (
+      np.asarray(x) for x in (
+          slices.inputs.users, slices.inputs.items, slices.inputs.times))
+  most, rounds = 0, []
+  for start, size in zip(slices.plan.start, slices.plan.size):
+    at = slice(start, start + size)
+    deepest = 0
+    for nodes in (users[at], items[at]):
+      most = max(most, int(np.bincount(nodes).max()))
+      pairs = np.unique(np.stack([nodes, times[at]]), axis=1)
+      deepest = max(deepest, int(np.bincount(pairs[0]).max()))
+    rounds.append(deepest)
+  return most, float(np.mean(rounds))
