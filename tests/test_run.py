@@ -310,7 +310,7 @@ def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(home):
     return sorted((home / 'cache').rglob('*'))
   before = folders()
   done = train(home, 'dry', '--mode=facets', '--dry_run')
-  assert 'nothing to do' in done.stdout
+  assert 'nothing to write' in done.stdout
   done = train(home, 'dry', '--mode=facets', '--dry_run',
                '--config.facets.window_days=7')
   assert 'no language model is asked' in done.stdout
