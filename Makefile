@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all clean
+.PHONY: run test test-all tpu-compile clean
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
@@ -22,5 +22,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	touch $@
 
+# Compiles for TPU slices, without a TPU; takes minutes and jax[tpu].
+tpu-compile:
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
+	.venv-tpu/bin/python -m experiments.tpu_compile
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-tpu runs build *.egg-info

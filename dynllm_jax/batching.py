@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.graph import takes_at_that_time
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -150,13 +151,11 @@ def take_batch(
   """
   mask = jnp.arange(batch_size) < size
 
-  def rows(column):
-    return jax.lax.dynamic_slice(column, [start], [batch_size])
-
-  times = rows(inputs.times)
+  users, items, times = rows_lib.cut(
+      (inputs.users, inputs.items, inputs.times), start, batch_size)
   return EventBatch(
-      users=jnp.where(mask, rows(inputs.users), 0),
-      items=jnp.where(mask, rows(inputs.items), 0),
+      users=jnp.where(mask, users, 0),
+      items=jnp.where(mask, items, 0),
       times=jnp.where(mask, times, times[0]),
       mask=mask)
 
@@ -180,16 +179,18 @@ def sample_negatives(
   """
   tries = 4 if len(shape) == 2 else 1  # a shared one may suit other rows
   if how == 'popularity':
-    drawn = inputs.items[jax.random.randint(
-        key, (tries, *shape), 0, inputs.train_events)]
+    drawn = rows_lib.take(inputs.items, jax.random.randint(
+        key, (tries, *shape), 0, inputs.train_events))
   else:
     drawn = jax.random.randint(
-        key, (tries, *shape), 1, len(inputs.item_text), jnp.int32)
+        key, (tries, *shape), 1, inputs.num_items + 1, jnp.int32)
   if len(shape) == 1:
     each = jnp.broadcast_to(drawn[0], (len(events), *shape))
     return drawn[0], ~takes_at_that_time(inputs.same_time, events, each)
-  taken = jnp.stack([
-      takes_at_that_time(inputs.same_time, events, items) for items in drawn])
+  each = jnp.moveaxis(drawn, 0, 1)
+  taken = takes_at_that_time(
+      inputs.same_time, events, each.reshape(len(events), -1))
+  taken = jnp.moveaxis(taken.reshape(each.shape), 1, 0)
   # The first try that is allowed; the last one, not allowed, if none is.
   first = jnp.where(taken.all(0), tries - 1, jnp.argmin(taken, axis=0))
   chosen = jnp.take_along_axis(drawn, first[None], axis=0)[0]

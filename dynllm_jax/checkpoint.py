@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 import jax
 import orbax.checkpoint as ocp
 
+from dynllm_jax import sharding
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
 
@@ -33,7 +34,10 @@ class Checkpoints:
         max_to_keep=1, enable_async_checkpointing=False)
     self._managers = {
         kind: ocp.CheckpointManager(
-            (folder / 'checkpoints' / kind).resolve(), options=options)
+            (folder / 'checkpoints' / kind).resolve(), options=options,
+            item_handlers={
+                'state': ocp.StandardCheckpointHandler(),
+                'status': ocp.JsonCheckpointHandler()})
         for kind in KINDS}
 
   def __enter__(self):
@@ -76,7 +80,9 @@ class Checkpoints:
     Raises:
       InputError: if there is no epoch, or its record cannot be read.
     """
-    return self._read(kind, 'status', ocp.args.JsonRestore())
+    return self._read(kind, lambda manager, epoch: manager.restore(
+        epoch, args=ocp.args.Composite(
+            status=ocp.args.JsonRestore()))['status'])
 
   def restore(self, kind: str, template: TrainState) -> TrainState:
     """Reads a stored epoch into the shape and placement of a template.
@@ -92,19 +98,24 @@ class Checkpoints:
       InputError: if what is stored has other arrays, or cannot be read.
     """
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
-    state = self._read(kind, 'state', ocp.args.StandardRestore(wanted))
+
+    def read(manager, epoch):
+      _check_shapes(manager.item_metadata(epoch)['state'].tree, wanted)
+      return manager.restore(epoch, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(wanted, strict=False)))['state']
+
+    state = self._read(kind, read)
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
-  def _read(self, kind, item, args):
-    """One item of a stored epoch."""
+  def _read(self, kind, read):
+    """What `read(manager, epoch)` finds in a stored epoch."""
     manager = self._managers[kind]
     if self.epoch(kind) is None:
       raise InputError(
           f'{manager.directory}: there is no checkpoint; allowed: the folder of '
           'a run whose checkpoints are both there, latest and best')
     try:
-      return manager.restore(self.epoch(kind), args=ocp.args.Composite(
-          **{item: args}))[item]
+      return read(manager, self.epoch(kind))
     # Orbax raises a bare Exception for an array that is cut short.
     except Exception as error:
       reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -112,6 +123,32 @@ class Checkpoints:
           f'{manager.directory / str(self.epoch(kind))}: the checkpoint cannot '
           f'be restored ({reason}); allowed: an undamaged one of the same '
           'configuration') from error
+
+
+def _check_shapes(stored, wanted):
+  """Raises ValueError where an array has another shape.
+
+  Rows that a mesh adds to shared tables, or has no need of, are cut or filled
+  with zeros by Orbax: nothing reads them.
+  """
+  old = {_name(path): x.shape
+         for path, x in jax.tree_util.tree_leaves_with_path(stored)}
+  specs = jax.tree.leaves(
+      sharding.specs(wanted),
+      is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+  new = jax.tree_util.tree_leaves_with_path(wanted)
+  for (path, leaf), spec in zip(new, specs):
+    name, first = _name(path), len(spec)  # 1 where rows are shared, else 0
+    if old.get(name, ())[first:] != leaf.shape[first:]:
+      raise ValueError(
+          f'{name} is {leaf.shape} here, {old.get(name)} there')
+  more = old.keys() - {_name(path) for path, _ in new}
+  if more:
+    raise ValueError(f'{min(more)} is not here')
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='.')
 
 
 def _plain(state: TrainState) -> TrainState:

@@ -179,7 +179,9 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           'compare': ('popularity', 'recent_popularity', 'repeat',
                       'transitions', 'itemknn'),
       },
-      'mesh': {'data': 0, 'nodes': 1},  # data=0: all local devices
+      # Devices that share a batch (0: all there are) and node tables, and how
+      # long processes wait for each other at the start.
+      'mesh': {'data': 0, 'nodes': 1, 'start_timeout_s': 300.0},
   })
   module = system_module(name)
   config.model = module.default_config()
@@ -298,6 +300,17 @@ def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
     del fields['facets']['encoder'][field]
   fields['facets']['writer'] = writers.settings(config.facets.writer)
   return {**fields, 'data_fingerprint': fingerprint}
+
+
+# Where a host keeps the data; what the data is, its fingerprint says.
+_PLACES = ('data.events', 'data.items', 'data.dir')
+
+
+def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields that all processes share, as JSON values by full name."""
+  fields = json.loads(json.dumps(config.to_dict()))
+  return {f'config.{name}': value for name, value in _leaves(fields)
+          if name not in _PLACES}
 
 
 def check_identity(

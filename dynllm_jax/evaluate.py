@@ -10,6 +10,7 @@ import numpy as np
 
 from dynllm_jax import batching
 from dynllm_jax import graph
+from dynllm_jax import rows as rows_lib
 from dynllm_jax import scoring
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
@@ -49,17 +50,21 @@ def rank_batch(
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
   """
-  num_items = len(inputs.item_text) - 1
-  block = min(ranking.block_size, num_items)
+  num_items = inputs.num_items
+  block = rows_lib.even(
+      min(ranking.block_size * rows_lib.num_groups(), num_items))
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
 
   def scores_of(index):
-    ids = 1 + index * block + jnp.arange(block, dtype=jnp.int32)
+    ids = rows_lib.over_devices(
+        1 + index * block + jnp.arange(block, dtype=jnp.int32))
     users, items = system.embed(
         params, memory, inputs, batch.users, batch.times,
         jnp.minimum(ids, num_items), batch.times[0], None)
-    return ids, scoring.score(users, items)
+    # Each device scores its part of the catalogue for every user.
+    users = rows_lib.gathered(users)
+    return ids, rows_lib.over_last(scoring.score(users, items))
 
   def positives_of(ids, scores):
     column = batch.items - ids[0]
@@ -103,15 +108,30 @@ def _seen(inputs, batch, ids, depth):
 
 @functools.partial(
     jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-def _replay_chunk(
+def replay_chunk(
     system, ranking, batch_size, params, memory, pending, inputs, candidates,
     rows):
-  """Scans over batches; `ranking` None only applies their updates."""
+  """A run of batches as one program, ranked and then applied.
+
+  Args:
+    system, ranking: fixed at compilation; `ranking` None only applies updates.
+    batch_size: rows of a batch.
+    params, inputs: of the system.
+    memory, pending: their buffers are given away.
+    candidates: bool[items + 1].
+    rows: start, size, part, ready and chosen of each batch; what is not chosen
+      is not ranked.
+
+  Returns:
+    Memory, pending, f32[batches, batch] ranks, and whether all scores were
+    finite.
+  """
 
   def step(carry, row):
     memory, pending = carry
     start, size, part, ready, chosen = row
-    batch = batching.take_batch(inputs, start, size, batch_size)
+    batch = rows_lib.over_devices(
+        batching.take_batch(inputs, start, size, batch_size))
     unranked = jnp.zeros([batch_size]), jnp.array(True)
     if ranking is None:
       ranks, finite = unranked
@@ -123,8 +143,9 @@ def _replay_chunk(
     users, items = system.embed(
         params, memory, inputs, batch.users, batch.times, batch.items,
         batch.times[0], None)
-    pending = batching.add_pending(
-        pending, batch, users.vector, items.vector, part, ready)
+    pending = rows_lib.replicated(batching.add_pending(
+        pending, batch, *rows_lib.gathered((users.vector, items.vector)), part,
+        ready))
     # An update waits for the ranks: XLA writes a large table in place only
     # where the data say that it has been read.
     real = (size > 0) & (ranks.min() >= 0)
@@ -134,7 +155,7 @@ def _replay_chunk(
 
   (memory, pending), (ranks, finite) = jax.lax.scan(
       step, (memory, pending), rows)
-  return memory, pending, ranks, finite.all()
+  return memory, pending, *rows_lib.replicated((ranks, finite.all()))
 
 
 def replay(
@@ -176,7 +197,7 @@ def replay(
     ranked = np.zeros(length, bool)
     part = chosen[at * length:(at + 1) * length]
     ranked[:len(part)] = part
-    memory, pending, chunk_ranks, finite = _replay_chunk(
+    memory, pending, chunk_ranks, finite = replay_chunk(
         system, ranking, plan.batch_size, params, memory, pending,
         resident.with_texts(inputs, facet_texts, chunk), candidates,
         (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))

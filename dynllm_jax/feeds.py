@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax import batching
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.batching import BatchPlan
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -139,12 +140,12 @@ def take(
     batch = batching.take_batch(inputs, start, size, batch_size)
     return batch, start + jnp.arange(batch_size)
   events = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-  row = jnp.arange(batch_size).reshape(-1, *[1] * (events.ndim - 1))
-  mask = (events >= 0) & (row < size)
+  number = jnp.arange(batch_size).reshape(-1, *[1] * (events.ndim - 1))
+  mask = (events >= 0) & (number < size)
   events = jnp.where(mask, events, 0)
   users, items, times = (
-      jnp.where(mask, column[events], 0)
-      for column in (inputs.users, inputs.items, inputs.times))
+      jnp.where(mask, column, 0) for column in rows_lib.take(
+          (inputs.users, inputs.items, inputs.times), events))
   return EventBatch(users, items, times, mask), events
 
 

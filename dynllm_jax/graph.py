@@ -5,10 +5,13 @@ Readers name a time and see only what is strictly earlier, so one index serves
 training, validation and test without any of them seeing its future.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import rows
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Neighborhood
@@ -134,11 +137,21 @@ def lower_bound(
   return jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))[0]
 
 
+def _ask(answer, graph, nodes, times):
+  """What a temporal CSR, or the blocks of one, say of nodes at times."""
+  return rows.ask(
+      answer, lambda block: len(block.offsets) - 1, graph, nodes,
+      jnp.broadcast_to(times, nodes.shape))
+
+
 def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   """Number of a node's events strictly before a time, i32[...]."""
+  return _ask(_count_before, graph, nodes, times)
+
+
+def _count_before(graph, nodes, times):
   start = graph.offsets[nodes]
   end = graph.offsets[nodes + 1]
-  times = jnp.broadcast_to(times, nodes.shape)
   return lower_bound(graph.times, start, end, times, graph.longest) - start
 
 
@@ -156,9 +169,13 @@ def neighborhood(
   Returns:
     Neighborhood of shape [..., num_neighbors], most recent first.
   """
-  times = jnp.broadcast_to(times, nodes.shape)
+  return _ask(
+      functools.partial(_neighborhood, num_neighbors), graph, nodes, times)
+
+
+def _neighborhood(num_neighbors, graph, nodes, times):
   start = graph.offsets[nodes]
-  end = start + count_before(graph, nodes, times)
+  end = start + _count_before(graph, nodes, times)
   position = end[..., None] - 1 - jnp.arange(num_neighbors)
   mask = position >= start[..., None]
   position = jnp.where(mask, position, 0)
@@ -184,11 +201,16 @@ def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
     latest), log(1 + events of the last 30 days), log(1 + events so far), all
     strictly before `times`.
   """
-  total = count_before(graph, nodes, times)
+  return _ask(_event_features, graph, nodes, times)
+
+
+def _event_features(graph, nodes, times):
+  total = _count_before(graph, nodes, times)
   month = 30 * SECONDS_PER_DAY
   # Subtracting at the int32 floor would wrap; no event is that early.
-  recent = total - count_before(graph, nodes, jnp.maximum(times, month) - month)
-  last = neighborhood(graph, nodes, times, 1)
+  recent = total - _count_before(
+      graph, nodes, jnp.maximum(times, month) - month)
+  last = _neighborhood(1, graph, nodes, times)
   seen = last.mask[..., 0]
   days = days_between(times, last.times[..., 0])
   return jnp.stack([
@@ -210,7 +232,12 @@ def takes_at_that_time(
   Returns:
     bool[batch, candidates].
   """
-  group = same_time.group[events]
+  return rows.ask(
+      _in_group, lambda block: len(block.offsets) - 1, same_time,
+      rows.take(same_time.group, events), items)
+
+
+def _in_group(same_time, group, items):
   low = jnp.broadcast_to(same_time.offsets[group][:, None], items.shape)
   high = jnp.broadcast_to(same_time.offsets[group + 1][:, None], items.shape)
   position = lower_bound(

@@ -41,4 +41,6 @@ def build_inputs(
       mean_return_days=np.float32(graph.mean_return_days(log)),
       item_text=item_text,
       facets=facets,
+      num_users=log.num_users,
+      num_items=log.num_items,
       train_graph=graph.train_graph(log) if train_graph else None)

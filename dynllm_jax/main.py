@@ -35,6 +35,9 @@ _DRY_RUN = flags.DEFINE_bool(
 _USER = flags.DEFINE_string(
     'user', None, 'With --mode=facets: print the facets of the user of this '
     'id, with the purchases behind them.')
+_MULTIHOST = flags.DEFINE_bool(
+    'multihost', False, 'Let JAX find the other hosts, as on a Cloud TPU VM; '
+    'not needed where variables name them (README, "Many devices").')
 
 
 def main(argv: list[str]) -> int:
@@ -48,12 +51,15 @@ def main(argv: list[str]) -> int:
   """
   try:
     config, workdir, mode = _read_flags(argv)
+    from dynllm_jax import distributed  # pylint: disable=g-import-not-at-top
     from dynllm_jax import run  # pylint: disable=g-import-not-at-top
     if mode == 'facets':
       run.facets_mode(config, _DRY_RUN.value, _USER.value)
     else:
-      {'train': run.train_mode, 'evaluate': run.evaluate_mode}[mode](
-          config, workdir)
+      distributed.start(config.mesh.start_timeout_s, _MULTIHOST.value)
+      with distributed.together():
+        {'train': run.train_mode, 'evaluate': run.evaluate_mode}[mode](
+            config, workdir)
     return 0
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)

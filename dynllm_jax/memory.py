@@ -13,23 +13,25 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
 
 BLOCK = 64  # rows of a round that one step of the loop updates
-_NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
+_NO_ROW = rows_lib.NO_ROW  # an index that a scatter drops
 
 Cell = Callable[[Any, Array, Array], Array]  # (params, hidden, inputs) -> new
 
 
 def empty(num_nodes: int, width: int, capacity: int) -> NodeMemory:
   """The memory of a side before the first event (padding row included)."""
+  rows = rows_lib.padded(num_nodes + 1)
   return NodeMemory(
-      state=jnp.zeros([num_nodes + 1, width], jnp.float32),
-      time=jnp.full([num_nodes + 1], -1, jnp.int32),
+      state=jnp.zeros([rows, width], jnp.float32),
+      time=jnp.full([rows], -1, jnp.int32),
       fresh=jnp.zeros([capacity, width], jnp.float32),
       fresh_nodes=jnp.zeros([capacity], jnp.int32),
-      slot=jnp.zeros([num_nodes + 1], jnp.int32))
+      slot=jnp.zeros([rows], jnp.int32))
 
 
 def reset(memory: NodeMemory) -> NodeMemory:
@@ -60,16 +62,17 @@ def read(memory: NodeMemory, nodes: Array, initial: Array) -> Array:
 
 @jax.custom_vjp
 def _read(fresh, initial, memory, nodes):
-  del fresh  # the table holds their values; gradients find their way below
-  known = memory.time[nodes] >= 0
-  return jnp.where(known[..., None], memory.state[nodes], initial)
+  return _read_forward(fresh, initial, memory, nodes)[0]
 
 
 def _read_forward(fresh, initial, memory, nodes):
-  slot = memory.slot[nodes]
+  # The table holds the fresh rows' values; gradients find their way below.
+  slot, rows, time = rows_lib.take(
+      (memory.slot, memory.state, memory.time), nodes)
   is_fresh = (memory.fresh_nodes[slot] == nodes) & (nodes > 0)
-  return _read(fresh, initial, memory, nodes), (
-      jnp.where(is_fresh, slot, _NO_ROW), memory.time[nodes] < 0, fresh)
+  unseen = time < 0
+  return jnp.where(unseen[..., None], initial, rows), (
+      jnp.where(is_fresh, slot, _NO_ROW), unseen, fresh)
 
 
 def _read_backward(residuals, cotangent):
@@ -82,6 +85,11 @@ def _read_backward(residuals, cotangent):
 
 
 _read.defvjp(_read_forward, _read_backward)
+
+
+def last_times(memory: NodeMemory, nodes: Array) -> Array:
+  """Seconds of the last event of some nodes, i32[...], -1 without one."""
+  return rows_lib.take(memory.time, nodes)
 
 
 def write(
@@ -97,18 +105,17 @@ def write(
   Returns:
     The memory, with `rows` as its fresh rows.
   """
+  rows = rows_lib.replicated(rows)
   stopped = jax.lax.stop_gradient(rows)
   # XLA writes a table in place only where the data say that it has been read:
   # the places wait for the rows, which are never all so low.
   waited = jnp.max(stopped) < jnp.finfo(stopped.dtype).min
-  place = jnp.where((nodes > 0) & ~waited, nodes, _NO_ROW)
+  state, time, slot = rows_lib.put(
+      (memory.state, memory.time, memory.slot),
+      jnp.where((nodes > 0) & ~waited, nodes, _NO_ROW),
+      (stopped, times, jnp.arange(len(nodes), dtype=jnp.int32)))
   return NodeMemory(
-      state=memory.state.at[place].set(stopped, mode='drop'),
-      time=memory.time.at[place].set(times, mode='drop'),
-      fresh=rows,
-      fresh_nodes=nodes,
-      slot=memory.slot.at[place].set(
-          jnp.arange(len(nodes), dtype=jnp.int32), mode='drop'))
+      state=state, time=time, fresh=rows, fresh_nodes=nodes, slot=slot)
 
 
 class Chains(NamedTuple):
@@ -146,6 +153,9 @@ def chains(
     The chains.
   """
   size = len(nodes)
+  # Sorts and loops over a batch: every device does all of them.
+  nodes, times, mask, last_times = rows_lib.replicated(
+      (nodes, times, mask, last_times))
   key = jnp.where(mask, nodes, _NO_ROW)
   by_node = jnp.lexsort((times, key))  # stable: log order among ties
   node, time, real = key[by_node], times[by_node], mask[by_node]
@@ -241,6 +251,7 @@ def _block(chain: Chains, begin: Array, end: Array):
 
 
 def _run_forward(cell, params, hidden, inputs, chain):
+  hidden, inputs = rows_lib.replicated((hidden, inputs))
   used = (jnp.arange(len(hidden)) < chain.count)[:, None]
   # Right for the first update of every chain; the others are written over.
   first = jnp.where(used, cell(params, hidden, inputs), 0.0)
@@ -260,6 +271,7 @@ def _run_forward(cell, params, hidden, inputs, chain):
 
 def _run_backward(cell, residuals, cotangent):
   params, hidden, inputs, chain, states = residuals
+  cotangent = rows_lib.replicated(cotangent)
   before = jnp.roll(states, 1, axis=0)
   hidden = jnp.where(chain.first[:, None], hidden, before)
   used = (jnp.arange(len(hidden)) < chain.count)[:, None]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dynllm_jax import batching
 from dynllm_jax import losses
+from dynllm_jax import rows
 from dynllm_jax import scoring
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -46,7 +47,8 @@ def sampled_loss(
       config.negatives)
   # No event of the batch is earlier, whatever their order.
   users, items = embed(
-      jnp.concatenate([batch.items, negatives.reshape(-1)]),
+      rows.replicated(
+          jnp.concatenate([batch.items, negatives.reshape(-1)])),
       jnp.min(batch.times), dropout_key)
   positives = jax.tree.map(lambda x: x[:size], items)
   rivals = jax.tree.map(lambda x: x[size:], items)

@@ -1,20 +1,22 @@
 """A configuration made ready: data, inputs, system, and one epoch of it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
+from dynllm_jax import distributed
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
 from dynllm_jax import inputs as inputs_lib
 from dynllm_jax import metrics
 from dynllm_jax import reporting
+from dynllm_jax import rows
 from dynllm_jax import sharding
 from dynllm_jax import train
 from dynllm_jax.facets import bank
@@ -65,12 +67,14 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
+  distributed.agree('configuration', config_lib.leaves(config))
   mesh = sharding.make_mesh(config)
   keep_compiled(config)
   config_lib.check_system(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}
   log = datasets.load(config.data, reporting.say)
+  distributed.agree('log', {'the prepared data (config.data)': log.fingerprint})
   evaluate.ranking_of(config, log)
   evaluate.candidate_mask(log, config.eval.candidates)
   folder = datasets.data_folder(config.data)
@@ -82,9 +86,9 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       batching.MAX_ROWS_BY_TIME)
   facet_bank, facet_texts = resident.split(
       facet_bank, system.reads_facets, config.facets.device_gib)
-  inputs = sharding.replicate(
+  inputs = sharding.place(mesh, sharding.in_blocks(
       mesh, inputs_lib.build_inputs(
-          log, item_text, facet_bank, largest, system.reads_train_graph))
+          log, item_text, facet_bank, largest, system.reads_train_graph)))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
       config, log, facets, inputs, facet_texts, system, trainer, train_plan,
@@ -102,12 +106,24 @@ def _build_floor(name):
   return system
 
 
+def _on_mesh(function):
+  """A function of a run, called within the run's mesh."""
+  @functools.wraps(function)
+  def wrapped(run, *args, **kwargs):
+    with rows.use(run.mesh):
+      return function(run, *args, **kwargs)
+  return wrapped
+
+
+@_on_mesh
 def initial_state(run: Run) -> TrainState:
   """The state before training, placed on the mesh."""
-  return sharding.replicate(run.mesh, train.init_state(
-      run.trainer, run.config.seed, run.inputs, run.train_plan.capacity))
+  return sharding.make(run.mesh, functools.partial(
+      train.init_state, run.trainer, run.config.seed,
+      capacity=run.train_plan.capacity), run.inputs)
 
 
+@_on_mesh
 def rank_splits(
     run: Run, state: TrainState, splits: tuple[str, ...],
     sample: int = 0) -> dict[str, tuple[np.ndarray, float]]:
@@ -124,8 +140,8 @@ def rank_splits(
   """
   plans = evaluate.split_plans(
       run.system, run.log, run.config.eval.batch_size)
-  candidates = jnp.asarray(
-      evaluate.candidate_mask(run.log, run.config.eval.candidates))
+  candidates = sharding.place(
+      run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates))
   ranking = evaluate.ranking_of(run.config, run.log)
   memory = evaluate.after_pending(
       run.system, state.params, state.memory, run.inputs, state.pending)
@@ -162,6 +178,7 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
       for split, (ranks, _) in ranked.items()}
 
 
+@_on_mesh
 def train_one_epoch(
     run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
   """An epoch as the system is fed.
@@ -181,7 +198,7 @@ def train_one_epoch(
         run.system, run.log, run.config.eval.batch_size)['train']
     memory, _ = evaluate.replay(
         run.system, state.params, state.memory, run.inputs, plan, None,
-        jnp.zeros([1], bool), progress)
+        sharding.place(run.mesh, np.zeros([1], bool)), progress)
     seconds = progress.close()
     record = {'seconds': seconds, 'events_per_s': events / seconds}
     return state.replace(memory=memory), record

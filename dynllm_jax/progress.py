@@ -3,14 +3,21 @@
 import sys
 import time
 
+import jax
 import tqdm
 
 _LINE_SECONDS = 60  # between two lines of progress off a terminal
 
 
+def is_writer() -> bool:
+  """Whether this process is the one that reports; asks no device alone."""
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
 def say(line: str) -> None:
-  """Prints a line of the run's story at once."""
-  print(line, flush=True)
+  """Prints a line of the run's story at once; of many processes the first."""
+  if is_writer():
+    print(line, flush=True)
 
 
 class Progress:
@@ -25,7 +32,7 @@ class Progress:
   def __init__(self, what: str, total: int, unit: str = 'event'):
     self._bar = tqdm.tqdm(
         total=total, desc=what, unit=unit, unit_scale=True, leave=False,
-        disable=not sys.stderr.isatty())
+        disable=not sys.stderr.isatty() or not is_writer())
     self._what, self._total, self._done = what, total, 0
     self._unit = unit
     self._began = self._said = time.perf_counter()

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 import dynllm_jax
-from dynllm_jax.progress import Progress, say  # pylint: disable=unused-import
+from dynllm_jax.progress import Progress, is_writer, say  # pylint: disable=unused-import
 from dynllm_jax.types import InputError
 
 
 class RunFolder:
-  """The files that a run leaves in its folder.
+  """The files that a run leaves in its folder; process 0 alone writes them.
 
   Args:
     path: the folder; made, with its parents, when first written to.
@@ -56,14 +56,18 @@ class RunFolder:
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file whole, or not at all."""
-    write_atomically(
-        self.path / name, json.dumps(value, indent=2, sort_keys=False) + '\n')
+    self._write(
+        name, json.dumps(value, indent=2, sort_keys=False) + '\n')
 
   def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
     """Writes a compressed npz file whole, or not at all."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_atomically(self.path / name, content.getvalue())
+    self._write(name, content.getvalue())
+
+  def _write(self, name, content):
+    if is_writer():
+      write_atomically(self.path / name, content)
 
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
@@ -71,8 +75,10 @@ class RunFolder:
     Both hold what the epochs so far have shown, so that a resumed run neither
     repeats an epoch nor leaves one out.
     """
-    write_atomically(
-        self.path / 'metrics.jsonl',
+    if not is_writer():
+      return
+    self._write(
+        'metrics.jsonl',
         ''.join(json.dumps(record) + '\n' for record in records))
     # Imported here: it takes a second that a mistyped command need not wait.
     import tensorboardX  # pylint: disable=g-import-not-at-top
@@ -128,6 +134,7 @@ def machine() -> dict[str, Any]:
       'platform': devices[0].platform,
       'device': devices[0].device_kind,
       'devices': len(devices),
+      'processes': jax.process_count(),
       'processor': platform.processor() or platform.machine(),
       'cores': len(os.sched_getaffinity(0)),
       'python': platform.python_version(),

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
+from dynllm_jax import distributed
 from dynllm_jax import metrics
 from dynllm_jax import pipeline
 from dynllm_jax import reporting
@@ -166,6 +167,7 @@ def train_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
   folder = reporting.RunFolder(workdir)
   folder.check()
   run = pipeline.prepare(config)
+  distributed.check_shared(folder.path)
   began = time.perf_counter()
   with Checkpoints(folder.path) as checkpoints:
     fit(run, checkpoints, folder)

@@ -15,6 +15,7 @@ from dynllm_jax import batching
 from dynllm_jax import feeds
 from dynllm_jax import losses
 from dynllm_jax import objective
+from dynllm_jax import rows
 from dynllm_jax import sharding
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
@@ -135,16 +136,20 @@ def train_step(
   start, size, part, ready = row
   real = size > 0
   batch, events = feeds.take(inputs, order, start, size, batch_size)
-  batch = sharding.over_data(trainer.mesh, batch)
+  batch, events = rows.over_devices((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
       _objective, trainer, inputs, state, batch, events, real, key)
   (_, (loss, memory)), grads = jax.value_and_grad(
       objective_of, has_aux=True)(state.params)
+  if loss.user_vectors is not None:
+    loss = loss._replace(**rows.gathered({
+        'user_vectors': loss.user_vectors,
+        'item_vectors': loss.item_vectors}))
   updates, opt_state = trainer.optimizer.update(
       grads, state.opt_state, state.params)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
-  return TrainState(
+  return sharding.lay(TrainState(
       step=state.step + real,
       params=keep(optax.apply_updates(state.params, updates), state.params),
       opt_state=keep(opt_state, state.opt_state),
@@ -153,7 +158,7 @@ def train_step(
           feeds.add_pending(
               trainer.system, state.pending, batch, loss, part, ready),
           state.pending),
-      key=state.key), (loss.total, jnp.sum(batch.mask))
+      key=state.key)), (loss.total, jnp.sum(batch.mask))
 
 
 def _objective(trainer, inputs, state, batch, events, real, key, params):
@@ -176,7 +181,7 @@ def _objective(trainer, inputs, state, batch, events, real, key, params):
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
 def train_chunk(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
-    rows: tuple[Array, Array, Array, Array], order: Array | None
+    plan_rows: tuple[Array, Array, Array, Array], order: Array | None
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 
@@ -185,7 +190,7 @@ def train_chunk(
     batch_size: rows of a batch.
     inputs: on the device.
     state: its buffers are given away.
-    rows: start, size, part and ready of each batch.
+    plan_rows: start, size, part and ready of each batch.
     order: as in `train_step`.
 
   Returns:
@@ -193,7 +198,8 @@ def train_chunk(
   """
   step = functools.partial(
       train_step, trainer, batch_size, inputs, order=order)
-  return jax.lax.scan(step, state, rows)
+  state, sums = jax.lax.scan(step, state, plan_rows)
+  return state, rows.replicated(sums)
 
 
 def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
@@ -230,16 +236,22 @@ def run_epoch(
   Raises:
     InputError: if the loss is not finite.
   """
+  with rows.use(trainer.mesh):
+    return _run_epoch(trainer, state, inputs, plan, progress, facet_texts)
+
+
+def _run_epoch(trainer, state, inputs, plan, progress, facet_texts):
   state = start_epoch(trainer, state)
   order = feeds.epoch_order(plan, state.key, state.step)
   count = -(-len(plan.start) // trainer.config.chunk)
   length = -(-len(plan.start) // max(1, count))
   total, sizes, ends = 0.0, [], [time.perf_counter()]
   for chunk in batching.chunks(plan, length):
-    rows = (chunk.start, chunk.size, chunk.part, chunk.ready)
+    of_chunk = (chunk.start, chunk.size, chunk.part, chunk.ready)
     state, (chunk_losses, chunk_sizes) = train_chunk(
         trainer, plan.batch_size,
-        resident.with_texts(inputs, facet_texts, chunk), state, rows, order)
+        resident.with_texts(inputs, facet_texts, chunk), state, of_chunk,
+        order)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(
@@ -264,11 +276,12 @@ def step_flops(
 
   A loop of the ordered update is counted for one round.
   """
-  zero = jnp.int32(0)
-  row = (zero, jnp.int32(plan.batch_size), zero, jnp.array(True))
-  lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
-      trainer, plan.batch_size, inputs, state, row,
-      feeds.epoch_order(plan, state.key, state.step))
+  zero = np.int32(0)
+  row = (zero, np.int32(plan.batch_size), zero, np.array(True))
+  with rows.use(trainer.mesh):
+    lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
+        trainer, plan.batch_size, inputs, state, row,
+        feeds.epoch_order(plan, state.key, state.step))
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

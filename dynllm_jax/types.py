@@ -194,7 +194,8 @@ class Inputs:
   """Everything fixed that a system may read.
 
   The graphs hold the events of all splits: a reader asks for what is strictly
-  earlier than a time. `train_*` hold training events only.
+  earlier than a time. `train_*` hold training events only. Tables that several
+  devices share are read through rows.py and may be longer than they are full.
   """
   users: Array  # i32[events], the log
   items: Array  # i32[events]
@@ -204,8 +205,10 @@ class Inputs:
   same_time: SameTimeItems
   train_events: Array  # i32[], number of training events
   mean_return_days: Array  # f32[], mu of SPEC 3.4
-  item_text: Array  # f16[items + 1, llm_dim]
+  item_text: Array  # f16[items + 1 or more, llm_dim]
   facets: FacetBank
+  num_users: int = _static()  # padding not counted, here and below
+  num_items: int = _static()
   train_graph: TrainGraph | None = None  # where System.reads_train_graph
 
 

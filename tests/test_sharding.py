@@ -1,59 +1,44 @@
-"""The step over several devices: fake ones, in a process of their own."""
+"""Meshes: the same figures on any, and what is refused."""
 
 import os
 import subprocess
 import sys
 
+import helpers
 import jax
 import numpy as np
 import pytest
 import variants
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import sharding
 from dynllm_jax.types import InputError
 
-_PROGRAM = '''
-import jax, numpy as np
-import helpers, variants
-from dynllm_jax import config as config_lib, feeds, sharding, train
 
-log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
-                         num_times=70)
-inputs = helpers.random_inputs(log, padding=16)
-for variant in ('mf', 'sasrec', 'dynllm+walk'):
-  losses, first = [], []
-  for data in (1, 4):
-    config = variants.tiny_config(variant)
-    config.mesh.data = data
-    mesh = sharding.make_mesh(config)
-    assert mesh.devices.size == data
-    system = config_lib.system_module(config.model.name).build(config.model)
-    plan = feeds.training_plan(system, log, 16)
-    trainer = train.make_trainer(system, config, mesh, len(plan.start))
-    placed = sharding.replicate(mesh, inputs)
-    state = sharding.replicate(mesh, train.init_state(
-        trainer, 0, placed, plan.capacity))
-    row = [c[0] for c in (plan.start, plan.size, plan.part, plan.ready)]
-    order = feeds.epoch_order(plan, state.key, state.step)
-    step = jax.jit(train.train_step, static_argnums=(0, 1))
-    _, (loss, count) = step(trainer, 16, placed, state, tuple(row), order)
-    first.append(float(loss / count))
-    for _ in range(2):
-      state, record = train.run_epoch(
-          trainer, state, placed, plan, lambda events, loss: None)
-      losses.append(record['loss'])
-  np.testing.assert_allclose(first[0], first[1], rtol=1e-6)
-  # Adam turns a gradient that is rounding alone into a full step.
-  np.testing.assert_allclose(losses[:2], losses[2:], rtol=1e-2)
-print('equal')
-'''
+def learned(name):
+  module = config_lib.system_module(name)
+  return module.build(config_lib.default(name).model).feed != 'none'
 
 
-def test_four_devices_train_as_one():
+LEARNED = [n for n in config_lib.system_names() if learned(n)] + ['dynllm+walk']
+SHAPES = ('8x1', '1x8', '4x2')
+
+
+def pytest_generate_tests(metafunc):
+  if 'shapes' in metafunc.fixturenames:
+    every = metafunc.config.getoption('all_combinations')
+    # One shape each, so that all are seen.
+    metafunc.parametrize('variant, shapes', [
+        (name, SHAPES if every else (SHAPES[(k + 2) % 3],))
+        for k, name in enumerate(LEARNED)])
+
+
+def test_eight_devices_do_what_one_does(variant, shapes, tmp_path):
   done = subprocess.run(
-      [sys.executable, '-c', _PROGRAM], cwd=os.path.dirname(__file__),
+      [sys.executable, 'meshes.py', str(tmp_path), variant, *shapes],
+      cwd=os.path.dirname(__file__),
       env={**os.environ, 'JAX_PLATFORMS': 'cpu',
-           'XLA_FLAGS': '--xla_force_host_platform_device_count=4'},
+           'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
       capture_output=True, text=True, timeout=900, check=False)
   assert done.stdout.strip() == 'equal', done.stderr[-2000:]
 
@@ -72,6 +57,31 @@ def test_a_mesh_that_cannot_be_is_refused(field, value, words):
 
 def test_bytes_are_counted_by_path():
   mesh = sharding.make_mesh(variants.tiny_config('dynllm'))
-  tree = sharding.replicate(mesh, {'a': {'b': np.zeros([3, 5], np.float32)}})
+  tree = sharding.place(mesh, {'a': {'b': np.zeros([3, 5], np.float32)}})
   assert sharding.bytes_per_device(tree) == {'a.b': 3 * 5 * 4}
   assert len(mesh.devices.ravel()) == len(jax.devices())
+
+
+@pytest.mark.parametrize('count', [2, 3, 8, 13])
+def test_blocks_hold_every_row_once(count):
+  """Of an index, a table, and through shapes alone: no device is needed."""
+  log = helpers.random_log(1, num_users=11, num_items=8, num_events=90)
+  inputs = jax.tree.map(np.asarray, helpers.random_inputs(log, padding=5))
+  mesh = jax.sharding.AbstractMesh((1, count), ('data', 'nodes'))
+  blocks = sharding.in_blocks(mesh, inputs)
+  text = np.concatenate([blocks.item_text.block(k) for k in range(count)])
+  np.testing.assert_array_equal(text[:log.num_items + 1], inputs.item_text)
+  assert text.shape == blocks.item_text.shape
+  assert not text[log.num_items + 1:].any()
+  for whole, part in ((inputs.user_graph, blocks.user_graph),
+                      (inputs.item_graph, blocks.item_graph)):
+    nodes = len(whole.offsets) - 1
+    size = -(-nodes // count)
+    for node in range(nodes):
+      at, row = divmod(node, size)
+      low, high = part.offsets.block(at)[row:row + 2]
+      for name in ('neighbors', 'times'):
+        np.testing.assert_array_equal(
+            getattr(part, name).block(at)[low:high],
+            getattr(whole, name)[whole.offsets[node]:whole.offsets[node + 1]])
+    assert part.times.block(0).shape[0] * count == part.times.shape[0]

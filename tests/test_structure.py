@@ -14,10 +14,10 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Inside a subpackage modules may import each other, models excepted.
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
-    'reporting', 'config_file', 'config', 'sharding', 'inputs', 'models',
-    'facets', 'text', 'layers',
+    'distributed', 'reporting', 'config_file', 'config', 'sharding', 'inputs',
+    'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
-    'metrics', 'memory', 'graph', 'progress', 'scratch', 'types',
+    'metrics', 'memory', 'graph', 'rows', 'progress', 'scratch', 'types',
     '',  # the package itself, for its version
 ]
 # Who may import what is slow to import; and only inside a function.

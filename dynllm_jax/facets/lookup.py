@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.types import FACETS, Array, FacetBank
 
 
@@ -24,6 +25,13 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
     before the user's first profile and for user 0.
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
+  # No more is asked of a bank's devices than is looked up: not its texts.
+  return rows_lib.ask(
+      _lookup, lambda block: len(block.offsets) - 1,
+      bank.replace(texts=None, present=None), users, times)
+
+
+def _lookup(bank, users, times):
   num_rows = bank.closes.shape[0]
   if not num_rows:
     return jnp.zeros((*users.shape, len(FACETS)), jnp.int32)
@@ -54,4 +62,4 @@ def embeddings(bank: FacetBank, rows: Array) -> jax.Array:
   """
   if bank.present is not None:
     rows = jnp.searchsorted(bank.present, rows)
-  return jnp.asarray(bank.texts)[rows]
+  return rows_lib.take(jnp.asarray(bank.texts), rows)

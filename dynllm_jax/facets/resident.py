@@ -6,6 +6,7 @@ import mmap
 import jax
 import numpy as np
 
+from dynllm_jax import rows
 from dynllm_jax.batching import BatchPlan
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.types import FacetBank
@@ -70,12 +71,22 @@ def with_texts(
   size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
   start = min(int(chunk.start[0]), len(inputs.users) - size)
   present = np.unique(np.append(_rows(inputs, start, size), 0))
+  bank = inputs.facets
+  one = bank.texts.sharding.shard_shape(bank.texts.shape)[0]
+  blocks = len(bank.texts) // one  # which a power of two need not divide
   padding = (1 << (len(present) - 1).bit_length()) - len(present)
-  bank = inputs.facets.replace(
-      texts=np.pad(_take(texts, present), [(0, padding), (0, 0)]),
-      present=np.pad(present.astype(np.int32), (0, padding),
-                     constant_values=_NO_ROW))
-  return inputs.replace(facets=jax.device_put(bank, inputs.users.sharding))
+  padding += -(len(present) + padding) % blocks
+  return inputs.replace(facets=bank.replace(
+      texts=_place(bank.texts.sharding, np.pad(
+          _take(texts, present), [(0, padding), (0, 0)])),
+      present=_place(inputs.train_events.sharding, np.pad(
+          present.astype(np.int32), (0, padding), constant_values=_NO_ROW))))
+
+
+def _place(sharding, value):
+  """Puts a host array on the devices, each host on its own."""
+  return jax.make_array_from_callback(
+      value.shape, sharding, lambda index: value[index])
 
 
 def _take(texts, rows):
@@ -100,7 +111,5 @@ def _take(texts, rows):
 @functools.partial(jax.jit, static_argnums=2)
 def _rows(inputs, start, size):
   """i32[size, 4], rows of all texts that serve so many events of the log."""
-  users, times = (
-      jax.lax.dynamic_slice(column, [start], [size])
-      for column in (inputs.users, inputs.times))
-  return lookup(inputs.facets, users, times)
+  users, times = rows.cut((inputs.users, inputs.times), start, size)
+  return rows.replicated(lookup(inputs.facets, users, times))

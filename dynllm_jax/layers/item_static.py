@@ -3,6 +3,7 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
+from dynllm_jax import rows as rows_lib
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.types import Array
 
@@ -23,22 +24,25 @@ class ItemStatic(nn.Module):
 
   @nn.compact
   def __call__(
-      self, text: Array, items: Array, deterministic: bool) -> Array:
+      self, text: Array, items: Array, deterministic: bool,
+      num_rows: int | None = None) -> Array:
     """Static halves.
 
     Args:
       text: f16[items + 1, llm_dim], of all items.
       items: i32[...].
       deterministic: whether dropout is off.
+      num_rows: items + 1, where `text` may be longer.
 
     Returns:
       f32[..., dim]; zero where neither text nor id is used.
     """
     static = jnp.zeros((*items.shape, self.dim))
     if self.use_text:
-      rows = nn.Dense(self.dim)(text[items].astype(jnp.float32))
+      rows = nn.Dense(self.dim)(
+          rows_lib.take(text, items).astype(jnp.float32))
       rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)
     if self.use_id:
-      static += nn.Embed(len(text), self.dim)(items)
+      static += nn.Embed(num_rows or len(text), self.dim)(items)
     return static

@@ -67,7 +67,8 @@ class MemoryUpdate(nn.Module):
       The memory after the events.
     """
     chain = memory_lib.chains(
-        nodes, times, mask, memory.time[nodes], self.merge_ties)
+        nodes, times, mask, memory_lib.last_times(memory, nodes),
+        self.merge_ties)
     seen = chain.previous_times >= 0
     gap = graph.days_between(chain.times, chain.previous_times)
     inputs = jnp.concatenate([

@@ -64,19 +64,22 @@ def build(network: nn.Module) -> System:
     The system, whose memory is the propagated node table.
   """
 
+  def texts(inputs):
+    return inputs.item_text[:inputs.num_items + 1]
+
   def init(key, inputs):
     return network.init(
-        key, inputs.train_graph, inputs.item_text, True)['params']
+        key, inputs.train_graph, texts(inputs), True)['params']
 
   def propagate(params, memory, inputs, key):
     del memory
     return network.apply(
-        {'params': params}, inputs.train_graph, inputs.item_text, key is None,
+        {'params': params}, inputs.train_graph, texts(inputs), key is None,
         rngs=None if key is None else {'dropout': key})
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, user_times, item_time, key
-    first_item = len(memory) - len(inputs.item_text)
+    first_item = len(memory) - 1 - inputs.num_items
     return (
         UserEmbeddings(vector=memory[users]),
         ItemEmbeddings(items, memory[first_item + items]))

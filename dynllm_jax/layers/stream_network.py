@@ -15,6 +15,7 @@ import ml_collections
 
 from dynllm_jax import graph
 from dynllm_jax import memory as memory_lib
+from dynllm_jax import rows
 from dynllm_jax.batching import empty_pending
 from dynllm_jax.layers.item_static import ItemStatic
 from dynllm_jax.layers.time_encoding import TimeEncoding
@@ -125,15 +126,15 @@ class StreamNetwork(nn.Module):
       A function from i32[...] items to f32[..., static width], zero where
       neither text nor id is used.
     """
-    c, num_items = self.config, len(inputs.item_text)
+    c, num_items = self.config, inputs.num_items + 1
     if not (c.item_text or c.item_id_embedding):
       return lambda items: jnp.zeros((*items.shape, self.widths.static))
     if num_items <= num_reads:
-      table = self.item_static(
-          inputs.item_text, jnp.arange(num_items), deterministic)
+      table = rows.replicated(self.item_static(
+          inputs.item_text, jnp.arange(num_items), deterministic, num_items))
       return lambda items: table[items]
     return lambda items: self.item_static(
-        inputs.item_text, items, deterministic)
+        inputs.item_text, items, deterministic, num_items)
 
   def join(self, static: Array, state: Array) -> Array:
     """An item as neighbor or query, of its static part and its memory."""
@@ -161,7 +162,7 @@ class StreamNetwork(nn.Module):
       self, memory: Memory, inputs: Inputs, users: Array,
       times: Array) -> Array:
     """dt of SPEC 3.4, f32[batch]; 1 for a user without an event."""
-    last = memory.user.time[users]
+    last = memory_lib.last_times(memory.user, users)
     days = graph.days_between(times, last)
     return jnp.where(last >= 0, days / inputs.mean_return_days, 1.0)
 
@@ -205,11 +206,9 @@ def stream_system(network: StreamNetwork) -> System:
   widths = network.widths
 
   def init(key, inputs, capacity):
-    num_users = len(inputs.user_graph.offsets) - 2
-    num_items = len(inputs.item_text) - 1
     memory = Memory(
-        user=memory_lib.empty(num_users, widths.user, capacity),
-        item=memory_lib.empty(num_items, widths.item, capacity)
+        user=memory_lib.empty(inputs.num_users, widths.user, capacity),
+        item=memory_lib.empty(inputs.num_items, widths.item, capacity)
         if widths.item else None)
     nobody = jnp.zeros([1], jnp.int32)
     params = network.init(

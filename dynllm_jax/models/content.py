@@ -50,8 +50,9 @@ def build(config: ml_collections.ConfigDict) -> System:
   def init(key, inputs, capacity):
     del key, capacity
     return {}, ContentMemory(
-        unit_rows(inputs.item_text.astype(jnp.float32)),
-        counts.no_decayed_counts(len(inputs.item_text) - 1))
+        unit_rows(
+            inputs.item_text[:inputs.num_items + 1].astype(jnp.float32)),
+        counts.no_decayed_counts(inputs.num_items))
 
   def reset(memory):
     return memory._replace(

@@ -73,7 +73,7 @@ class DMF(StreamNetwork):
       items: Array, item_time: Array,
       deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`: users as predicted for their times."""
-    last = memory.user.time[users]
+    last = memory_lib.last_times(memory.user, users)
     days = jnp.where(last >= 0, graph.days_between(user_times, last), 0.0)
     state = kalman.predict(
         self.weights, self.stored(memory, 'user', users), days)
@@ -91,8 +91,8 @@ class DMF(StreamNetwork):
     factors = self.static_reader(
         inputs, events.items.size, True)(events.items)
     chain = memory_lib.chains(
-        events.users, events.times, events.mask, users.time[events.users],
-        self.config.update_ties == 'mean')
+        events.users, events.times, events.mask,
+        memory_lib.last_times(users, events.users), self.config.update_ties == 'mean')
     days = jnp.where(
         chain.previous_times >= 0,
         graph.days_between(chain.times, chain.previous_times), 0.0)

@@ -47,7 +47,7 @@ def similarities(inputs: Inputs) -> Array:
     f32[items + 1, items + 1]; 0 on the diagonal and for an item that has no
     training event.
   """
-  rows, size = len(inputs.item_text), len(inputs.users)
+  rows, size = inputs.num_items + 1, len(inputs.users)
   nobody = jnp.iinfo(jnp.int32).max  # sorts last
   users = jnp.where(
       jnp.arange(size) < inputs.train_events, inputs.users, nobody)
@@ -98,7 +98,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def init(key, inputs, capacity):
     del key, capacity
-    num_items = len(inputs.item_text) - 1
+    num_items = inputs.num_items
     counts.check_table(num_items, config.max_table_gib)
     return {}, ItemKNNMemory(
         similarities(inputs), counts.no_decayed_counts(num_items))

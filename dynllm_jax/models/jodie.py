@@ -97,7 +97,7 @@ class JODIE(StreamNetwork):
     projected = self.project(
         read('user', users),
         self.elapsed(memory, inputs, users, user_times))
-    static = self.user_static(users, len(inputs.user_graph.offsets) - 1)
+    static = self.user_static(users, inputs.num_users + 1)
     predicted = self.predict(
         jnp.concatenate([projected, static, last_item], axis=-1))
     return self.scored(

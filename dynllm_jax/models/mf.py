@@ -38,9 +38,7 @@ def build(config: ml_collections.ConfigDict) -> System:
   counts.check_positive(config, 'dim', 'initial_deviation')
 
   def init(key, inputs):
-    rows = {
-        'user': len(inputs.user_graph.offsets) - 1,
-        'item': len(inputs.item_text)}
+    rows = {'user': inputs.num_users + 1, 'item': inputs.num_items + 1}
     return {
         side: config.initial_deviation * jax.random.normal(
             side_key, [rows[side], config.dim])

@@ -18,7 +18,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def init(key, inputs, capacity):
     del key, capacity
-    return {}, jnp.zeros([len(inputs.item_text)], jnp.int32)
+    return {}, jnp.zeros([inputs.num_items + 1], jnp.int32)
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, inputs, user_times, item_time, key

@@ -22,7 +22,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def init(key, inputs, capacity):
     del key, capacity
-    return {}, counts.no_decayed_counts(len(inputs.item_text) - 1)
+    return {}, counts.no_decayed_counts(inputs.num_items)
 
   def reset(memory):
     return counts.no_decayed_counts(len(memory.value) - 1)

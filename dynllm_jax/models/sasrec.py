@@ -102,7 +102,7 @@ class SASRec(nn.Module):
     """
     c = self.config
     small = nn.initializers.normal(0.02)
-    table = self.param('items', small, (len(inputs.item_text), c.dim))
+    table = self.param('items', small, (inputs.num_items + 1, c.dim))
     nobody = self.param('nobody', small, (c.dim,))
     past = graph.neighborhood(
         inputs.user_graph, users, times.max(axis=1), c.max_length)

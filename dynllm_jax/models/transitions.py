@@ -49,7 +49,7 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def init(key, inputs, capacity):
     del key, capacity
-    rows = len(inputs.item_text)
+    rows = inputs.num_items + 1
     counts.check_table(rows - 1, config.max_table_gib)
     return {}, TransitionMemory(
         table=jnp.zeros([rows, rows], jnp.float32),

@@ -1,0 +1,222 @@
+"""Programs compiled for devices that are not here: memory and collectives.
+
+Shapes alone are lowered, so a log of billions of events takes no memory.
+"""
+
+import functools
+import math
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import ml_collections
+import numpy as np
+
+from dynllm_jax import config as config_lib
+from dynllm_jax import evaluate
+from dynllm_jax import rows
+from dynllm_jax import sharding
+from dynllm_jax import train
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import FACETS
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import SameTimeItems
+from dynllm_jax.types import TemporalGraph
+
+_OPERATION = re.compile(
+    r'^\s*(?:ROOT )?%?\S+ = (.*?) (all-gather|all-reduce|reduce-scatter|'
+    r'all-to-all|collective-permute)(-start)?\(', re.MULTILINE)
+_SHAPE = re.compile(r'\b(pred|[suf]\d+|bf16)\[([\d,]*)\]')
+_BITS = {'pred': 8, 'bf16': 16}
+
+
+class LogSize(NamedTuple):
+  """The size of a log, for shapes."""
+  users: int
+  items: int
+  events: int
+  windows: int  # facet profiles of a user
+  texts: int  # facet texts on the devices
+  llm_dim: int = 384
+  longest: int = 100_000  # events of the busiest node
+  unevenness: float = 1.1  # the fullest block of an index by the mean
+
+
+class Collective(NamedTuple):
+  """A collective of a compiled program, once for each time it stands there."""
+  kind: str
+  dtype: str
+  shape: tuple[int, ...]  # of its largest array, on one device
+  bytes: int  # of all its arrays, on one device
+
+
+def collectives(text: str) -> list[Collective]:
+  """The collectives of a compiled program's text, in its order."""
+  found = []
+  for shapes, kind, start in _OPERATION.findall(text):
+    arrays = [
+        (dtype, tuple(int(n) for n in dims.split(',') if n))
+        for dtype, dims in _SHAPE.findall(shapes)]
+    # The beginning of an asynchronous one lists operands, results, and words
+    # of its own.
+    if start and kind != 'all-reduce':
+      arrays = [(dtype, shape) for dtype, shape in arrays if shape]
+      arrays = arrays[len(arrays) // 2:]
+    sizes = [
+        math.prod(shape) * _BITS.get(dtype, 0) // 8
+        or math.prod(shape) * int(re.sub(r'\D', '', dtype) or 0) // 8
+        for dtype, shape in arrays]
+    largest = max(range(len(sizes)), key=sizes.__getitem__, default=None)
+    if largest is not None:
+      found.append(Collective(kind, *arrays[largest], sum(sizes)))
+  return found
+
+
+def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
+  """The inputs of a log of a size as shapes, laid out for a mesh."""
+  shards = mesh.shape[rows.NODES]
+  even = lambda count: -(-count // shards) * shards
+  shape = lambda *dims: np.broadcast_to(np.int32(0), dims)
+  half = lambda *dims: np.broadcast_to(np.float16(0), dims)
+  slack = size.unevenness if shards > 1 else 1.0
+
+  def offsets(nodes):
+    return shape((-(-nodes // shards) + 1) * shards)
+
+  def entries(count, *dims):
+    return shape(even(int(count * slack)), *dims)
+
+  def graph(nodes):
+    return TemporalGraph(
+        offsets(nodes + 1), entries(size.events), entries(size.events),
+        size.longest)
+
+  profiles = size.users * size.windows
+  log = shape(even(size.events))
+  return Inputs(
+      users=log, items=log, times=log,
+      user_graph=graph(size.users), item_graph=graph(size.items),
+      same_time=SameTimeItems(
+          offsets(size.events), entries(size.events), log, 1000),
+      train_events=np.int32(0), mean_return_days=np.float32(1),
+      item_text=half(even(size.items + 1), size.llm_dim),
+      facets=FacetBank(
+          texts=half(even(size.texts), size.llm_dim),
+          offsets=offsets(size.users + 1),
+          closes=entries(profiles), index=entries(profiles, len(FACETS)),
+          present=shape(even(size.texts))),
+      num_users=size.users, num_items=size.items)
+
+
+def on_mesh(mesh: jax.sharding.Mesh, tree: Any) -> Any:
+  """Shapes of a pytree's arrays, with the shardings that the rules give."""
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s),
+      tree, sharding.shardings(mesh, tree))
+
+
+class Programs(NamedTuple):
+  """The two programs of a run, lowered for a mesh."""
+  train: Any
+  rank: Any
+  tables: dict[str, tuple[int, ...]]  # shapes of those that devices share
+
+
+def lower(
+    config: ml_collections.ConfigDict, size: LogSize,
+    mesh: jax.sharding.Mesh, num_batches: int = 2) -> Programs:
+  """Lowers training and ranking for a mesh, which may be of absent devices.
+
+  Args:
+    config: of the system, with its batch sizes.
+    size: of the log.
+    mesh: axes `data` and `nodes`.
+    num_batches: of a chunk; a compiled program holds a step once.
+
+  Returns:
+    The lowered programs, as the package runs them.
+  """
+  system = config_lib.system_module(config.model.name).build(config.model)
+  trainer = train.make_trainer(system, config, mesh, 1000)
+  inputs = abstract_inputs(size, mesh)
+  with rows.use(mesh):
+    state = jax.eval_shape(functools.partial(
+        train.init_state, trainer, 0, capacity=config.train.batch_size),
+        inputs)
+    pending = jax.eval_shape(functools.partial(
+        train.init_state, trainer, 0, capacity=config.eval.batch_size),
+        inputs).pending
+    inputs, state, pending = (
+        on_mesh(mesh, tree) for tree in (inputs, state, pending))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    column = lambda dtype: jax.ShapeDtypeStruct(
+        [num_batches], dtype, sharding=everywhere)
+    plan = (*(column(jnp.int32) for _ in range(3)), column(jnp.bool))
+    memory = on_mesh(mesh, jax.eval_shape(
+        functools.partial(evaluate.after_pending, system),
+        state.params, state.memory, inputs, pending))
+    lowered = (
+        train.train_chunk.lower(
+            trainer, config.train.batch_size, inputs, state, plan, None),
+        evaluate.replay_chunk.lower(
+            system, evaluate.Ranking(config.eval.block_size, 0),
+            config.eval.batch_size, state.params, memory, pending, inputs,
+            jax.ShapeDtypeStruct(
+                [size.items + 1], jnp.bool, sharding=everywhere),
+            (*plan, column(jnp.bool))))
+    return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))
+
+
+def _tables(tree):
+  """Shapes of all arrays that devices share, by path."""
+  named = jax.tree_util.tree_leaves_with_path(tree)
+  if rows.num_shards() == 1:
+    return {}
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
+      for path, leaf in named if leaf.sharding.spec != PartitionSpec()}
+
+
+def whole_tables(
+    found: list[Collective], tables: dict[str, tuple[int, ...]]
+) -> list[str]:
+  """The shared tables that a program brings together whole on a device.
+
+  Args:
+    found: of `collectives`.
+    tables: of `Programs`.
+
+  Returns:
+    Their names; a table is known by its shape.
+  """
+  gathered = {c.shape for c in found if c.kind in ('all-gather', 'all-reduce')}
+  return sorted(name for name, shape in tables.items() if shape in gathered)
+
+
+def facts(compiled: Any) -> dict[str, Any]:
+  """Bytes and operations of a compiled program on one device."""
+  memory = compiled.memory_analysis()
+  cost = compiled.cost_analysis() or {}
+  if isinstance(cost, list):
+    cost = cost[0]
+  found = collectives(compiled.as_text())
+  by_kind = {}
+  for c in found:
+    count, size = by_kind.get(c.kind, (0, 0))
+    by_kind[c.kind] = count + 1, size + c.bytes
+  return {
+      'arguments_bytes': memory.argument_size_in_bytes,
+      'temporary_bytes': memory.temp_size_in_bytes,
+      'peak_bytes': (
+          memory.argument_size_in_bytes + memory.output_size_in_bytes
+          - memory.alias_size_in_bytes + memory.temp_size_in_bytes),
+      'flops': cost.get('flops', 0.0),
+      'bytes_accessed': cost.get('bytes accessed', 0.0),
+      'collectives': {
+          kind: {'count': count, 'bytes': size}
+          for kind, (count, size) in sorted(by_kind.items())},
+      'collective_bytes': sum(c.bytes for c in found),
+  }
