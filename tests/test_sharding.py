@@ -55,6 +55,15 @@ def test_a_mesh_that_cannot_be_is_refused(field, value, words):
     sharding.make_mesh(config)
 
 
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(monkeypatch):
+  config = variants.tiny_config('dynllm')
+  config.mesh.data, config.train.batch_size = 8, 20
+  devices = jax.devices()[:1] * 8
+  monkeypatch.setattr(jax, 'devices', lambda: devices)
+  with pytest.raises(InputError, match='train.batch_size: 20 .*multiple of 8'):
+    sharding.make_mesh(config)
+
+
 def test_bytes_are_counted_by_path():
   mesh = sharding.make_mesh(variants.tiny_config('dynllm'))
   tree = sharding.place(mesh, {'a': {'b': np.zeros([3, 5], np.float32)}})
