@@ -147,11 +147,11 @@ def build(
   mesh = sharding.make_mesh(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   plan = feeds.training_plan(system, log, config.train.batch_size)
-  inputs = sharding.replicate(mesh, inputs_lib.build_inputs(
+  inputs = sharding.place(mesh, inputs_lib.build_inputs(
       log, item_text, facets,
       max(config.train.batch_size, config.eval.batch_size)))
   trainer = train.make_trainer(system, config, mesh, len(plan.start))
-  state = sharding.replicate(mesh, train.init_state(
+  state = sharding.place(mesh, train.init_state(
       trainer, config.seed, inputs, plan.capacity))
   return trainer, inputs, plan, state
 

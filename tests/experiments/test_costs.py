@@ -188,10 +188,10 @@ def test_no_program_does_with_fewer_operations_than_the_paper():
   from dynllm_jax.layers.attention import SingleQueryAttention
   rows, near, d, key = 64, 3, 16, 24
   layer = SingleQueryAttention(d, 2)
-  arguments = (np.ones((rows, d)), [np.ones((rows, near, key))],
+  arguments = ([np.ones((rows, d))], [np.ones((rows, near, key))],
                np.ones((rows, near), bool), True)
   params = layer.init(jax.random.key(0), *arguments)
-  cost = jax.jit(lambda p: layer.apply(p, *arguments)).lower(
+  cost = jax.jit(lambda p: layer.apply(p, *arguments).rows).lower(
       params).cost_analysis()['flops']
   paper = flops.attention(rows, rows * near, d, key, d, 2)
   assert paper <= cost <= 2 * paper  # beyond it: output, softmax
