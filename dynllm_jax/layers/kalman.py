@@ -1,7 +1,6 @@
 """A Kalman filter of user factors, with diagonal covariances (DMF)."""
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from dynllm_jax.types import Array

@@ -92,7 +92,8 @@ class DMF(StreamNetwork):
         inputs, events.items.size, True)(events.items)
     chain = memory_lib.chains(
         events.users, events.times, events.mask,
-        memory_lib.last_times(users, events.users), self.config.update_ties == 'mean')
+        memory_lib.last_times(users, events.users),
+        self.config.update_ties == 'mean')
     days = jnp.where(
         chain.previous_times >= 0,
         graph.days_between(chain.times, chain.previous_times), 0.0)

@@ -21,7 +21,6 @@ What differs here:
   switched on, are added to their embedding and do not fade.
 """
 
-import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax import graph

@@ -10,7 +10,6 @@ import time
 
 import hypothesis
 from hypothesis import strategies as st
-import numpy as np
 import pytest
 
 from dynllm_jax.text import store as store_lib
