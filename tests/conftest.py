@@ -18,7 +18,7 @@ jax.config.update('jax_default_matmul_precision', 'highest')
 # Linux allows a process 65,530 mappings, every compiled program takes several,
 # and past the limit the compiler crashes.
 _MAPPINGS = pathlib.Path('/proc/self/maps')
-_MAX_MAPPINGS = 45_000
+_MAX_MAPPINGS = 30_000
 
 
 @pytest.fixture(autouse=True)
