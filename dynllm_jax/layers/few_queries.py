@@ -85,12 +85,16 @@ def _on_cpu(function, otherwise, *args):
       *args, cpu=functools.partial(once, function), default=otherwise)
 
 
+def _product(formula, function, left, keys):
+  plain = functools.partial(jnp.einsum, formula)
+  if keys.shape[1] > _MANY_KEYS:
+    return plain(left, keys)
+  return _on_cpu(function, plain, left, keys)
+
+
 def _dots(queries, keys):
   """f32[batch, heads, n], every query with every key of its row."""
-  plain = functools.partial(jnp.einsum, 'bhd,bnd->bhn')
-  if keys.shape[1] > _MANY_KEYS:
-    return plain(queries, keys)
-  return _on_cpu(_dots_on_cpu, plain, queries, keys)
+  return _product('bhd,bnd->bhn', _dots_on_cpu, queries, keys)
 
 
 def _dots_on_cpu(queries, keys):
@@ -108,10 +112,7 @@ def _dots_on_cpu(queries, keys):
 
 def _mix(weights, keys):
   """f32[batch, heads, dim], `sum_n weights_n keys_n`."""
-  plain = functools.partial(jnp.einsum, 'bhn,bnd->bhd')
-  if keys.shape[1] > _MANY_KEYS:
-    return plain(weights, keys)
-  return _on_cpu(_mix_on_cpu, plain, weights, keys)
+  return _product('bhn,bnd->bhd', _mix_on_cpu, weights, keys)
 
 
 def _mix_on_cpu(weights, keys):
