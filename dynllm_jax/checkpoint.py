@@ -7,13 +7,13 @@ a temporary folder and renames it, so a step that is there is complete.
 """
 
 import contextlib
-import pathlib
 from typing import Any
 
 from absl import logging as absl_logging
 import jax
 import orbax.checkpoint as ocp
 
+from dynllm_jax import bucket
 from dynllm_jax import sharding
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
@@ -25,16 +25,19 @@ class Checkpoints:
   """The checkpoints of one run folder; a context manager.
 
   Args:
-    folder: the run folder.
+    folder: the run folder, also in a bucket: there Orbax ends a step with a
+      marker, and a step without it is none.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: bucket.Path):
+    if not bucket.is_url(folder):
+      folder = folder.resolve()
     absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells every save
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1, enable_async_checkpointing=False)
     self._managers = {
         kind: ocp.CheckpointManager(
-            (folder / 'checkpoints' / kind).resolve(), options=options,
+            folder / 'checkpoints' / kind, options=options,
             item_handlers={
                 'state': ocp.StandardCheckpointHandler(),
                 'status': ocp.JsonCheckpointHandler()})
@@ -100,7 +103,11 @@ class Checkpoints:
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
 
     def read(manager, epoch):
-      _check_shapes(manager.item_metadata(epoch)['state'].tree, wanted)
+      # Not the manager's: where it has saved into a bucket, as any process but
+      # the first, it would take the step for unfinished.
+      stored = ocp.StandardCheckpointHandler().metadata(
+          manager.directory / str(epoch) / 'state')
+      _check_shapes(stored.tree, wanted)
       return manager.restore(epoch, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(wanted, strict=False)))['state']
 

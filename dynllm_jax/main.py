@@ -100,8 +100,7 @@ def _read_flags(argv):
       flags.FLAGS['config']).partition(':')[0]
   name = os.path.basename(file).removesuffix('.py')
   workdir = _WORKDIR.value or os.path.join('runs', name)
-  # A shell leaves the ~ of --workdir=~/runs as it is.
-  return _CONFIG.value, os.path.expanduser(workdir), _MODE.value
+  return _CONFIG.value, workdir, _MODE.value
 
 
 def _try_config_file(argv):

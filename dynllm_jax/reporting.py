@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 import dynllm_jax
+from dynllm_jax import bucket
 from dynllm_jax.progress import Progress, is_writer, say  # pylint: disable=unused-import
 from dynllm_jax.types import InputError
 
@@ -24,11 +25,14 @@ class RunFolder:
   """The files that a run leaves in its folder; process 0 alone writes them.
 
   Args:
-    path: the folder; made, with its parents, when first written to.
+    path: the folder, also in a bucket; made when first written to.
+
+  Raises:
+    InputError: if it is of a place that is not supported.
   """
 
   def __init__(self, path: str):
-    self.path = pathlib.Path(path)
+    self.path = bucket.path('--workdir', path)
 
   def check(self) -> None:
     """Stops, before work is spent, where the folder cannot be written.
@@ -36,6 +40,9 @@ class RunFolder:
     Raises:
       InputError: if the folder cannot be made or written in.
     """
+    if bucket.is_url(self.path):
+      bucket.check_writable('--workdir', self.path)
+      return
     place = self.path.absolute()
     while not place.exists() and place != place.parent:
       place = place.parent
@@ -66,7 +73,12 @@ class RunFolder:
     self._write(name, content.getvalue())
 
   def _write(self, name, content):
-    if is_writer():
+    if not is_writer():
+      return
+    if bucket.is_url(self.path):  # where files appear whole
+      content = content.encode() if isinstance(content, str) else content
+      (self.path / name).write_bytes(content)
+    else:
       write_atomically(self.path / name, content)
 
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
@@ -83,14 +95,16 @@ class RunFolder:
     # Imported here: it takes a second that a mistyped command need not wait.
     import tensorboardX  # pylint: disable=g-import-not-at-top
     folder = self.path / 'tensorboard'
-    fresh = len(records) <= 1
-    if fresh and folder.exists():
+    if len(records) <= 1 and folder.exists():
       for old in folder.iterdir():
         old.unlink()
-    with tensorboardX.SummaryWriter(str(folder)) as writer:
-      for name, value in records[-1].items():
-        if name != 'epoch':
-          writer.add_scalar(name, value, records[-1]['epoch'])
+    with tempfile.TemporaryDirectory() as scratch:
+      with tensorboardX.SummaryWriter(scratch) as writer:
+        for name, value in records[-1].items():
+          if name != 'epoch':
+            writer.add_scalar(name, value, records[-1]['epoch'])
+      for file in pathlib.Path(scratch).iterdir():
+        self._write(f'tensorboard/{file.name}', file.read_bytes())
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

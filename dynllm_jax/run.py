@@ -180,11 +180,11 @@ def train_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
 def evaluate_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
   """`--mode=evaluate`: restores the best epoch, validates and tests."""
   folder = reporting.RunFolder(workdir)
+  folder.check()
   if not (folder.path / 'checkpoints').is_dir():
     raise InputError(
         f'--workdir: {workdir!r} has no checkpoint to evaluate; allowed: the '
         'folder of a run with --mode=train')
-  folder.check()
   run = pipeline.prepare(config)
   with Checkpoints(folder.path) as checkpoints:
     report(run, checkpoints, folder)

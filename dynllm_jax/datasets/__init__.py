@@ -8,11 +8,11 @@ A source is a module of this folder with two functions of `config.data`:
 import hashlib
 import importlib
 import json
-import os
 import pathlib
 import types
 from typing import Any, Callable
 
+from dynllm_jax import bucket
 from dynllm_jax import scratch
 from dynllm_jax.datasets import paths
 from dynllm_jax.datasets import prepare
@@ -43,7 +43,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   source = source_module('event_log' if named else data_config.source)
   fingerprint = _fingerprint(data_config, source.files(data_config))
   folder = data_folder(data_config) / 'event_logs' / fingerprint
-  if folder.exists():
+  if bucket.fetch(folder):
     try:
       log = store.load(folder, fingerprint)
       report(f'data: {log.source}')
@@ -61,6 +61,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
                   if name not in raw.counts}, report)
   try:
     store.save(log, folder)
+    bucket.publish(folder)
   except OSError as error:
     raise InputError(f'data.dir: {folder} cannot be written ({error}); it must '
                      'be a folder that can be') from error
@@ -92,11 +93,16 @@ def _module(name: str) -> types.ModuleType:
 
 
 def data_folder(data_config: Any) -> pathlib.Path:
-  """Where prepared data are kept: `data.dir` or the user's cache."""
+  """Where prepared data are kept: `data.dir` or the user's cache.
+
+  Of a bucket's folder, the copy on this machine (bucket.py).
+
+  Raises:
+    InputError: if it is of a place that is not supported.
+  """
   if data_config.dir:
-    return pathlib.Path(data_config.dir).expanduser()
-  cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(cache).expanduser() / 'dynllm_jax'
+    return bucket.local('data.dir', data_config.dir)
+  return bucket.cache()
 
 
 def check(data_config: Any) -> None:

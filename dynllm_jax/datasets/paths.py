@@ -6,6 +6,7 @@ import io
 import os
 from typing import Any
 
+from dynllm_jax import bucket
 from dynllm_jax.types import InputError
 
 _FORMATS = {
@@ -81,13 +82,15 @@ class File:
 
 
 def check_file(field: str, path: str) -> str:
-  """The path of a readable, non-empty file.
+  """The path of a readable, non-empty file; of one in a bucket, its copy's.
 
   Raises:
     InputError: naming `field` and the path, if it is anything else.
   """
   if not path:
     raise InputError(f'{field}: is empty; it must be the path of a file')
+  if '://' in path:
+    path = bucket.fetch_file(field, path)
   path = os.path.expanduser(path)
   if os.path.isdir(path):
     raise InputError(f'{field}: {path} is a directory; it must be a file')

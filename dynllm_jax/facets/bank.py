@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax import scratch
+from dynllm_jax import bucket, scratch
 from dynllm_jax.facets import windows, writers
 from dynllm_jax.text import encoders
 from dynllm_jax.types import FACETS, EventLog, FacetBank
@@ -117,7 +117,7 @@ def plan(
   report(f'facets: {writers.describe(facets_config.writer)}; '
          f'{encoders.describe(facets_config.encoder)}')
   texts = 0
-  if folder.exists():
+  if bucket.fetch(folder):
     report(f'facets: nothing to write, all are in {folder}')
   else:
     profiles = windows.profiles(
@@ -125,8 +125,8 @@ def plan(
     writers.plan(
         facets_config.writer, log, profiles, _written(cache_dir), report)
     texts = len(FACETS) * len(profiles)
-  items = log.num_items * (
-      not _item_place(facets_config.encoder, log, cache_dir).exists())
+  items = log.num_items * (not bucket.fetch(
+      _item_place(facets_config.encoder, log, cache_dir)))
   report(f'facets: at most {texts:,} facet texts and {items:,} item texts to '
          'embed')
 
@@ -241,7 +241,7 @@ def _cached(
   Returns:
     The arrays by name, what `make` returned, and the folder.
   """
-  if folder.exists():
+  if bucket.fetch(folder):
     damage = _damage(folder)
     if not damage:
       return *_load(folder, names), folder
@@ -260,7 +260,8 @@ def _cached(
     except OSError:
       if not folder.exists():  # else another process was first
         raise
-    return *loaded, folder
+  bucket.publish(folder)
+  return *loaded, folder
 
 
 def _load(

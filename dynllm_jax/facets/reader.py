@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dynllm_jax import bucket
 from dynllm_jax.facets import bank, windows
 from dynllm_jax.types import FACETS, EventLog, InputError
 
@@ -32,7 +33,7 @@ def show(
         f'--user: {user!r} is not in the prepared log; allowed: one of its '
         f'{log.num_users:,} users, such as {", ".join(log.user_ids[1:4])}')
   folder = bank.place(facets_config, log, cache_dir)
-  if not folder.exists():
+  if not bucket.fetch(folder):
     raise InputError(
         f'--user: the facets of this log are not there yet ({folder}); write '
         'them first, with --mode=facets and no --user')

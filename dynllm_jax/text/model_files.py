@@ -10,6 +10,7 @@ import json
 import pathlib
 from typing import Any
 
+from dynllm_jax import bucket
 from dynllm_jax.types import InputError
 
 # In the order of preference; the first kind that is there is read.
@@ -83,7 +84,8 @@ def identity(field: str, name: str, notes: str = '') -> str:
   note = None
   if notes:
     key = hashlib.sha256(name.encode()).hexdigest()[:24]
-    note = pathlib.Path(notes, 'models', f'{key}.json')
+    note = pathlib.Path(notes, 'models', key, 'identity.json')
+    bucket.fetch(note.parent)
   folder = _at_hand(field, name, missing_ok=bool(note and note.exists()))
   if folder is None or not weights(folder):
     if note and note.exists():
@@ -102,6 +104,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
       fresh = note.with_suffix('.new')
       fresh.write_text(content, encoding='utf-8')
       fresh.rename(note)
+      bucket.publish(note.parent)
   return found
 
 

@@ -21,7 +21,7 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,7 @@ class Store:
     self._end = 0  # of the last row's payload
     self._lengths = (_MAX_LENGTH, 0)  # of the shortest and the longest row
     self._recent: dict[bytes, int] = {}
+    self.appended: Callable[[], None] = lambda: None  # told of new rows
     self._sort()
     if not self._about_path.exists():
       self._create(about)
@@ -143,6 +144,11 @@ class Store:
             f'{self.folder}: cannot be written ({error}); what it holds is '
             'kept') from error
       self.refresh()
+    self.appended()
+
+  def keys(self, first: int) -> list[bytes]:
+    """The keys of the rows from `first` on."""
+    return [key.tobytes() for key in self._entries['key'][first:]]
 
   def read(self, row: int) -> bytes:
     """The payload of a row.

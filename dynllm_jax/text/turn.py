@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator
 
+from dynllm_jax.text import shared
 from dynllm_jax.text.store import Store
 from dynllm_jax.types import InputError
 
@@ -17,11 +18,13 @@ def turn(store: Store, report: Callable[[str], None]) -> Iterator[None]:
   ends the turn of a process that dies. Reading and appending need none.
 
   Args:
-    store: the store.
+    store: the store; with the rows that its folder has in a bucket, and what
+      is appended meanwhile is put there as well.
     report: takes a line if there is another process to wait for.
 
   Raises:
-    InputError: if the store's folder cannot be written or is damaged.
+    InputError: if the store's folder cannot be written or is damaged, or the
+      bucket cannot be used.
   """
   try:
     file = open(store.folder / 'turn', 'ab')
@@ -35,4 +38,5 @@ def turn(store: Store, report: Callable[[str], None]) -> Iterator[None]:
       report(f'waiting for another process that fills {store.folder}')
       fcntl.flock(file, fcntl.LOCK_EX)
     store.refresh()
-    yield
+    with shared.rows(store):
+      yield
