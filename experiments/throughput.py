@@ -1,7 +1,8 @@
 r"""Speed beside the peers and beside what the machine can do.
 
     pip install -e '.[peers]'        # here, or in an environment of its own
-    python -m experiments.throughput --peer_python=OTHER_VENV/bin/python
+    python -m experiments.throughput --peer_python=OTHER_VENV/bin/python \
+        --recbole_python=THIRD_VENV/bin/python
 
 Prints `aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>` for
 each aim and writes `experiments/results/throughput.json` and `.md`. What is
@@ -28,6 +29,7 @@ import numpy as np
 
 from configs import tmall
 from dynllm_jax import evaluate
+from dynllm_jax import pipeline
 from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 from experiments import aims
@@ -39,6 +41,9 @@ from experiments import start_up
 
 _PEER = flags.DEFINE_string(
     'peer_python', sys.executable, 'Python that has torch_geometric.')
+_RECBOLE = flags.DEFINE_string(
+    'recbole_python', sys.executable, 'Python that has RecBole 1.2, which '
+    'needs numpy 1.')
 _SLICES = flags.DEFINE_integer(
     'slices', 5, 'Slices that are counted, after one to warm up.')
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
@@ -64,6 +69,8 @@ AIMS = {
     'tgn_b2048_n10': aims.Aim(3.0),
     'tgn_b200_n10': aims.Aim(4.0),
     'tgn_b200_n50': aims.Aim(8.0),
+    'lightgcn': aims.Aim(1.0),
+    'ngcf': aims.Aim(1.0),
     'dynllm_384': aims.Aim(5.0),
     'dynllm_1536': aims.Aim(5.0),
     'dynllm_ranking': aims.Aim(60.0),
@@ -98,24 +105,52 @@ def rate(slices: slices_lib.Slices) -> float:
   return events / seconds
 
 
-def beside_peer(batch: int, near: int) -> aims.Found:
+def beside_tgn(batch: int, near: int) -> aims.Found:
   """TGN of ours and torch_geometric's, slice after slice."""
-  peer_file = pathlib.Path(__file__).parent / 'peer_tgn.py'
-  if subprocess.run(
-      [_PEER.value, '-c', 'import torch_geometric'], check=False,
-      capture_output=True).returncode:
-    return {'value': None,
-            'why': 'no torch_geometric; pass --peer_python or install peers'}
   slices, run = ours(
       'tgn', train__batch_size=batch, model__num_neighbors=near)
+  return beside_peer(
+      _PEER.value, 'torch_geometric', 'peer_tgn.py', slices, run,
+      [batch, near, run.config.model.dim], batch)
+
+
+def beside_recbole(system: str, model: str) -> aims.Found:
+  """A static graph system of ours and RecBole's, slice after slice."""
+  batch, layers = 2048, 2
+  slices, run = ours(
+      system, train__batch_size=batch, model__num_layers=layers)
+  return beside_peer(
+      _RECBOLE.value, 'recbole', 'peer_recbole.py', slices, run,
+      [model, batch, run.config.model.dim, layers], batch)
+
+
+def beside_peer(
+    python: str, package: str, file: str, slices: slices_lib.Slices,
+    run: pipeline.Run, arguments: list[Any], batch: int) -> aims.Found:
+  """A system of ours and a peer's on the same training events, in turn.
+
+  Args:
+    python: that has the peer's package.
+    package: its name.
+    file: of this folder; trains the peer.
+    slices: ours.
+    run: whose training events both see.
+    arguments: of the file, between the log and the events of a slice.
+    batch: events of a batch.
+  """
+  if subprocess.run(
+      [python, '-c', f'import {package}'], check=False,
+      capture_output=True).returncode:
+    return {'value': None, 'why': f'{python} has no {package}'}
   events = max(batch, _EVENTS.value // batch * batch)
+  log = run.log
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'log.npz')
-    np.savez(path, users=run.log.users, items=run.log.items,
-             times=run.log.times)
+    np.savez(path, **{name: getattr(log, name)[:log.train_end]
+                      for name in ('users', 'items', 'times')})
     peer = subprocess.Popen(
-        [_PEER.value, str(peer_file), path, str(batch), str(near),
-         str(run.config.model.dim), str(events)],
+        [python, str(pathlib.Path(__file__).parent / file), path,
+         *map(str, arguments), str(events)],
         text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     name = peer.stdout.readline().strip()
     pairs = []
@@ -219,9 +254,11 @@ def accelerator(system: str) -> aims.Found:
 
 
 MEASURES = {
-    'tgn_b2048_n10': lambda: beside_peer(2048, _NEIGHBORS),
-    'tgn_b200_n10': lambda: beside_peer(200, 10),
-    'tgn_b200_n50': lambda: beside_peer(200, 50),
+    'tgn_b2048_n10': lambda: beside_tgn(2048, _NEIGHBORS),
+    'tgn_b200_n10': lambda: beside_tgn(200, 10),
+    'tgn_b200_n50': lambda: beside_tgn(200, 50),
+    'lightgcn': lambda: beside_recbole('lightgcn', 'LightGCN'),
+    'ngcf': lambda: beside_recbole('ngcf', 'NGCF'),
     'dynllm_384': lambda: dynllm_training(384),
     'dynllm_1536': lambda: dynllm_training(1536),
     'dynllm_ranking': dynllm_ranking,
