@@ -1,4 +1,4 @@
-r"""How the cost grows: with events, with nodes, with the catalogue.
+r"""How the cost grows: with events, nodes, the catalogue, devices.
 
     pip install -e '.[experiments]'
     python -m experiments.scaling
@@ -25,6 +25,7 @@ from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 from experiments import aims
 from experiments import pages
+from experiments import scaling_devices
 from experiments.worker import Worker
 
 _SLICES = flags.DEFINE_integer(
@@ -41,7 +42,8 @@ _ITEMS = flags.DEFINE_list(
 _FIELDS = flags.DEFINE_list(
     'fields', [], 'Of the configuration, as model.dim=128.')
 _CURVES = flags.DEFINE_list(
-    'curves', ['events', 'nodes', 'ranking'], 'That are measured.')
+    'curves', ['events', 'nodes', 'ranking', 'devices'],
+    'That are measured; devices is experiments/scaling_devices.py.')
 _OUT = flags.DEFINE_string(
     'out', str(pathlib.Path(__file__).parent / 'results' / 'scaling'),
     'Where .json, .md and .svg go.')
@@ -210,6 +212,8 @@ def main(argv: list[str]) -> int:
           'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events'},
       aims.SCALING, results, _page(curves), curves=curves)
   chart(curves, pathlib.Path(_OUT.value + '.svg'))
+  if 'devices' in _CURVES.value:
+    scaling_devices.run()
   return 0
 
 

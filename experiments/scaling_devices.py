@@ -3,8 +3,8 @@
 `python -m experiments.scaling_devices` compiles the training and the ranking
 step for meshes of fake CPU devices, counts what one device computes and what
 it sends (XLA's cost analysis and the collectives of the compiled text), and
-projects a slice of 256 chips from the TPU programs of `--tpu` (written by
-experiments/tpu_compile.py). Two cores cannot tell more: eight fake devices
+projects a slice of 256 chips from the TPU programs that
+experiments/tpu_compile.py has compiled. `experiments.scaling` runs it too. Two cores cannot tell more: eight fake devices
 share them.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 
 from absl import app
 from absl import flags
+
+from dynllm_jax import reporting
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 TMALL = dict(users=5_651, items=10_333, events=258_390, windows=24,
@@ -125,7 +127,7 @@ def line(aim: dict[str, Any]) -> str:
           f'wanted={aim["wanted"]} met={met}')
 
 
-def page(rows, tpu, found) -> str:
+def page(rows, tpu, found, commit) -> str:
   """The results as a page."""
   lines = [
       '# Scaling over devices', '',
@@ -133,7 +135,7 @@ def page(rows, tpu, found) -> str:
       'neighbors), compiled for fake CPU devices: what ONE device computes '
       'and moves, by XLA\'s cost analysis and the collectives of the compiled '
       'text. A loop of the ordered update counts for one round. No time was '
-      'measured: the devices share two cores.', '',
+      f'measured: the devices share two cores. Commit {commit}.', '',
       '| mesh | events a step | GFLOP | tables and state, MB | collectives | '
       'their MB |', '|---|---|---|---|---|---|']
   for row in rows:
@@ -145,7 +147,8 @@ def page(rows, tpu, found) -> str:
   if tpu:
     lines += [
         '', '## Compiled for TPU v5e', '',
-        'No TPU was there. GiB as the compiler\'s memory analysis has them, '
+        'No TPU was there. Commit '
+        f'{", ".join(sorted({f["commit"] for f in tpu.values()}))}. GiB as the compiler\'s memory analysis has them, '
         'of 16 a chip. MB of collectives: of a training step, and of one '
         'block of the catalogue when ranking.', '',
         '| slice | mesh | program | GiB a chip | GFLOP | collectives | their '
@@ -178,33 +181,38 @@ def page(rows, tpu, found) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: list[str]) -> None:
+def run() -> None:
   """Measures, prints the aims, writes the page."""
-  del argv
-  if _ONE.value:
-    shape = tuple(int(n) for n in _SHAPE.value.split('x'))
-    print(json.dumps(_measure_here(shape, _BATCH.value)))
-    return
   rows = [
       measure(shape, batch_size) for shape, batch_size in (
           ((1, 1), 2048), ((8, 1), 2048), ((1, 8), 2048), ((4, 2), 2048),
-          ((8, 1), 16_384))] if _STEPS.value else []
+          ((8, 1), 16_384))]
   file = RESULTS / 'tpu_compile.json'
   tpu = json.loads(file.read_text()) if file.exists() else {}
   found = aims(rows, tpu)
   for aim in found:
-    print(line(aim))
-  RESULTS.mkdir(exist_ok=True)
-  (RESULTS / 'scaling_devices.json').write_text(json.dumps(
-      {'steps': rows, 'tpu': tpu, 'aims': found}, indent=1) + '\n')
-  (RESULTS / 'scaling_devices.md').write_text(page(rows, tpu, found))
+    reporting.say(line(aim))
+  commit = reporting.commit()
+  reporting.write_atomically(
+      RESULTS / 'scaling_devices.json', json.dumps(
+          {'commit': commit, 'steps': rows, 'tpu': tpu, 'aims': found},
+          indent=1) + '\n')
+  reporting.write_atomically(
+      RESULTS / 'scaling_devices.md', page(rows, tpu, found, commit))
+
+
+def main(argv: list[str]) -> None:
+  """With --one a mesh, else everything."""
+  del argv
+  if _ONE.value:
+    shape = tuple(int(n) for n in _SHAPE.value.split('x'))
+    print(json.dumps(_measure_here(shape, _BATCH.value)))
+  else:
+    run()
 
 
 if __name__ == '__main__':
   _ONE = flags.DEFINE_bool('one', False, 'Compile one mesh and print it.')
-  _STEPS = flags.DEFINE_bool(
-      'steps', True, 'Compile for fake CPU devices; else what '
-      'experiments/tpu_compile.py has found is reported alone.')
   _SHAPE = flags.DEFINE_string('shape', '1x1', 'With --one: the mesh.')
   _BATCH = flags.DEFINE_integer('batch_size', 2048, 'With --one: the batch.')
   app.run(main)

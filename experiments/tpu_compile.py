@@ -26,6 +26,7 @@ def compile_case(name: str) -> dict:
   from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
   import numpy as np  # pylint: disable=g-import-not-at-top
   from dynllm_jax import config as config_lib  # pylint: disable=g-import-not-at-top
+  from dynllm_jax import reporting  # pylint: disable=g-import-not-at-top
   from experiments import compiled  # pylint: disable=g-import-not-at-top
   sizes = {
       'tmall': compiled.LogSize(5_651, 10_333, 258_390, 24, 60_000),
@@ -41,7 +42,8 @@ def compile_case(name: str) -> dict:
   config.train.batch_size = batch_size
   programs = compiled.lower(config, sizes[size], mesh)
   result = {'mesh': f'{shape[0]} x {shape[1]}', 'batch_size': batch_size,
-            'size': sizes[size]._asdict(), 'jax': jax.__version__}
+            'size': sizes[size]._asdict(), 'jax': jax.__version__,
+            'commit': reporting.commit()}
   for part in ('train', 'rank'):
     began = time.perf_counter()
     program = getattr(programs, part).compile()
