@@ -17,14 +17,16 @@ FLOORS = [
     'distributed', 'reporting', 'config_file', 'config', 'sharding', 'inputs',
     'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
-    'metrics', 'memory', 'graph', 'rows', 'progress', 'scratch', 'types',
+    'metrics', 'memory', 'graph', 'rows', 'progress', 'bucket', 'scratch',
+    'types',
     '',  # the package itself, for its version
 ]
 # Who may import what is slow to import; and only inside a function.
 LAZY = {
     'transformers': {'facets', 'text'}, 'huggingface_hub': {'text'},
     'openai': {'facets', 'text'},
-    'tensorflow_datasets': {'datasets'}}
+    'tensorflow_datasets': {'datasets'},
+    **dict.fromkeys(('etils', 'fsspec', 'gcsfs'), {'bucket'})}
 HARNESS = (
     'train', 'evaluate', 'pipeline', 'run', 'results', 'feeds', 'objective')
 # A system's name that is also the name of something else that is reported.
