@@ -108,14 +108,17 @@ def fetch(folder: pathlib.Path) -> bool:
       return True
     try:
       names = json.loads((source / _MARKER).read_text())
-      with scratch.folder(folder.parent) as fresh:
-        for name in names:
-          _copy(source / name, fresh / name)
-        with contextlib.suppress(OSError):  # another process was first
-          fresh.rename(folder)
     except FileNotFoundError:
       return False
-  return folder.exists()
+    with scratch.folder(folder.parent) as fresh:
+      for name in names:
+        if not (source / name).exists():
+          raise InputError(
+              f'{source / _MARKER} names {name}, which is not there; a sound '
+              'copy is needed, or remove the marker to build it again')
+        _copy(source / name, fresh / name)
+      scratch.place(fresh, folder)
+  return True
 
 
 def publish(folder: pathlib.Path) -> None:
@@ -151,8 +154,7 @@ def fetch_file(field: str, url: str) -> str:
     if not folder.exists():
       with scratch.folder(folder.parent) as fresh:
         _copy(source, fresh / source.name)
-        with contextlib.suppress(OSError):
-          fresh.rename(folder)
+        scratch.place(fresh, folder)
   return str(folder / source.name)
 
 

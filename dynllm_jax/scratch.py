@@ -43,6 +43,19 @@ def folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     yield fresh
 
 
+def place(built: pathlib.Path, final: pathlib.Path) -> None:
+  """Renames a folder to its place; where another was first, that one stays.
+
+  Raises:
+    OSError: if it cannot be renamed and there is none.
+  """
+  try:
+    built.rename(final)
+  except OSError:
+    if not final.exists():
+      raise
+
+
 def remove(place: pathlib.Path) -> None:
   """Removes a folder: out of sight in one step, then file by file."""
   grave = place.with_name(f'{_REMOVED}{uuid.uuid4().hex}')

@@ -4,8 +4,8 @@
 step for meshes of fake CPU devices, counts what one device computes and what
 it sends (XLA's cost analysis and the collectives of the compiled text), and
 projects a slice of 256 chips from the TPU programs that
-experiments/tpu_compile.py has compiled. `experiments.scaling` runs it too. Two cores cannot tell more: eight fake devices
-share them.
+experiments/tpu_compile.py has compiled. `experiments.scaling` runs it too. Two
+cores cannot tell more: eight fake devices share them.
 """
 
 import json
@@ -148,8 +148,8 @@ def page(rows, tpu, found, commit) -> str:
     lines += [
         '', '## Compiled for TPU v5e', '',
         'No TPU was there. Commit '
-        f'{", ".join(sorted({f["commit"] for f in tpu.values()}))}. GiB as the compiler\'s memory analysis has them, '
-        'of 16 a chip. MB of collectives: of a training step, and of one '
+        f'{", ".join(sorted({f["commit"] for f in tpu.values()}))}. GiB as '
+        'the compiler\'s memory analysis has them, of 16 a chip. MB of collectives: of a training step, and of one '
         'block of the catalogue when ranking.', '',
         '| slice | mesh | program | GiB a chip | GFLOP | collectives | their '
         'MB | whole tables |', '|---|---|---|---|---|---|---|---|']

@@ -158,6 +158,12 @@ def test_a_folder_is_there_once_its_marker_is(machine):
   assert bucket.fetch(place())
   assert sorted(p.name for p in place().iterdir()) == [
       'about.json', 'texts.npy']
+  machine('third')
+  (marker.parent / 'about.json').unlink()
+  with pytest.raises(InputError, match='COMMITTED names about.json, which'):
+    bucket.fetch(place())
+  assert not place().exists()
+  machine('second')
   # A machine that stopped between building and copying copies later.
   marker.unlink()
   assert bucket.fetch(place())

@@ -255,11 +255,7 @@ def _cached(
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
-    try:
-      fresh.rename(folder)
-    except OSError:
-      if not folder.exists():  # else another process was first
-        raise
+    scratch.place(fresh, folder)
   bucket.publish(folder)
   return *loaded, folder
 
