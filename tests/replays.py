@@ -49,13 +49,20 @@ def score_step(system, batch_size, params, inputs, memory, pending, row):
 
 
 def changed_future(log, cut, how):
-  """The log with everything from event `cut` on changed, and nothing before."""
+  """The log with everything from event `cut` on changed, and nothing before.
+
+  'items' changes every item and leaves users and times, so that each event
+  still has its row of scores.
+  """
   rng = np.random.default_rng(9)
   users, items, times = log.users.copy(), log.items.copy(), log.times.copy()
   if how == 'changed':
     users[cut:] = rng.integers(1, log.num_users + 1, len(users) - cut)
     items[cut:] = rng.integers(1, log.num_items + 1, len(items) - cut)
     times[cut:] += 977
+  elif how == 'items':
+    items[cut:] = 1 + (items[cut:] + rng.integers(
+        0, log.num_items - 1, len(items) - cut)) % log.num_items
   elif how == 'permuted':
     order = rng.permutation(len(users) - cut)
     users[cut:], items[cut:] = users[cut:][order], items[cut:][order]

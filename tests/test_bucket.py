@@ -26,15 +26,22 @@ ARGUMENTS = [
 
 
 @pytest.fixture(scope='module')
-def environment():
-  """Variables of processes that are to use the emulator, as this one does."""
-  fake = FakeBucket()
+def fake():
+  """The emulator, which this process uses."""
+  running = FakeBucket()
   patch = pytest.MonkeyPatch()
   for name in ('STORAGE_EMULATOR_HOST', 'TENSORSTORE_GCS_HTTP_URL'):
-    patch.setenv(name, fake.url)
-  yield dict(os.environ)
+    patch.setenv(name, running.url)
+  yield running
   patch.undo()
-  fake.close()
+  running.close()
+
+
+@pytest.fixture
+def environment(fake):
+  """Variables of processes that are to use the emulator."""
+  del fake
+  return dict(os.environ)
 
 
 @pytest.fixture
@@ -168,6 +175,15 @@ def test_a_folder_is_there_once_its_marker_is(machine):
   marker.unlink()
   assert bucket.fetch(place())
   assert marker.exists()
+
+
+def test_what_others_write_is_seen(machine, fake):
+  folder = bucket.path('data.dir', 'gs://shop/busy')
+  (folder / 'mine').write_text('')
+  names = lambda: sorted(path.name for path in folder.iterdir())
+  assert names() == ['mine']
+  fake.objects['busy/theirs'] = fake.objects['busy/mine']
+  assert names() == ['mine', 'theirs']
 
 
 def keys(count, first=0):
