@@ -17,6 +17,7 @@ from dynllm_jax import losses
 from dynllm_jax import objective
 from dynllm_jax import rows
 from dynllm_jax import sharding
+from dynllm_jax import sparse
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
@@ -140,19 +141,24 @@ def train_step(
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
       _objective, trainer, inputs, state, batch, events, real, key)
+  held = sparse.held_rows(objective_of, state.params)
+  params, opt_state = sparse.take(held, (state.params, state.opt_state))
   (_, (loss, memory)), grads = jax.value_and_grad(
-      objective_of, has_aux=True)(state.params)
+      lambda params: objective_of(sparse.hold(held, params)),
+      has_aux=True)(params)
   if loss.user_vectors is not None:
     loss = loss._replace(**rows.gathered({
         'user_vectors': loss.user_vectors,
         'item_vectors': loss.item_vectors}))
-  updates, opt_state = trainer.optimizer.update(
-      grads, state.opt_state, state.params)
+  updates, new_opt_state = trainer.optimizer.update(grads, opt_state, params)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
   return sharding.lay(TrainState(
       step=state.step + real,
-      params=keep(optax.apply_updates(state.params, updates), state.params),
-      opt_state=keep(opt_state, state.opt_state),
+      params=sparse.put(
+          held, state.params,
+          keep(optax.apply_updates(params, updates), params)),
+      opt_state=sparse.put(
+          held, state.opt_state, keep(new_opt_state, opt_state)),
       memory=memory,  # nothing was due in a step that is not real
       pending=keep(
           feeds.add_pending(

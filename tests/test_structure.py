@@ -15,6 +15,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
     'distributed', 'reporting', 'config_file', 'config', 'sharding', 'inputs',
+    'sparse',
     'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
     'metrics', 'memory', 'graph', 'rows', 'progress', 'bucket', 'scratch',

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from dynllm_jax import rows as rows_lib
 from dynllm_jax.layers.dropout import Dropout
+from dynllm_jax.layers.embed import Embed
 from dynllm_jax.types import Array
 
 
@@ -44,5 +45,5 @@ class ItemStatic(nn.Module):
       rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)
     if self.use_id:
-      static += nn.Embed(num_rows or len(text), self.dim)(items)
+      static += Embed(num_rows or len(text), self.dim)(items)
     return static

@@ -25,6 +25,7 @@ import ml_collections
 
 from dynllm_jax import graph
 from dynllm_jax.layers import memory_update
+from dynllm_jax.layers.embed import Embed
 from dynllm_jax.layers.projection import LinearProjection
 from dynllm_jax.layers.stream_network import check_fields
 from dynllm_jax.layers.stream_network import shared_fields
@@ -59,7 +60,7 @@ class UserStatic(nn.Module):
   @nn.compact
   def __call__(self, users: Array, num_rows: int) -> Array:
     """Maps i32[batch] users, of a table of `num_rows`, to f32[batch, dim]."""
-    return nn.Embed(num_rows, self.dim)(users)
+    return Embed(num_rows, self.dim)(users)
 
 
 class JODIE(StreamNetwork):

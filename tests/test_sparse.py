@@ -1,0 +1,104 @@
+"""Steps that touch the rows they read, against steps over whole tables."""
+
+import functools
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import variants
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import sharding
+from dynllm_jax import sparse
+from dynllm_jax import train
+
+BATCH = 16
+
+
+def build(variant, num_users=1500, num_items=3000):
+  """A trainer, its inputs, the plan's rows and a first state."""
+  config = variants.tiny_config(variant)
+  log = helpers.random_log(
+      3, num_users, num_items, num_events=150, num_times=60)
+  inputs = helpers.random_inputs(log, padding=BATCH)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  plan = batching.plan_batches(log.times, 0, log.train_end, BATCH)
+  trainer = train.make_trainer(
+      system, config, sharding.make_mesh(config), len(plan.start))
+  plan_rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
+  return trainer, inputs, plan_rows, train.init_state(
+      trainer, 0, inputs, plan.capacity)
+
+
+def stepper(trainer, inputs):
+  step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
+  return lambda state, row: step(state, row)[0]
+
+
+def learned(state):
+  """Parameters and moments as arrays by path."""
+  leaves = jax.tree_util.tree_leaves_with_path(
+      (state.params, state.opt_state))
+  return {jax.tree_util.keystr(path): np.asarray(leaf)
+          for path, leaf in leaves}
+
+
+@pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
+def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
+  trainer, inputs, plan_rows, start = build(variant)
+  of_rows = stepper(trainer, inputs)
+  before = of_rows(start, plan_rows[0])
+  after = learned(of_rows(before, plan_rows[1]))
+  monkeypatch.setattr(sparse, 'held_rows', lambda *_: {})
+  whole = stepper(trainer, inputs)
+  # Without moments a row that is not read stands still either way.
+  first, expected = learned(before), learned(whole(start, plan_rows[0]))
+  for path, value in first.items():
+    np.testing.assert_allclose(value, expected[path], 1e-4, 1e-7, err_msg=path)
+  expected = learned(whole(before, plan_rows[1]))
+  tables = 0
+  for path, value in after.items():
+    moved = np.ones(value.shape, bool)
+    if 'embedding' in path:
+      tables += 1
+      moved = np.broadcast_to(
+          (value != first[path]).any(axis=1)[:, None], value.shape)
+      assert 0 < moved[:, 0].sum() < len(value) / 4
+    np.testing.assert_allclose(
+        value[moved], expected[path][moved], 1e-4, 1e-7, err_msg=path)
+  assert tables == 3 * (2 if variant == 'jodie' else 1)
+
+
+def test_a_padding_step_changes_no_row():
+  trainer, inputs, plan_rows, start = build('tgn, text and ids')
+  step = stepper(trainer, inputs)
+  state = step(start, plan_rows[0])
+  start_row, _, part, ready = plan_rows[1]
+  expected = learned(state)
+  for path, value in learned(
+      step(state, (start_row, 0 * part, part, ready))).items():
+    np.testing.assert_array_equal(value, expected[path])
+
+
+def test_the_work_of_a_step_does_not_grow_with_the_tables():
+  def flops(num_items):
+    trainer, inputs, plan_rows, state = build(
+        'tgn, text and ids', num_items=num_items)
+    step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
+    return step.lower(state, plan_rows[0]).compile().cost_analysis()['flops']
+
+  assert flops(6000) == flops(3000)
+
+
+def test_a_table_that_is_read_whole_is_left_whole():
+  trainer, inputs, plan_rows, state = build(
+      'tgn, text and ids', num_users=12, num_items=15)
+  del plan_rows
+  objective = functools.partial(
+      trainer.system.embed, memory=state.memory, inputs=inputs,
+      users=jnp.arange(5), user_times=jnp.arange(5), items=jnp.arange(15),
+      item_time=jnp.int32(0), key=None)
+  assert not sparse.held_rows(objective, state.params)
