@@ -1,5 +1,6 @@
 """Settings that all tests share; `helpers.py` beside it makes their data."""
 
+import os
 import pathlib
 
 import hypothesis
@@ -9,6 +10,11 @@ import pytest
 # The first example of a property compiles, which no deadline allows for.
 hypothesis.settings.register_profile('tests', deadline=None)
 hypothesis.settings.load_profile('tests')
+
+# Most of the time goes into compiling programs that run for milliseconds. Read
+# when the first array is made; processes that tests start inherit it.
+os.environ['XLA_FLAGS'] = ' '.join([
+    os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0'])
 
 # Accelerators round the factors of a product unless they are told not to, and
 # the tests compare with plain Python.

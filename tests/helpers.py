@@ -5,6 +5,7 @@ the seed, so that a test over many seeds compiles once.
 """
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,15 @@ from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
 DAY = 86_400
+
+
+def on_devices(count: int) -> dict[str, str]:
+  """Variables of a process that is to see so many fake devices."""
+  return {
+      **os.environ, 'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': ' '.join([
+          os.environ.get('XLA_FLAGS', ''),
+          f'--xla_force_host_platform_device_count={count}'])}
 
 
 def make_log(users, items, times, num_users=None, num_items=None) -> EventLog:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import helpers
 import numpy as np
 import pytest
 
@@ -37,9 +38,7 @@ def start(home, workdir, count, *args, system='mf', devices=1, own=None):
   processes = []
   for index in range(count):
     environment = {
-        **os.environ, 'JAX_PLATFORMS': 'cpu',
-        'XDG_CACHE_HOME': str(home / 'cache'),
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+        **helpers.on_devices(devices), 'XDG_CACHE_HOME': str(home / 'cache')}
     if count > 1:
       environment.update({
           'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',

@@ -37,9 +37,8 @@ def test_eight_devices_do_what_one_does(variant, shapes, tmp_path):
   done = subprocess.run(
       [sys.executable, 'meshes.py', str(tmp_path), variant, *shapes],
       cwd=os.path.dirname(__file__),
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu',
-           'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
-      capture_output=True, text=True, timeout=900, check=False)
+      env=helpers.on_devices(8), capture_output=True, text=True, timeout=900,
+      check=False)
   assert done.stdout.strip() == 'equal', done.stderr[-2000:]
 
 

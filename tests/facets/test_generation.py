@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,8 +126,7 @@ print(json.dumps(generate(tests.PROMPTS, [0.0, 1.0, 0.0, 1.0], [1, 2, 3, 4])))
 
 def test_two_devices_say_the_same(small):
   environment = {
-      **os.environ, 'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+      **helpers.on_devices(2),
       'PYTHONPATH': os.pathsep.join([
           str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH', ''),
           str(pathlib.Path(__file__).parent.parent.parent)])}

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import helpers
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
@@ -343,9 +344,7 @@ def test_batches_are_sharded_over_the_devices(model, tmp_path):
   file = tmp_path / 'out.npy'
   subprocess.run(
       [sys.executable, '-c', _SHARDED, str(model[0]), str(file), repr(TEXTS)],
-      check=True, env={
-          **os.environ, 'JAX_PLATFORMS': 'cpu',
-          'XLA_FLAGS': '--xla_force_host_platform_device_count=4'})
+      check=True, env=helpers.on_devices(4))
   np.testing.assert_allclose(
       np.load(file), encoders.encode(_config(model[0]), TEXTS), atol=1e-3)
 
