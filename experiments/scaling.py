@@ -88,9 +88,9 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
 
 
 def spec_of(kind: str, system: str, events: int, users: int, items: int,
-            **rest: Any) -> dict[str, Any]:
-  """What a worker is told."""
-  fields = {'train.batch_size': 2048}
+            item_ids: bool = False, **rest: Any) -> dict[str, Any]:
+  """What a worker is told; `item_ids`: a learned vector an item."""
+  fields = {'train.batch_size': 2048, 'model.item_id_embedding': item_ids}
   for text in _FIELDS.value:
     name, _, value = text.partition('=')
     fields[name] = int(value)
@@ -110,7 +110,7 @@ def over_events(system: str) -> list[Point]:
 
 
 def over_nodes(system: str, active: int) -> list[Point]:
-  """Training on logs with several numbers of nodes.
+  """Training on logs with several numbers of nodes, item ids learned.
 
   Args:
     system: its name.
@@ -119,7 +119,7 @@ def over_nodes(system: str, active: int) -> list[Point]:
   """
   return measure({
       nodes: spec_of('train', system, _NODE_EVENTS, nodes // 2, nodes // 2,
-                     active=min(active, nodes // 2))
+                     item_ids=True, active=min(active, nodes // 2))
       for nodes in map(int, _NODES.value)}, _SLICES.value)
 
 
@@ -219,8 +219,8 @@ def main(argv: list[str]) -> int:
 
 TITLES = {
     'events': 'Training, by events of the log',
-    'nodes': f'Training, by nodes, {_ACTIVE:,} a side in use',
-    'all_nodes': 'Training, by nodes, all in use',
+    'nodes': f'Training with item ids, by nodes, {_ACTIVE:,} a side in use',
+    'all_nodes': 'Training with item ids, by nodes, all in use',
     'ranking': 'Ranking, by items of the catalogue',
 }
 

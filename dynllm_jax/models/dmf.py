@@ -94,9 +94,10 @@ class DMF(StreamNetwork):
         events.users, events.times, events.mask,
         memory_lib.last_times(users, events.users),
         self.config.update_ties == 'mean')
+    # Never negative: what exp(-k days) makes of padding must stay finite.
     days = jnp.where(
-        chain.previous_times >= 0,
-        graph.days_between(chain.times, chain.previous_times), 0.0)
+        chain.previous_times >= 0, jnp.maximum(
+            graph.days_between(chain.times, chain.previous_times), 0.0), 0.0)
     states = memory_lib.run_chains(
         kalman.kalman_step, self.weights,
         self.stored(memory, 'user', events.users)[chain.first_event],

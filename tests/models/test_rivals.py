@@ -73,15 +73,21 @@ def embed(name, users, times, items, time, **fields):
       jnp.array(items), jnp.int32(time), True, method='embed')
 
 
-def updated(name, users, items, times, **fields):
-  """The memory after some events, at most one of a node unless ordered."""
-  network, params, memory, inputs = build(name, **fields)
+def pending_of(users, items, times):
+  """Events whose update is due, with vectors of zeros."""
   size = len(users)
-  pending = Pending(
+  return Pending(
       EventBatch(jnp.array(users), jnp.array(items), jnp.array(times),
                  jnp.ones(size, bool)),
       jnp.zeros([size, DIM]), jnp.zeros([size, DIM]), jnp.array(True))
-  return network.apply(params, memory, inputs, pending, method='update')
+
+
+def updated(name, users, items, times, **fields):
+  """The memory after some events, at most one of a node unless ordered."""
+  network, params, memory, inputs = build(name, **fields)
+  return network.apply(
+      params, memory, inputs, pending_of(users, items, times),
+      method='update')
 
 
 def weights(name, **fields):
@@ -246,8 +252,22 @@ def test_dmf_follows_a_user_and_leaves_others():
   # Two events, one after the other, as two batches would apply them.
   network, params, memory, inputs = build('dmf')
   for item, time in ((2, LATE), (3, LATE + DAY)):
-    events = EventBatch(*(jnp.array([x]) for x in (1, item, time, True)))
-    memory = network.apply(params, memory, inputs, Pending(
-        events, jnp.zeros([1, DIM]), jnp.zeros([1, DIM]), jnp.array(True)),
-                           method='update')
+    memory = network.apply(
+        params, memory, inputs, pending_of([1], [item], [time]),
+        method='update')
   np.testing.assert_allclose(after.state[1], memory.user.state[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['jodie', 'dyrep', 'tgn', 'dynshare', 'dmf'])
+def test_gradients_are_finite_after_decades(name):
+  """Two events at one time are one update, and the other place is padding."""
+  network, params, memory, inputs = build(name)
+  pending = pending_of([1, 1], [2, 3], [LATE, LATE])
+
+  def total(params):
+    after = network.apply(params, memory, inputs, pending, method='update')
+    return sum(jnp.sum(side.state + side.fresh.sum())
+               for side in (after.user, after.item) if side)
+
+  for leaf in jax.tree.leaves(jax.grad(total)(params)):
+    assert np.isfinite(leaf).all()
