@@ -10,16 +10,19 @@ from dynllm_jax import rows as rows_lib
 from dynllm_jax.graph import takes_at_that_time
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
+from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
+from dynllm_jax.types import UserEmbeddings
 
 
 NEGATIVES = ('uniform', 'popularity')
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
+_VISITS_STEP = 64  # `num_visits` is a multiple, so that few programs compile
 
 
 class BatchPlan(NamedTuple):
@@ -39,6 +42,7 @@ class BatchPlan(NamedTuple):
   # Positions in the log, -1 for none: `start` and `size` count its rows. None
   # where they count the events of the log itself (feeds.py).
   events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
+  num_visits: int = 0  # of `visits`
 
   @property
   def capacity(self) -> int:
@@ -115,6 +119,28 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
       num_split_groups=int(np.sum(parts > 1)))
 
 
+def count_visits(plan: BatchPlan, log: EventLog) -> int:
+  """Users at a time of their own in a batch at most, for `visits`.
+
+  Args:
+    plan: of the log's events in order.
+    log: the log.
+
+  Returns:
+    A number that every batch of the plan keeps to, with one for padding; 0
+    where that is no less than a batch.
+  """
+  most = 0
+  for start, size in zip(plan.start, plan.size):
+    part = slice(start, start + size)
+    by_user = np.lexsort((log.users[part], log.times[part]))
+    users, times = log.users[part][by_user], log.times[part][by_user]
+    changes = (np.diff(users) != 0) | (np.diff(times) != 0)
+    most = max(most, 1 + np.count_nonzero(changes))
+  rounded = -(-(most + 1) // _VISITS_STEP) * _VISITS_STEP
+  return rounded if rounded < plan.batch_size else 0
+
+
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
   """Cuts a plan into equal runs of batches, the last one padded.
 
@@ -158,6 +184,41 @@ def take_batch(
       items=jnp.where(mask, items, 0),
       times=jnp.where(mask, times, times[0]),
       mask=mask)
+
+
+def visits(
+    batch: EventBatch, num_visits: int) -> tuple[Array, Array, Array | None]:
+  """The users of a batch at their times, each once.
+
+  The lines of an invoice share both, and what a system knows of the user then;
+  it need not be computed for every line.
+
+  Args:
+    batch: [batch].
+    num_visits: of `count_visits`; 0: every event is a visit of its own.
+
+  Returns:
+    i32[num_visits] users and i32[num_visits] times, of user 0 where there are
+    fewer, and i32[batch], the visit of each event; None: the batch's own.
+  """
+  if not num_visits:
+    return batch.users, batch.times, None
+  order = jnp.lexsort((batch.users, batch.times))
+  users, times = batch.users[order], batch.times[order]
+  new = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
+  number = jnp.pad(jnp.cumsum(new.astype(jnp.int32)), (1, 0))
+  return (
+      jnp.zeros([num_visits], jnp.int32).at[number].set(users),
+      jnp.full([num_visits], batch.times[0]).at[number].set(times),
+      jnp.zeros(len(order), jnp.int32).at[order].set(number))
+
+
+def of_events(users: UserEmbeddings, visit: Array | None) -> UserEmbeddings:
+  """Embeddings of visits, [visits], as those of their events, [batch]."""
+  if visit is None:
+    return users
+  # What one user has is an array; what all share, a scale, has no axis.
+  return jax.tree.map(lambda x: x[visit] if x.ndim else x, users)
 
 
 def sample_negatives(

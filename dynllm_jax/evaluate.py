@@ -31,8 +31,8 @@ class Ranking(NamedTuple):
 
 def rank_batch(
     system: System, ranking: Ranking, params: Params, memory: Any,
-    inputs: Inputs, batch: EventBatch,
-    candidates: Array) -> tuple[Array, Array]:
+    inputs: Inputs, batch: EventBatch, candidates: Array,
+    num_visits: int = 0) -> tuple[Array, Array]:
   """Ranks each event's item among all candidates.
 
   `rank = 1 + #{score > positive} + #{score == positive, other item} / 2`. Every
@@ -46,6 +46,7 @@ def rank_batch(
     params, memory, inputs: of the system.
     batch: the events.
     candidates: bool[items + 1], who takes part.
+    num_visits: of `batching.visits`.
 
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
@@ -55,16 +56,19 @@ def rank_batch(
       min(ranking.block_size * rows_lib.num_groups(), num_items))
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
+  visitors, visit_times, visit = batching.visits(batch, num_visits)
 
   def scores_of(index):
     ids = rows_lib.over_devices(
         1 + index * block + jnp.arange(block, dtype=jnp.int32))
     users, items = system.embed(
-        params, memory, inputs, batch.users, batch.times,
+        params, memory, inputs,
+        *rows_lib.over_devices((visitors, visit_times)),
         jnp.minimum(ids, num_items), batch.times[0], None)
     # Each device scores its part of the catalogue for every user.
     users = rows_lib.gathered(users)
-    return ids, rows_lib.over_last(scoring.score(users, items))
+    scores = rows_lib.over_last(scoring.score(users, items))
+    return ids, scores if visit is None else scores[visit]
 
   def positives_of(ids, scores):
     column = batch.items - ids[0]
@@ -107,10 +111,10 @@ def _seen(inputs, batch, ids, depth):
 
 
 @functools.partial(
-    jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+    jax.jit, static_argnums=(0, 1, 2, 9), donate_argnums=(4, 5))
 def replay_chunk(
     system, ranking, batch_size, params, memory, pending, inputs, candidates,
-    rows):
+    rows, num_visits=0):
   """A run of batches as one program, ranked and then applied.
 
   Args:
@@ -121,6 +125,7 @@ def replay_chunk(
     candidates: bool[items + 1].
     rows: start, size, part, ready and chosen of each batch; what is not chosen
       is not ranked.
+    num_visits: of `batching.visits`.
 
   Returns:
     Memory, pending, f32[batches, batch] ranks, and whether all scores were
@@ -138,11 +143,14 @@ def replay_chunk(
     else:
       ranks, finite = jax.lax.cond(
           chosen, lambda: rank_batch(
-              system, ranking, params, memory, inputs, batch, candidates),
+              system, ranking, params, memory, inputs, batch, candidates,
+              num_visits),
           lambda: unranked)
+    users, times, visit = batching.visits(batch, num_visits)
     users, items = system.embed(
-        params, memory, inputs, batch.users, batch.times, batch.items,
-        batch.times[0], None)
+        params, memory, inputs, *rows_lib.over_devices((users, times)),
+        batch.items, batch.times[0], None)
+    users = batching.of_events(users, visit)
     pending = rows_lib.replicated(batching.add_pending(
         pending, batch, *rows_lib.gathered((users.vector, items.vector)), part,
         ready))
@@ -200,7 +208,8 @@ def replay(
     memory, pending, chunk_ranks, finite = replay_chunk(
         system, ranking, plan.batch_size, params, memory, pending,
         resident.with_texts(inputs, facet_texts, chunk), candidates,
-        (chunk.start, chunk.size, chunk.part, chunk.ready, ranked))
+        (chunk.start, chunk.size, chunk.part, chunk.ready, ranked),
+        plan.num_visits)
     if not finite:
       first, last = chunk.start[0], chunk.start.max()
       raise InputError(
@@ -238,7 +247,12 @@ def split_plans(
     plans[name] = (
         batching.plan_by_time(log.times, start, end) if system.by_time
         else batching.plan_batches(log.times, start, end, batch_size))
-  return plans
+  if system.by_time:
+    return plans
+  # One number for all, so that they share a compilation.
+  counts = [batching.count_visits(plan, log) for plan in plans.values()]
+  most = max(counts) if all(counts) else 0
+  return {name: p._replace(num_visits=most) for name, p in plans.items()}
 
 
 def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:

@@ -42,7 +42,8 @@ def training_plan(
     InputError: if the batch size is not positive.
   """
   if system.feed in ('stream', 'none'):
-    return batching.plan_batches(log.times, 0, log.train_end, batch_size)
+    plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
+    return plan._replace(num_visits=batching.count_visits(plan, log))
   table = (
       sequence_table(log, system.sequence_length)
       if system.feed == 'sequences'

@@ -23,17 +23,18 @@ Embed = Callable[
 
 def sampled_loss(
     config: Any, embed: Embed, inputs: Inputs, batch: EventBatch,
-    events: Array, key: Array) -> Loss:
+    events: Array, key: Array, visit: Array | None = None) -> Loss:
   """The loss of a batch's events against sampled negatives.
 
   Args:
     config: `config.train`.
-    embed: `(items [candidates], item_time [], key) ->` the batch's users at
-      their own times and the items; `System.embed` with the rest bound.
+    embed: `(items [candidates], item_time [], key) ->` the batch's visits
+      (batching.py) and the items; `System.embed` with the rest bound.
     inputs: for the negatives.
     batch: the events, [batch].
     events: i32[batch], their positions in the log.
     key: of negatives and dropout.
+    visit: i32[batch], the visit of each event; None: its own.
 
   Returns:
     The loss, summed over real events.
@@ -50,29 +51,34 @@ def sampled_loss(
       rows.replicated(
           jnp.concatenate([batch.items, negatives.reshape(-1)])),
       jnp.min(batch.times), dropout_key)
+  if visit is not None:
+    users = rows.gathered(users)
+  each = batching.of_events(users, visit)
   positives = jax.tree.map(lambda x: x[:size], items)
   rivals = jax.tree.map(lambda x: x[size:], items)
   return Loss(
       total=_ranking_loss(
-          config, users, positives, rivals, allowed, batch.mask),
+          config, users, visit, each, positives, rivals, allowed, batch.mask),
       decay=config.regularization * _squares(
-          batch, users.vector, positives.vector, rivals.vector, shared),
-      user_vectors=users.vector,
+          batch, each.vector, positives.vector, rivals.vector, shared),
+      user_vectors=each.vector,
       item_vectors=positives.vector)
 
 
-def _ranking_loss(config, users, positives, rivals, allowed, mask):
-  """The loss of SPEC 3.9, summed over real events."""
+def _ranking_loss(
+    config, users, visit, each, positives, rivals, allowed, mask):
+  """The loss of SPEC 3.9, summed over real events, of `each` a user."""
   size = len(mask)
   own = jax.tree.map(lambda x: x[:, None], positives)
-  positive = scoring.score_rows(users, own)[:, 0]
+  positive = scoring.score_rows(each, own)[:, 0]
   if config.loss == 'softmax':
+    scores = scoring.score(users, rivals)
     return losses.softmax(
-        positive, scoring.score(users, rivals), allowed, mask)
+        positive, scores if visit is None else scores[visit], allowed, mask)
   rows = ItemEmbeddings(
       rivals.ids.reshape(size, -1),
       rivals.vector.reshape(size, -1, rivals.vector.shape[-1]))
-  negative = scoring.score_rows(users, rows)
+  negative = scoring.score_rows(each, rows)
   if config.loss == 'margin':
     return losses.margin(positive, negative, allowed, mask, config.margin)
   pairwise = {'bpr': losses.bpr, 'bce': losses.bce}[config.loss]

@@ -118,8 +118,8 @@ def init_state(
 
 def train_step(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
-    row: tuple[Array, Array, Array, Array], order: Array | None = None
-) -> tuple[TrainState, tuple[Array, Array]]:
+    row: tuple[Array, Array, Array, Array], order: Array | None = None,
+    num_visits: int = 0) -> tuple[TrainState, tuple[Array, Array]]:
   """One step of SPEC 4 on one batch of the plan.
 
   Args:
@@ -129,6 +129,7 @@ def train_step(
     state: before the step.
     row: start, size, part and ready of the batch; size 0 changes nothing.
     order: of the epoch (feeds.py), None for that of the log.
+    num_visits: of the plan; 0: every event is embedded on its own.
 
   Returns:
     The state after the step, and of the batch the sum of its losses and the
@@ -140,7 +141,7 @@ def train_step(
   batch, events = rows.over_devices((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
-      _objective, trainer, inputs, state, batch, events, real, key)
+      _objective, trainer, num_visits, inputs, state, batch, events, real, key)
   held = sparse.held_rows(objective_of, state.params)
   params, opt_state = sparse.take(held, (state.params, state.opt_state))
   (_, (loss, memory)), grads = jax.value_and_grad(
@@ -167,7 +168,8 @@ def train_step(
       key=state.key)), (loss.total, jnp.sum(batch.mask))
 
 
-def _objective(trainer, inputs, state, batch, events, real, key, params):
+def _objective(
+    trainer, num_visits, inputs, state, batch, events, real, key, params):
   """What is minimized, a mean over events; the loss; the memory to keep."""
   config, system = trainer.config, trainer.system
   memory = system.update(
@@ -177,18 +179,22 @@ def _objective(trainer, inputs, state, batch, events, real, key, params):
   if system.loss is not None:
     loss = system.loss(params, tables, inputs, batch, events, key, config)
   else:
+    users, times, visit = batching.visits(batch, num_visits)
     embed = functools.partial(
-        system.embed, params, tables, inputs, batch.users, batch.times)
-    loss = objective.sampled_loss(config, embed, inputs, batch, events, key)
+        system.embed, params, tables, inputs,
+        *rows.over_devices((users, times)))
+    loss = objective.sampled_loss(
+        config, embed, inputs, batch, events, key, visit)
   count = jnp.maximum(jnp.sum(batch.mask), 1)
   return (loss.total + loss.decay) / count, (loss, memory)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 6), donate_argnums=(3,))
 def train_chunk(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
-    plan_rows: tuple[Array, Array, Array, Array], order: Array | None
-) -> tuple[TrainState, tuple[Array, Array]]:
+    plan_rows: tuple[Array, Array, Array, Array], order: Array | None,
+    num_visits: int = 0) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 
   Args:
@@ -197,13 +203,14 @@ def train_chunk(
     inputs: on the device.
     state: its buffers are given away.
     plan_rows: start, size, part and ready of each batch.
-    order: as in `train_step`.
+    order, num_visits: as in `train_step`.
 
   Returns:
     The state, and of each batch the sum of its losses and its events.
   """
   step = functools.partial(
-      train_step, trainer, batch_size, inputs, order=order)
+      train_step, trainer, batch_size, inputs, order=order,
+      num_visits=num_visits)
   state, sums = jax.lax.scan(step, state, plan_rows)
   return state, rows.replicated(sums)
 
@@ -257,7 +264,7 @@ def _run_epoch(trainer, state, inputs, plan, progress, facet_texts):
     state, (chunk_losses, chunk_sizes) = train_chunk(
         trainer, plan.batch_size,
         resident.with_texts(inputs, facet_texts, chunk), state, of_chunk,
-        order)
+        order, plan.num_visits)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(
@@ -285,9 +292,9 @@ def step_flops(
   zero = np.int32(0)
   row = (zero, np.int32(plan.batch_size), zero, np.array(True))
   with rows.use(trainer.mesh):
-    lowered = jax.jit(train_step, static_argnums=(0, 1)).lower(
+    lowered = jax.jit(train_step, static_argnums=(0, 1, 6)).lower(
         trainer, plan.batch_size, inputs, state, row,
-        feeds.epoch_order(plan, state.key, state.step))
+        feeds.epoch_order(plan, state.key, state.step), plan.num_visits)
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

@@ -71,10 +71,11 @@ def milliseconds(
     memory = trainer.system.update(
         params, memory, inputs, batching.due(pending, row[1] > 0))
     tables = trainer.system.propagate(params, memory, inputs, key)
+    users, times, visit = batching.visits(batch, slices.plan.num_visits)
     embed = functools.partial(
-        trainer.system.embed, params, tables, inputs, batch.users, batch.times)
+        trainer.system.embed, params, tables, inputs, users, times)
     loss = objective.sampled_loss(
-        trainer.config, embed, inputs, batch, events, key)
+        trainer.config, embed, inputs, batch, events, key, visit)
     pending = feeds.add_pending(
         trainer.system, pending, batch, loss, *row[2:])
     return loss.total + loss.decay, (memory, pending)

@@ -1,0 +1,98 @@
+"""A user at a time is embedded once, whatever number of lines an invoice has."""
+
+import functools
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import variants
+
+from dynllm_jax import batching
+from dynllm_jax import config as config_lib
+from dynllm_jax import evaluate
+from dynllm_jax import feeds
+from dynllm_jax import sharding
+from dynllm_jax import train
+
+BATCH = 128
+
+
+def invoices(seed=3):
+  """A log in which a user takes some eight items at a time."""
+  return helpers.random_log(
+      seed, num_users=6, num_items=40, num_events=800, num_times=20)
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('size', [BATCH, 50, 1, 0])
+def test_visits_are_the_distinct_users_and_times(seed, size):
+  log = invoices(seed)
+  inputs = helpers.random_inputs(log, padding=BATCH)
+  batch = batching.take_batch(inputs, 100, size, BATCH)
+  users, times, visit = batching.visits(batch, 64)
+  np.testing.assert_array_equal(users[visit], batch.users)
+  np.testing.assert_array_equal(times[visit], batch.times)
+  expected = set(zip(np.array(batch.users), np.array(batch.times)))
+  assert len(set(np.array(visit))) == len(expected)
+  spare = np.setdiff1d(np.arange(64), visit)
+  assert not np.asarray(users)[spare].any()
+  np.testing.assert_array_equal(np.asarray(times)[spare], batch.times[0])
+
+
+def test_a_plan_knows_how_many_visits_a_batch_has_at_most(monkeypatch):
+  monkeypatch.setattr(batching, '_VISITS_STEP', 1)
+  log = invoices()
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  most = max(
+      len({(log.users[k], log.times[k]) for k in range(start, start + size)})
+      for start, size in zip(plan.start, plan.size))
+  assert batching.count_visits(plan, log) == most + 1
+  # Where no two events share a visit, batches are left as they are.
+  apart = helpers.make_log([1, 2] * 20, [1] * 40, np.arange(40))
+  plan = batching.plan_batches(apart.times, 0, 40, 8)
+  assert batching.count_visits(plan, apart) == 0
+
+
+@pytest.mark.parametrize(
+    'variant', ['dynllm+walk', 'dynllm, regularized', 'jodie'])
+def test_a_step_and_its_ranks_are_those_of_single_events(variant):
+  config = variants.tiny_config(variant)
+  config.model.dropout = 0.0
+  log = invoices()
+  inputs = helpers.random_inputs(log, padding=BATCH)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  plan = feeds.training_plan(system, log, BATCH)
+  assert plan.num_visits == 64
+  trainer = train.make_trainer(
+      system, config, sharding.make_mesh(config), len(plan.start))
+  step = jax.jit(functools.partial(
+      train.train_step, trainer, BATCH, inputs), static_argnames='num_visits')
+  state = train.init_state(trainer, 0, inputs, plan.capacity)
+  rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
+  for row in rows[:3]:
+    one_by_one, (expected, _) = step(state, row)
+    state, (loss, _) = step(state, row, num_visits=plan.num_visits)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for actual, wanted in zip(jax.tree.leaves((state.memory, state.pending)),
+                              jax.tree.leaves(
+                                  (one_by_one.memory, one_by_one.pending))):
+      np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-5)
+    # Adam divides by a gradient's size, so that its moments are compared.
+    moments, wanted_moments = (
+        [leaf for leaf in jax.tree.leaves(s.opt_state) if leaf.ndim]
+        for s in (state, one_by_one))
+    for actual, wanted in zip(moments, wanted_moments):
+      np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-6)
+
+  ranking = evaluate.Ranking(16, 0)
+  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  plans = evaluate.split_plans(system, log, BATCH)
+  assert {p.num_visits for p in plans.values()} == {64}
+  ranks = [
+      evaluate.replay(system, state.params, system.reset(state.memory), inputs,
+                      plans['train']._replace(num_visits=count), ranking,
+                      candidates)[1]
+      for count in (0, 64)]
+  np.testing.assert_array_equal(*ranks)
