@@ -22,7 +22,16 @@ from dynllm_jax.types import UserEmbeddings
 
 NEGATIVES = ('uniform', 'popularity')
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
-_VISITS_STEP = 64  # `num_visits` is a multiple, so that few programs compile
+_DISTINCT_STEP = 64  # of `Distinct`, a multiple, so that few programs compile
+
+
+class Distinct(NamedTuple):
+  """What a batch of a plan has at most, with one for padding; hashable.
+
+  0 where that is no less than a batch: nothing is gained by looking.
+  """
+  visits: int = 0  # users at a time of their own
+  items: int = 0
 
 
 class BatchPlan(NamedTuple):
@@ -42,7 +51,7 @@ class BatchPlan(NamedTuple):
   # Positions in the log, -1 for none: `start` and `size` count its rows. None
   # where they count the events of the log itself (feeds.py).
   events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
-  num_visits: int = 0  # of `visits`
+  distinct: Distinct = Distinct()
 
   @property
   def capacity(self) -> int:
@@ -119,26 +128,22 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
       num_split_groups=int(np.sum(parts > 1)))
 
 
-def count_visits(plan: BatchPlan, log: EventLog) -> int:
-  """Users at a time of their own in a batch at most, for `visits`.
-
-  Args:
-    plan: of the log's events in order.
-    log: the log.
-
-  Returns:
-    A number that every batch of the plan keeps to, with one for padding; 0
-    where that is no less than a batch.
-  """
-  most = 0
+def count_distinct(plan: BatchPlan, log: EventLog) -> Distinct:
+  """What every batch of a plan of the log's events keeps to."""
+  visits = items = 0
   for start, size in zip(plan.start, plan.size):
     part = slice(start, start + size)
     by_user = np.lexsort((log.users[part], log.times[part]))
     users, times = log.users[part][by_user], log.times[part][by_user]
     changes = (np.diff(users) != 0) | (np.diff(times) != 0)
-    most = max(most, 1 + np.count_nonzero(changes))
-  rounded = -(-(most + 1) // _VISITS_STEP) * _VISITS_STEP
-  return rounded if rounded < plan.batch_size else 0
+    visits = max(visits, 1 + np.count_nonzero(changes))
+    items = max(items, len(np.unique(log.items[part])))
+
+  def rounded(most):
+    bound = -(-(most + 1) // _DISTINCT_STEP) * _DISTINCT_STEP
+    return bound if bound < plan.batch_size else 0
+
+  return Distinct(rounded(visits), rounded(items))
 
 
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
@@ -195,7 +200,7 @@ def visits(
 
   Args:
     batch: [batch].
-    num_visits: of `count_visits`; 0: every event is a visit of its own.
+    num_visits: of `Distinct`; 0: every event is a visit of its own.
 
   Returns:
     i32[num_visits] users and i32[num_visits] times, of user 0 where there are
@@ -210,6 +215,25 @@ def visits(
   return (
       jnp.zeros([num_visits], jnp.int32).at[number].set(users),
       jnp.full([num_visits], batch.times[0]).at[number].set(times),
+      jnp.zeros(len(order), jnp.int32).at[order].set(number))
+
+
+def distinct_items(items: Array, num_items: int) -> tuple[Array, Array]:
+  """The items of a batch, each once.
+
+  Args:
+    items: i32[batch].
+    num_items: of `Distinct`, not 0.
+
+  Returns:
+    i32[num_items], 0 where there are fewer, and i32[batch], the place of each.
+  """
+  order = jnp.argsort(items)
+  ordered = items[order]
+  new = ordered[1:] != ordered[:-1]
+  number = jnp.pad(jnp.cumsum(new.astype(jnp.int32)), (1, 0))
+  return (
+      jnp.zeros([num_items], jnp.int32).at[number].set(ordered),
       jnp.zeros(len(order), jnp.int32).at[order].set(number))
 
 

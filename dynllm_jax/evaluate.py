@@ -46,7 +46,7 @@ def rank_batch(
     params, memory, inputs: of the system.
     batch: the events.
     candidates: bool[items + 1], who takes part.
-    num_visits: of `batching.visits`.
+    num_visits: of the plan's `Distinct`.
 
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
@@ -125,7 +125,7 @@ def replay_chunk(
     candidates: bool[items + 1].
     rows: start, size, part, ready and chosen of each batch; what is not chosen
       is not ranked.
-    num_visits: of `batching.visits`.
+    num_visits: of the plan's `Distinct`.
 
   Returns:
     Memory, pending, f32[batches, batch] ranks, and whether all scores were
@@ -209,7 +209,7 @@ def replay(
         system, ranking, plan.batch_size, params, memory, pending,
         resident.with_texts(inputs, facet_texts, chunk), candidates,
         (chunk.start, chunk.size, chunk.part, chunk.ready, ranked),
-        plan.num_visits)
+        plan.distinct.visits)
     if not finite:
       first, last = chunk.start[0], chunk.start.max()
       raise InputError(
@@ -250,9 +250,9 @@ def split_plans(
   if system.by_time:
     return plans
   # One number for all, so that they share a compilation.
-  counts = [batching.count_visits(plan, log) for plan in plans.values()]
-  most = max(counts) if all(counts) else 0
-  return {name: p._replace(num_visits=most) for name, p in plans.items()}
+  counts = [batching.count_distinct(p, log).visits for p in plans.values()]
+  most = batching.Distinct(visits=max(counts) if all(counts) else 0)
+  return {name: p._replace(distinct=most) for name, p in plans.items()}
 
 
 def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from dynllm_jax import sharding
 from dynllm_jax import sparse
 from dynllm_jax.facets import resident
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Params
@@ -119,7 +120,8 @@ def init_state(
 def train_step(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
     row: tuple[Array, Array, Array, Array], order: Array | None = None,
-    num_visits: int = 0) -> tuple[TrainState, tuple[Array, Array]]:
+    distinct: batching.Distinct = batching.Distinct()
+) -> tuple[TrainState, tuple[Array, Array]]:
   """One step of SPEC 4 on one batch of the plan.
 
   Args:
@@ -129,7 +131,7 @@ def train_step(
     state: before the step.
     row: start, size, part and ready of the batch; size 0 changes nothing.
     order: of the epoch (feeds.py), None for that of the log.
-    num_visits: of the plan; 0: every event is embedded on its own.
+    distinct: of the plan; without it every event is embedded on its own.
 
   Returns:
     The state after the step, and of the batch the sum of its losses and the
@@ -141,7 +143,7 @@ def train_step(
   batch, events = rows.over_devices((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
-      _objective, trainer, num_visits, inputs, state, batch, events, real, key)
+      _objective, trainer, distinct, inputs, state, batch, events, real, key)
   held = sparse.held_rows(objective_of, state.params)
   params, opt_state = sparse.take(held, (state.params, state.opt_state))
   (_, (loss, memory)), grads = jax.value_and_grad(
@@ -169,7 +171,7 @@ def train_step(
 
 
 def _objective(
-    trainer, num_visits, inputs, state, batch, events, real, key, params):
+    trainer, distinct, inputs, state, batch, events, real, key, params):
   """What is minimized, a mean over events; the loss; the memory to keep."""
   config, system = trainer.config, trainer.system
   memory = system.update(
@@ -179,14 +181,46 @@ def _objective(
   if system.loss is not None:
     loss = system.loss(params, tables, inputs, batch, events, key, config)
   else:
-    users, times, visit = batching.visits(batch, num_visits)
-    embed = functools.partial(
-        system.embed, params, tables, inputs,
-        *rows.over_devices((users, times)))
+    embed, visit = embed_once(
+        system, params, tables, inputs, batch, distinct)
     loss = objective.sampled_loss(
         config, embed, inputs, batch, events, key, visit)
   count = jnp.maximum(jnp.sum(batch.mask), 1)
   return (loss.total + loss.decay) / count, (loss, memory)
+
+
+def embed_once(
+    system: System, params: Params, memory: Any, inputs: Inputs,
+    batch: EventBatch, distinct: batching.Distinct
+) -> tuple[objective.Embed, Array | None]:
+  """`System.embed` for a batch, each of its visits and items once.
+
+  Args:
+    system, params, memory, inputs: of `System.embed`.
+    batch: the events.
+    distinct: what it has at most.
+
+  Returns:
+    `embed` and `visit` of `objective.sampled_loss`.
+  """
+  users, times, visit = batching.visits(batch, distinct.visits)
+  users, times = rows.over_devices((users, times))
+  size, num_items = len(batch.mask), distinct.items
+
+  def embed(items, item_time, key):
+    if not num_items:
+      return system.embed(
+          params, memory, inputs, users, times, items, item_time, key)
+    own, place = batching.distinct_items(items[:size], num_items)
+    place = jnp.concatenate([
+        place, num_items + jnp.arange(len(items) - size, dtype=jnp.int32)])
+    users_found, found = system.embed(
+        params, memory, inputs, users, times,
+        jnp.concatenate([own, items[size:]]), item_time, key)
+    return users_found, jax.tree.map(
+        lambda x: x[place], rows.gathered(found))
+
+  return embed, visit
 
 
 @functools.partial(
@@ -194,7 +228,8 @@ def _objective(
 def train_chunk(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
     plan_rows: tuple[Array, Array, Array, Array], order: Array | None,
-    num_visits: int = 0) -> tuple[TrainState, tuple[Array, Array]]:
+    distinct: batching.Distinct = batching.Distinct()
+) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 
   Args:
@@ -203,14 +238,14 @@ def train_chunk(
     inputs: on the device.
     state: its buffers are given away.
     plan_rows: start, size, part and ready of each batch.
-    order, num_visits: as in `train_step`.
+    order, distinct: as in `train_step`.
 
   Returns:
     The state, and of each batch the sum of its losses and its events.
   """
   step = functools.partial(
       train_step, trainer, batch_size, inputs, order=order,
-      num_visits=num_visits)
+      distinct=distinct)
   state, sums = jax.lax.scan(step, state, plan_rows)
   return state, rows.replicated(sums)
 
@@ -264,7 +299,7 @@ def _run_epoch(trainer, state, inputs, plan, progress, facet_texts):
     state, (chunk_losses, chunk_sizes) = train_chunk(
         trainer, plan.batch_size,
         resident.with_texts(inputs, facet_texts, chunk), state, of_chunk,
-        order, plan.num_visits)
+        order, plan.distinct)
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
       raise InputError(
@@ -294,7 +329,7 @@ def step_flops(
   with rows.use(trainer.mesh):
     lowered = jax.jit(train_step, static_argnums=(0, 1, 6)).lower(
         trainer, plan.batch_size, inputs, state, row,
-        feeds.epoch_order(plan, state.key, state.step), plan.num_visits)
+        feeds.epoch_order(plan, state.key, state.step), plan.distinct)
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 
 

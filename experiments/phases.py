@@ -19,6 +19,7 @@ from dynllm_jax import feeds
 from dynllm_jax import graph
 from dynllm_jax import memory as memory_lib
 from dynllm_jax import objective
+from dynllm_jax import train
 from experiments.slices import Slices
 
 
@@ -71,9 +72,8 @@ def milliseconds(
     memory = trainer.system.update(
         params, memory, inputs, batching.due(pending, row[1] > 0))
     tables = trainer.system.propagate(params, memory, inputs, key)
-    users, times, visit = batching.visits(batch, slices.plan.num_visits)
-    embed = functools.partial(
-        trainer.system.embed, params, tables, inputs, users, times)
+    embed, visit = train.embed_once(
+        trainer.system, params, tables, inputs, batch, slices.plan.distinct)
     loss = objective.sampled_loss(
         trainer.config, embed, inputs, batch, events, key, visit)
     pending = feeds.add_pending(

@@ -66,7 +66,7 @@ class Slices:
     began = time.perf_counter()
     program = train.train_chunk.lower(
         self.trainer, self.plan.batch_size, self.inputs, self.state,
-        self.rows(), None, self.plan.num_visits).compile()
+        self.rows(), None, self.plan.distinct).compile()
     self.compile_s = time.perf_counter() - began
     return program
 

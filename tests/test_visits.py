@@ -41,18 +41,28 @@ def test_visits_are_the_distinct_users_and_times(seed, size):
   np.testing.assert_array_equal(np.asarray(times)[spare], batch.times[0])
 
 
-def test_a_plan_knows_how_many_visits_a_batch_has_at_most(monkeypatch):
-  monkeypatch.setattr(batching, '_VISITS_STEP', 1)
+@pytest.mark.parametrize('size', [BATCH, 50, 0])
+def test_items_are_the_distinct_ones(size):
+  items = jnp.where(
+      jnp.arange(BATCH) < size, jnp.asarray(invoices().items[:BATCH]), 0)
+  own, place = batching.distinct_items(items, 64)
+  np.testing.assert_array_equal(own[place], items)
+  assert len(set(np.array(place))) == len(set(np.array(items)))
+  assert not np.asarray(own)[np.setdiff1d(np.arange(64), place)].any()
+
+
+def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
+  monkeypatch.setattr(batching, '_DISTINCT_STEP', 1)
   log = invoices()
   plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
-  most = max(
-      len({(log.users[k], log.times[k]) for k in range(start, start + size)})
-      for start, size in zip(plan.start, plan.size))
-  assert batching.count_visits(plan, log) == most + 1
-  # Where no two events share a visit, batches are left as they are.
-  apart = helpers.make_log([1, 2] * 20, [1] * 40, np.arange(40))
+  events = [range(s, s + n) for s, n in zip(plan.start, plan.size)]
+  visits = max(len({(log.users[k], log.times[k]) for k in e}) for e in events)
+  items = max(len({log.items[k] for k in e}) for e in events)
+  assert batching.count_distinct(plan, log) == (visits + 1, items + 1)
+  # Where no two events share a thing, batches are left as they are.
+  apart = helpers.make_log([1, 2] * 20, np.arange(1, 41), np.arange(40))
   plan = batching.plan_batches(apart.times, 0, 40, 8)
-  assert batching.count_visits(plan, apart) == 0
+  assert batching.count_distinct(plan, apart) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -64,16 +74,16 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   inputs = helpers.random_inputs(log, padding=BATCH)
   system = config_lib.system_module(config.model.name).build(config.model)
   plan = feeds.training_plan(system, log, BATCH)
-  assert plan.num_visits == 64
+  assert plan.distinct == (64, 64)
   trainer = train.make_trainer(
       system, config, sharding.make_mesh(config), len(plan.start))
   step = jax.jit(functools.partial(
-      train.train_step, trainer, BATCH, inputs), static_argnames='num_visits')
+      train.train_step, trainer, BATCH, inputs), static_argnames='distinct')
   state = train.init_state(trainer, 0, inputs, plan.capacity)
   rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
   for row in rows[:3]:
     one_by_one, (expected, _) = step(state, row)
-    state, (loss, _) = step(state, row, num_visits=plan.num_visits)
+    state, (loss, _) = step(state, row, distinct=plan.distinct)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for actual, wanted in zip(jax.tree.leaves((state.memory, state.pending)),
                               jax.tree.leaves(
@@ -89,10 +99,10 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   ranking = evaluate.Ranking(16, 0)
   candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
   plans = evaluate.split_plans(system, log, BATCH)
-  assert {p.num_visits for p in plans.values()} == {64}
+  assert {p.distinct for p in plans.values()} == {(64, 0)}
   ranks = [
       evaluate.replay(system, state.params, system.reset(state.memory), inputs,
-                      plans['train']._replace(num_visits=count), ranking,
+                      plans['train']._replace(distinct=batching.Distinct(count)), ranking,
                       candidates)[1]
       for count in (0, 64)]
   np.testing.assert_array_equal(*ranks)

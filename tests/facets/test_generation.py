@@ -128,7 +128,9 @@ def test_two_devices_say_the_same(small):
   environment = {
       **helpers.on_devices(2),
       'PYTHONPATH': os.pathsep.join([
-          str(pathlib.Path(__file__).parent), os.environ.get('PYTHONPATH', ''),
+          str(pathlib.Path(__file__).parent),
+          str(pathlib.Path(__file__).parent.parent),
+          os.environ.get('PYTHONPATH', ''),
           str(pathlib.Path(__file__).parent.parent.parent)])}
   done = subprocess.run(
       [sys.executable, '-c', _TWO_DEVICES, str(small.folder)],
