@@ -26,7 +26,8 @@ from dynllm_jax import train
 from dynllm_jax.checkpoint import Checkpoints
 from dynllm_jax.types import NodeMemory
 
-BATCH = 16
+BATCH = 32
+batching._DISTINCT_STEP = 4  # so small a batch repeats users and items
 EPOCHS = 2
 # Sums over devices are taken in another order. Plain gradient descent keeps
 # that rounding what it is; Adam would turn a gradient of rounding alone into
@@ -49,7 +50,7 @@ class Placed(NamedTuple):
 def place(variant: str, shape: tuple[int, int]) -> Placed:
   """The inputs and the first state of a variant on a mesh `data` x `nodes`."""
   log = helpers.random_log(
-      3, num_users=12, num_items=15, num_events=150, num_times=70)
+      3, num_users=12, num_items=15, num_events=150, num_times=14)
   config = variants.tiny_config(variant)
   config.mesh.data, config.mesh.nodes = shape
   mesh = sharding.make_mesh(config)
@@ -59,6 +60,7 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
       np.asarray, helpers.random_inputs(log, padding=2 * BATCH))
   inputs = inputs.replace(train_graph=graph.train_graph(log))
   plan = feeds.training_plan(system, log, BATCH)
+  assert all(plan.distinct) == (system.feed == 'stream'), plan.distinct
   trainer = train.make_trainer(system, config, mesh, len(plan.start))
   trainer = trainer._replace(optimizer=optax.multi_transform(
       {'frequency': optax.sgd(1e-6), 'other': optax.sgd(0.1)}, _labels))
@@ -90,6 +92,7 @@ def ranks(placed: Placed, state):
   system, log = placed.trainer.system, placed.log
   plan = batching.plan_batches(
       log.times, log.train_end, log.num_events, BATCH)
+  plan = plan._replace(distinct=batching.count_distinct(plan, log))
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   with rows.use(placed.mesh):
