@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import distinct as distinct_lib
 from dynllm_jax import rows as rows_lib
 from dynllm_jax.graph import takes_at_that_time
 from dynllm_jax.types import Array
@@ -17,21 +18,10 @@ from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
-from dynllm_jax.types import UserEmbeddings
 
 
 NEGATIVES = ('uniform', 'popularity')
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
-_DISTINCT_STEP = 64  # of `Distinct`, a multiple, so that few programs compile
-
-
-class Distinct(NamedTuple):
-  """What a batch of a plan has at most, with one for padding; hashable.
-
-  0 where that is no less than a batch: nothing is gained by looking.
-  """
-  visits: int = 0  # users at a time of their own
-  items: int = 0
 
 
 class BatchPlan(NamedTuple):
@@ -51,7 +41,7 @@ class BatchPlan(NamedTuple):
   # Positions in the log, -1 for none: `start` and `size` count its rows. None
   # where they count the events of the log itself (feeds.py).
   events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
-  distinct: Distinct = Distinct()
+  distinct: distinct_lib.Distinct = distinct_lib.Distinct()
 
   @property
   def capacity(self) -> int:
@@ -128,22 +118,10 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
       num_split_groups=int(np.sum(parts > 1)))
 
 
-def count_distinct(plan: BatchPlan, log: EventLog) -> Distinct:
-  """What every batch of a plan of the log's events keeps to."""
-  visits = items = 0
-  for start, size in zip(plan.start, plan.size):
-    part = slice(start, start + size)
-    by_user = np.lexsort((log.users[part], log.times[part]))
-    users, times = log.users[part][by_user], log.times[part][by_user]
-    changes = (np.diff(users) != 0) | (np.diff(times) != 0)
-    visits = max(visits, 1 + np.count_nonzero(changes))
-    items = max(items, len(np.unique(log.items[part])))
-
-  def rounded(most):
-    bound = -(-(most + 1) // _DISTINCT_STEP) * _DISTINCT_STEP
-    return bound if bound < plan.batch_size else 0
-
-  return Distinct(rounded(visits), rounded(items))
+def with_distinct(plan: BatchPlan, log: EventLog) -> BatchPlan:
+  """A plan of a log's events that knows what its batches have twice."""
+  return plan._replace(distinct=distinct_lib.count(
+      log, plan.start, plan.size, plan.batch_size))
 
 
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
@@ -189,60 +167,6 @@ def take_batch(
       items=jnp.where(mask, items, 0),
       times=jnp.where(mask, times, times[0]),
       mask=mask)
-
-
-def visits(
-    batch: EventBatch, num_visits: int) -> tuple[Array, Array, Array | None]:
-  """The users of a batch at their times, each once.
-
-  The lines of an invoice share both, and what a system knows of the user then;
-  it need not be computed for every line.
-
-  Args:
-    batch: [batch].
-    num_visits: of `Distinct`; 0: every event is a visit of its own.
-
-  Returns:
-    i32[num_visits] users and i32[num_visits] times, of user 0 where there are
-    fewer, and i32[batch], the visit of each event; None: the batch's own.
-  """
-  if not num_visits:
-    return batch.users, batch.times, None
-  order = jnp.lexsort((batch.users, batch.times))
-  users, times = batch.users[order], batch.times[order]
-  new = (users[1:] != users[:-1]) | (times[1:] != times[:-1])
-  number = jnp.pad(jnp.cumsum(new.astype(jnp.int32)), (1, 0))
-  return (
-      jnp.zeros([num_visits], jnp.int32).at[number].set(users),
-      jnp.full([num_visits], batch.times[0]).at[number].set(times),
-      jnp.zeros(len(order), jnp.int32).at[order].set(number))
-
-
-def distinct_items(items: Array, num_items: int) -> tuple[Array, Array]:
-  """The items of a batch, each once.
-
-  Args:
-    items: i32[batch].
-    num_items: of `Distinct`, not 0.
-
-  Returns:
-    i32[num_items], 0 where there are fewer, and i32[batch], the place of each.
-  """
-  order = jnp.argsort(items)
-  ordered = items[order]
-  new = ordered[1:] != ordered[:-1]
-  number = jnp.pad(jnp.cumsum(new.astype(jnp.int32)), (1, 0))
-  return (
-      jnp.zeros([num_items], jnp.int32).at[number].set(ordered),
-      jnp.zeros(len(order), jnp.int32).at[order].set(number))
-
-
-def of_events(users: UserEmbeddings, visit: Array | None) -> UserEmbeddings:
-  """Embeddings of visits, [visits], as those of their events, [batch]."""
-  if visit is None:
-    return users
-  # What one user has is an array; what all share, a scale, has no axis.
-  return jax.tree.map(lambda x: x[visit] if x.ndim else x, users)
 
 
 def sample_negatives(

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from dynllm_jax import batching
+from dynllm_jax import distinct
 from dynllm_jax import graph
 from dynllm_jax import rows as rows_lib
 from dynllm_jax import scoring
@@ -56,7 +57,7 @@ def rank_batch(
       min(ranking.block_size * rows_lib.num_groups(), num_items))
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
-  visitors, visit_times, visit = batching.visits(batch, num_visits)
+  visitors, visit_times, visit = distinct.visits(batch, num_visits)
 
   def scores_of(index):
     ids = rows_lib.over_devices(
@@ -146,11 +147,11 @@ def replay_chunk(
               system, ranking, params, memory, inputs, batch, candidates,
               num_visits),
           lambda: unranked)
-    users, times, visit = batching.visits(batch, num_visits)
+    users, times, visit = distinct.visits(batch, num_visits)
     users, items = system.embed(
         params, memory, inputs, *rows_lib.over_devices((users, times)),
         batch.items, batch.times[0], None)
-    users = batching.of_events(users, visit)
+    users = distinct.of_events(users, visit)
     pending = rows_lib.replicated(batching.add_pending(
         pending, batch, *rows_lib.gathered((users.vector, items.vector)), part,
         ready))
@@ -250,8 +251,10 @@ def split_plans(
   if system.by_time:
     return plans
   # One number for all, so that they share a compilation.
-  counts = [batching.count_distinct(p, log).visits for p in plans.values()]
-  most = batching.Distinct(visits=max(counts) if all(counts) else 0)
+  counts = [
+      batching.with_distinct(plan, log).distinct.visits
+      for plan in plans.values()]
+  most = distinct.Distinct(visits=max(counts) if all(counts) else 0)
   return {name: p._replace(distinct=most) for name, p in plans.items()}
 
 

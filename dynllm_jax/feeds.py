@@ -43,7 +43,7 @@ def training_plan(
   """
   if system.feed in ('stream', 'none'):
     plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
-    return plan._replace(distinct=batching.count_distinct(plan, log))
+    return batching.with_distinct(plan, log)
   table = (
       sequence_table(log, system.sequence_length)
       if system.feed == 'sequences'

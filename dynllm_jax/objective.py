@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax import batching
+from dynllm_jax import distinct
 from dynllm_jax import losses
 from dynllm_jax import rows
 from dynllm_jax import scoring
@@ -29,7 +30,7 @@ def sampled_loss(
   Args:
     config: `config.train`.
     embed: `(items [candidates], item_time [], key) ->` the batch's visits
-      (batching.py) and the items; `System.embed` with the rest bound.
+      (distinct.py) and the items; `System.embed` with the rest bound.
     inputs: for the negatives.
     batch: the events, [batch].
     events: i32[batch], their positions in the log.
@@ -53,7 +54,7 @@ def sampled_loss(
       jnp.min(batch.times), dropout_key)
   if visit is not None:
     users = rows.gathered(users)
-  each = batching.of_events(users, visit)
+  each = distinct.of_events(users, visit)
   positives = jax.tree.map(lambda x: x[:size], items)
   rivals = jax.tree.map(lambda x: x[size:], items)
   return Loss(

@@ -60,7 +60,7 @@ def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
 
 
 def _distinct(ids):
-  """Distinct ids, ascending, then NO_ROW; a third of jnp.unique's time."""
+  """Distinct ids, ascending, then NO_ROW; cheaper than jnp.unique."""
   ids = jnp.sort(ids)
   again = jnp.pad(ids[1:] == ids[:-1], (1, 0))
   return jnp.sort(jnp.where(again, rows.NO_ROW, ids))

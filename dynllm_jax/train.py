@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from dynllm_jax import batching
+from dynllm_jax import distinct as distinct_lib
 from dynllm_jax import feeds
 from dynllm_jax import losses
 from dynllm_jax import objective
@@ -120,7 +121,7 @@ def init_state(
 def train_step(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
     row: tuple[Array, Array, Array, Array], order: Array | None = None,
-    distinct: batching.Distinct = batching.Distinct()
+    distinct: distinct_lib.Distinct = distinct_lib.Distinct()
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """One step of SPEC 4 on one batch of the plan.
 
@@ -191,7 +192,7 @@ def _objective(
 
 def embed_once(
     system: System, params: Params, memory: Any, inputs: Inputs,
-    batch: EventBatch, distinct: batching.Distinct
+    batch: EventBatch, distinct: distinct_lib.Distinct
 ) -> tuple[objective.Embed, Array | None]:
   """`System.embed` for a batch, each of its visits and items once.
 
@@ -203,7 +204,7 @@ def embed_once(
   Returns:
     `embed` and `visit` of `objective.sampled_loss`.
   """
-  users, times, visit = batching.visits(batch, distinct.visits)
+  users, times, visit = distinct_lib.visits(batch, distinct.visits)
   users, times = rows.over_devices((users, times))
   size, num_items = len(batch.mask), distinct.items
 
@@ -211,7 +212,7 @@ def embed_once(
     if not num_items:
       return system.embed(
           params, memory, inputs, users, times, items, item_time, key)
-    own, place = batching.distinct_items(items[:size], num_items)
+    own, place = distinct_lib.items(items[:size], num_items)
     place = jnp.concatenate([
         place, num_items + jnp.arange(len(items) - size, dtype=jnp.int32)])
     users_found, found = system.embed(
@@ -228,7 +229,7 @@ def embed_once(
 def train_chunk(
     trainer: Trainer, batch_size: int, inputs: Inputs, state: TrainState,
     plan_rows: tuple[Array, Array, Array, Array], order: Array | None,
-    distinct: batching.Distinct = batching.Distinct()
+    distinct: distinct_lib.Distinct = distinct_lib.Distinct()
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 

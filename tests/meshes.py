@@ -17,6 +17,7 @@ import variants
 
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
+from dynllm_jax import distinct
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
 from dynllm_jax import graph
@@ -27,7 +28,7 @@ from dynllm_jax.checkpoint import Checkpoints
 from dynllm_jax.types import NodeMemory
 
 BATCH = 32
-batching._DISTINCT_STEP = 4  # so small a batch repeats users and items
+distinct._STEP = 4  # so small a batch repeats users and items
 EPOCHS = 2
 # Sums over devices are taken in another order. Plain gradient descent keeps
 # that rounding what it is; Adam would turn a gradient of rounding alone into
@@ -92,7 +93,7 @@ def ranks(placed: Placed, state):
   system, log = placed.trainer.system, placed.log
   plan = batching.plan_batches(
       log.times, log.train_end, log.num_events, BATCH)
-  plan = plan._replace(distinct=batching.count_distinct(plan, log))
+  plan = batching.with_distinct(plan, log)
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   with rows.use(placed.mesh):

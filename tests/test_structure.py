@@ -18,7 +18,7 @@ FLOORS = [
     'sparse',
     'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
-    'metrics', 'memory', 'graph', 'rows', 'progress', 'bucket', 'scratch',
+    'distinct', 'metrics', 'memory', 'graph', 'rows', 'progress', 'bucket', 'scratch',
     'types',
     '',  # the package itself, for its version
 ]

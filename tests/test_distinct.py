@@ -1,4 +1,4 @@
-"""A user at a time is embedded once, whatever number of lines an invoice has."""
+"""What a batch has twice is embedded once, and nothing comes out otherwise."""
 
 import functools
 
@@ -11,6 +11,7 @@ import variants
 
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
+from dynllm_jax import distinct
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
 from dynllm_jax import sharding
@@ -31,7 +32,7 @@ def test_visits_are_the_distinct_users_and_times(seed, size):
   log = invoices(seed)
   inputs = helpers.random_inputs(log, padding=BATCH)
   batch = batching.take_batch(inputs, 100, size, BATCH)
-  users, times, visit = batching.visits(batch, 64)
+  users, times, visit = distinct.visits(batch, 64)
   np.testing.assert_array_equal(users[visit], batch.users)
   np.testing.assert_array_equal(times[visit], batch.times)
   expected = set(zip(np.array(batch.users), np.array(batch.times)))
@@ -45,24 +46,25 @@ def test_visits_are_the_distinct_users_and_times(seed, size):
 def test_items_are_the_distinct_ones(size):
   items = jnp.where(
       jnp.arange(BATCH) < size, jnp.asarray(invoices().items[:BATCH]), 0)
-  own, place = batching.distinct_items(items, 64)
+  own, place = distinct.items(items, 64)
   np.testing.assert_array_equal(own[place], items)
   assert len(set(np.array(place))) == len(set(np.array(items)))
   assert not np.asarray(own)[np.setdiff1d(np.arange(64), place)].any()
 
 
 def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
-  monkeypatch.setattr(batching, '_DISTINCT_STEP', 1)
+  monkeypatch.setattr(distinct, '_STEP', 1)
   log = invoices()
   plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
   events = [range(s, s + n) for s, n in zip(plan.start, plan.size)]
   visits = max(len({(log.users[k], log.times[k]) for k in e}) for e in events)
   items = max(len({log.items[k] for k in e}) for e in events)
-  assert batching.count_distinct(plan, log) == (visits + 1, items + 1)
+  assert batching.with_distinct(plan, log).distinct == (
+      visits + 1, items + 1)
   # Where no two events share a thing, batches are left as they are.
   apart = helpers.make_log([1, 2] * 20, np.arange(1, 41), np.arange(40))
   plan = batching.plan_batches(apart.times, 0, 40, 8)
-  assert batching.count_distinct(plan, apart) == (0, 0)
+  assert batching.with_distinct(plan, apart).distinct == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +103,9 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   plans = evaluate.split_plans(system, log, BATCH)
   assert {p.distinct for p in plans.values()} == {(64, 0)}
   ranks = [
-      evaluate.replay(system, state.params, system.reset(state.memory), inputs,
-                      plans['train']._replace(distinct=batching.Distinct(count)), ranking,
-                      candidates)[1]
+      evaluate.replay(
+          system, state.params, system.reset(state.memory), inputs,
+          plans['train']._replace(distinct=distinct.Distinct(count)), ranking,
+          candidates)[1]
       for count in (0, 64)]
   np.testing.assert_array_equal(*ranks)
