@@ -4,8 +4,8 @@ from dynllm_jax import config as config_lib
 
 
 def get_config(arg: str = ''):
-  """The configuration; `arg` names a system, '' is dynllm+walk."""
-  config = config_lib.default(arg or 'dynllm+walk')
+  """The configuration; `arg` names a system, '' is dynllm+text."""
+  config = config_lib.default(arg or 'dynllm+text')
   config.data.source = 'simulated'
   config.data.size = 'demo'
   config_lib.set_known(

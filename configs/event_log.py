@@ -4,8 +4,8 @@ from dynllm_jax import config as config_lib
 
 
 def get_config(arg: str = ''):
-  """Settings that suit most shops; `arg` names a system, '' dynllm+walk."""
-  config = config_lib.default(arg or 'dynllm+walk')
+  """Settings that suit most shops; `arg` names a system, '' dynllm+text."""
+  config = config_lib.default(arg or 'dynllm+text')
   config.data.source = 'event_log'
   config_lib.set_known(
       config.model, num_neighbors=20, num_layers=1, time_dim=32,

@@ -20,6 +20,13 @@ from dynllm_jax.facets import writers
 from dynllm_jax.types import InputError
 
 
+# Terms of a temporal system's score, by variant; each has those of the former.
+VARIANTS = {
+    'walk': ('copy_term', 'walk_term'),  # SPEC 3.11
+    'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
+}
+
+
 class _Path(str):
   """A path that answers a call like the mapping's method it hides."""
   pairs = ()
@@ -56,8 +63,8 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   """All fields with their defaults.
 
   Args:
-    arg: the config argument, `<system>` or `<system>+walk`, empty for
-      `dynllm`; `+walk` switches on the copy and walk terms of SPEC 3.11.
+    arg: the config argument, `<system>` or `<system>+<variant>`, empty for
+      `dynllm`; a variant switches on terms of the score (VARIANTS).
 
   Returns:
     A locked config; `config.model` holds the fields of the chosen system.
@@ -188,13 +195,20 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   config.model.name = name
   config.train.update(_own_train(module))
   if variant:
-    if variant != 'walk' or 'walk_term' not in config.model:
+    variants = variants_of(config.model)
+    if variant not in variants:
       raise InputError(
           f'config argument {arg!r}: system {name!r} has no variant '
-          f'{variant!r}; only "+walk", of temporal systems, is allowed')
-    config.model.copy_term = config.model.walk_term = True
+          f'{variant!r}; allowed: {", ".join(variants) or "none"}')
+    config.model.update(dict.fromkeys(VARIANTS[variant], True))
   config.lock()
   return config
+
+
+def variants_of(model: ml_collections.ConfigDict) -> list[str]:
+  """The variants whose terms a system's `config.model` has."""
+  return [name for name, terms in VARIANTS.items()
+          if set(terms) <= set(model)]
 
 
 def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:

@@ -7,6 +7,8 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import Inputs
 
+_ROWS = 65_536  # of a table read at once
+
 
 def build_inputs(
     log: EventLog, item_text: np.ndarray, facets: FacetBank,
@@ -40,7 +42,16 @@ def build_inputs(
       train_events=np.int32(log.train_end),
       mean_return_days=np.float32(graph.mean_return_days(log)),
       item_text=item_text,
+      text_mean=_mean(item_text[1:]),
       facets=facets,
       num_users=log.num_users,
       num_items=log.num_items,
       train_graph=graph.train_graph(log) if train_graph else None)
+
+
+def _mean(texts):
+  """f32[llm_dim], the mean row of a table that may be larger than memory."""
+  total = np.zeros(texts.shape[1])
+  for start in range(0, len(texts), _ROWS):
+    total += texts[start:start + _ROWS].sum(axis=0, dtype=np.float64)
+  return (total / max(1, len(texts))).astype(np.float32)

@@ -76,9 +76,8 @@ def _ranking_loss(
     scores = scoring.score(users, rivals)
     return losses.softmax(
         positive, scores if visit is None else scores[visit], allowed, mask)
-  rows = ItemEmbeddings(
-      rivals.ids.reshape(size, -1),
-      rivals.vector.reshape(size, -1, rivals.vector.shape[-1]))
+  rows = jax.tree.map(
+      lambda x: x.reshape(size, -1, *x.shape[1:]), rivals)
   negative = scoring.score_rows(each, rows)
   if config.loss == 'margin':
     return losses.margin(positive, negative, allowed, mask, config.margin)

@@ -44,8 +44,10 @@ class Run(NamedTuple):
 
 
 def system_name(config: ml_collections.ConfigDict) -> str:
-  """The system's name in results: `+walk` with any term of SPEC 3.11."""
+  """The system's name in results, with the variant that has all its terms."""
   model = config.model
+  if model.get('text_term', False):
+    return model.name + '+text'
   walk = model.get('copy_term', False) or model.get('walk_term', False)
   return model.name + ('+walk' if walk else '')
 

@@ -19,6 +19,8 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
     f32[batch, candidates].
   """
   scores = _scaled(users, users.vector @ items.vector.T)
+  if users.text is not None:
+    scores += users.text @ items.text.T
   if users.copy is not None or users.walk is not None:
     order = jnp.argsort(items.ids)
     ids = items.ids[order]
@@ -46,6 +48,8 @@ def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
   """
   scores = _scaled(
       users, jnp.einsum('bd,bcd->bc', users.vector, items.vector))
+  if users.text is not None:
+    scores += jnp.einsum('bd,bcd->bc', users.text, items.text)
   if users.copy is not None:
     scores += _matched(users.copy, items.ids)
   if users.walk is not None:

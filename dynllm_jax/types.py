@@ -206,6 +206,7 @@ class Inputs:
   train_events: Array  # i32[], number of training events
   mean_return_days: Array  # f32[], mu of SPEC 3.4
   item_text: Array  # f16[items + 1 or more, llm_dim]
+  text_mean: Array  # f32[llm_dim], of the items' texts
   facets: FacetBank
   num_users: int = _static()  # padding not counted, here and below
   num_items: int = _static()
@@ -247,11 +248,12 @@ class UserEmbeddings:
   """What a system knows of each user at each user's time.
 
   The score of item x is (SPEC 3.9, 3.11; scoring.py)
-  `scale vector . x + sum copy + walk_scale log(1 + sum walk) + item_scores[x]`;
-  an absent part is None.
+  `scale vector . x + text . text of x + sum copy + walk_scale log(1 + sum walk)
+  + item_scores[x]`; an absent part is None.
   """
   vector: Array  # f32[batch, dim]
   scale: Array | None = None  # f32[], c of SPEC 3.9
+  text: Array | None = None  # f32[batch, llm_dim], of layers/text_term.py
   copy: Terms | None = None
   walk: Terms | None = None
   walk_scale: Array | None = None  # f32[], beta of SPEC 3.11
@@ -260,9 +262,10 @@ class UserEmbeddings:
 
 @_pytree
 class ItemEmbeddings:
-  """Items as scored: ids and vectors."""
+  """Items as scored: ids, vectors and directions of their texts."""
   ids: Array  # i32[candidates]
   vector: Array  # f32[candidates, dim]
+  text: Array | None = None  # f32[candidates, llm_dim], of norm 1
 
 
 @_pytree

@@ -102,6 +102,7 @@ def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
       same_time=SameTimeItems(
           offsets(size.events), entries(size.events), log, 1000),
       train_events=np.int32(0), mean_return_days=np.float32(1),
+      text_mean=np.zeros(size.llm_dim, np.float32),
       item_text=half(even(size.items + 1), size.llm_dim),
       facets=FacetBank(
           texts=half(even(size.texts), size.llm_dim),

@@ -98,7 +98,7 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
       users=draw.integers(1, users + 1, events, np.int32), items=None,
       times=np.sort(draw.integers(1, _PROFILES + 1, events, np.int32)),
       user_graph=None, item_graph=None, same_time=None, train_events=None,
-      mean_return_days=None, item_text=None, facets=few))
+      mean_return_days=None, item_text=None, text_mean=None, facets=few))
   starts = np.arange(0, events, _BATCH, dtype=np.int32)
   plan = batching.BatchPlan(
       starts, np.full_like(starts, _BATCH), np.zeros_like(starts),

@@ -55,17 +55,16 @@ def final_fields(point, epoch_seconds: float) -> tuple[tuple[str, object], ...]:
 
 
 def is_learned(system: str) -> bool:
-  """Whether a system (`name` or `name+walk`) is trained at all."""
+  """Whether a system (`name` or `name+variant`) is trained at all."""
   config = config_lib.default(system)
   module = config_lib.system_module(config.model.name)
   return module.build(config.model).feed != 'none'
 
 
 def all_systems() -> list[str]:
-  """Every system, and `+walk` of those that have the terms of SPEC 3.11."""
+  """Every system, each followed by its variants."""
   names = []
   for name in config_lib.system_names():
-    names.append(name)
-    if 'walk_term' in config_lib.default(name).model:
-      names.append(f'{name}+walk')
+    variants = config_lib.variants_of(config_lib.default(name).model)
+    names += [name, *(f'{name}+{variant}' for variant in variants)]
   return names

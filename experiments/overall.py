@@ -8,6 +8,7 @@ A stopped call goes on where it was: finished rows are kept (rows.py), a run
 that was cut off resumes from its checkpoint.
 """
 
+import functools
 import json
 import pathlib
 import statistics
@@ -40,7 +41,7 @@ def tune(log: rows.Log, system: str, seed: int,
 
   Args:
     log: the log.
-    system: its name, with or without `+walk`.
+    system: its name, with or without a variant.
     seed: of the tuning runs.
     workdir: for run folders.
 
@@ -114,7 +115,10 @@ def summarize(found: list[dict]) -> dict:
 
 def compare(log: rows.Log, found: dict[str, list[dict]],
             systems: dict[str, dict]) -> list[dict]:
-  """DynLLM's best variant against the best other system, metric by metric."""
+  """DynLLM's best variant against the best other system, metric by metric.
+
+  Which are best is decided on validation.
+  """
   ours = [name for name in systems if name.startswith('dynllm')]
   others = [name for name in systems if name not in ours]
   if not ours or not others:
@@ -122,14 +126,16 @@ def compare(log: rows.Log, found: dict[str, list[dict]],
   users = rows.test_users(log)
   comparisons = []
   for metric in ('recall@10', 'ndcg@10'):
-    of = lambda name: systems[name]['test'][metric]
-    system, rival = max(ours, key=of), max(others, key=of)
+    best = functools.partial(
+        max, key=lambda name: systems[name]['validation'][metric])
+    system, rival = best(ours), best(others)
     values = [
         statistics_lib.gains(rows.test_ranks(log, found[name][0]), metric)
         for name in (system, rival)]
     comparisons.append({
         'metric': metric, 'system': system, 'rival': rival,
-        'ratio': of(system) / of(rival),
+        'ratio': (
+            systems[system]['test'][metric] / systems[rival]['test'][metric]),
         'p': statistics_lib.p_value(*values, users)})
   return comparisons
 

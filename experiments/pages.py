@@ -41,8 +41,8 @@ def markdown(result: dict[str, Any]) -> str:
         ['system', 'rival', 'metric', 'ratio', 'p'],
         [[c['system'], c['rival'], _short(c['metric']), f'{c["ratio"]:.2f}',
           f'{c["p"]:.3f}'] for c in result['comparisons']]), '',
-              'p is two-sided, from a paired bootstrap over users of the first '
-              'seed.', '']
+              'The best of each side on validation. p is two-sided, from a '
+              'paired bootstrap over users of the first seed.', '']
   groups = sorted(systems[0][1]['groups'])
   counts = systems[0][1]['group_events']
   lines += ['## Recall@10 by group', '', *table(

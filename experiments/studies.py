@@ -21,7 +21,7 @@ def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
 
   Args:
     log: the log.
-    system: its name, with or without `+walk`.
+    system: its name, with or without a variant.
     changes: what differs; {} for nothing.
     epochs: of each run at most, with the patience of grids.py.
     seed: of each run.

@@ -85,7 +85,7 @@ def test_parts_of_a_group_share_one_state():
   """Batches of one row and whole groups of equal times rank alike."""
   log = helpers.random_log(2, num_users=10, num_items=12, num_events=120,
                            num_times=15)
-  config = variants.tiny_config('dynllm+walk')
+  config = variants.tiny_config('dynllm+text')
   system = config_lib.system_module('dynllm').build(config.model)
   inputs = helpers.random_inputs(log, padding=64)
   params, memory = jax.jit(system.init, static_argnums=2)(
@@ -137,7 +137,7 @@ def test_pure_noise_gives_chance_recall():
   """Users take items at random: nothing learned may help on the test split."""
   log = helpers.random_log(5, num_users=40, num_items=50, num_events=2000,
                            num_times=1500)
-  config = variants.tiny_config('dynllm+walk')
+  config = variants.tiny_config('dynllm+text')
   config.train.batch_size = 64
   system = config_lib.system_module('dynllm').build(config.model)
   inputs = helpers.random_inputs(log, padding=64)

@@ -32,7 +32,7 @@ def inputs_of(log, config, folder):
 
 @pytest.mark.parametrize('how', ['changed', 'permuted', 'truncated', 'items'])
 def test_the_future_changes_no_earlier_score(tmp_path, how):
-  config = variants.tiny_config('dynllm+walk')
+  config = variants.tiny_config('dynllm+text')
   config.model.event_features = True
   config.facets.window_days = 10.0
   config.facets.encoder.dim = 16
@@ -69,7 +69,7 @@ def test_the_future_changes_no_earlier_score(tmp_path, how):
 
 def test_training_does_not_see_the_future(tmp_path):
   """The same parameters come out, whatever follows the training split."""
-  config = variants.tiny_config('dynllm+walk')
+  config = variants.tiny_config('dynllm+text')
   config.facets.encoder.dim = 16
   config.facets.window_days = 10.0
   log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,

@@ -17,7 +17,7 @@ from dynllm_jax import train
 BATCH = 16
 
 
-@pytest.mark.parametrize('variant', ['dynllm+walk', 'sasrec', 'lightgcn'])
+@pytest.mark.parametrize('variant', ['dynllm+text', 'sasrec', 'lightgcn'])
 def test_programs_lower_for_tpu_and_cuda(variant):
   log = helpers.random_log(
       3, num_users=12, num_items=15, num_events=150, num_times=70)

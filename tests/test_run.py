@@ -60,7 +60,7 @@ def test_a_run_leaves_its_report(home):
     assert parts['head']['events'] + parts['tail']['events'] == 1350
   assert set(results['floors']) == {
       'popularity', 'recent_popularity', 'repeat', 'transitions', 'itemknn'}
-  assert results['system'] == 'dynllm+walk'
+  assert results['system'] == 'dynllm+text'
   assert results['data']['simulated'] is True
   assert 'simulated' in results['data']['source']
   assert 'rule-written' in results['facets']['writer']
@@ -90,7 +90,7 @@ def test_evaluate_gives_the_same_figures(home):
   assert again.keys() == trained.keys()
   for key in ('validation', 'test', 'floors', 'best_epoch', 'parameters'):
     assert again[key] == trained[key], key
-  assert 'dynllm+walk' in done.stdout and 'simulated' in done.stdout
+  assert 'dynllm+text' in done.stdout and 'simulated' in done.stdout
 
 
 def test_a_tuning_run_looks_at_no_test_event(home):

@@ -13,7 +13,9 @@ from dynllm_jax.types import Terms
 from dynllm_jax.types import UserEmbeddings
 
 BATCH, DIM, NUM_ITEMS, TERMS = 3, 4, 6, 9
-PARTS = ('scale', 'copy', 'walk', 'item_scores')
+TEXTS = np.random.default_rng(9).normal(size=(NUM_ITEMS + 1, 5)).astype(
+    np.float32)
+PARTS = ('scale', 'text', 'copy', 'walk', 'item_scores')
 # Any order, some ids twice, item 2 missing, padding too.
 IDS = np.array([5, 1, 4, 4, 0, 6, 1, 3], np.int32)
 
@@ -32,6 +34,7 @@ def draw_users(seed, parts):
   return UserEmbeddings(
       vector=normal(BATCH, DIM),
       scale=jnp.float32(0.3) if 'scale' in parts else None,
+      text=normal(BATCH, TEXTS.shape[1]) if 'text' in parts else None,
       copy=terms(False) if 'copy' in parts else None,
       walk=terms(True) if 'walk' in parts else None,
       walk_scale=jnp.float32(1.7) if 'walk' in parts else None,
@@ -43,6 +46,9 @@ def brute(users, row, item, vector):
   total = sum(float(a) * float(b) for a, b in zip(users.vector[row], vector))
   if users.scale is not None:
     total *= float(users.scale)
+  if users.text is not None:
+    total += sum(
+        float(a) * float(b) for a, b in zip(users.text[row], TEXTS[item]))
   def on_item(terms):
     return sum(float(w) for i, w in zip(terms.items[row], terms.weights[row])
                if i == item)
@@ -64,7 +70,7 @@ def test_score_is_a_loop(parts):
       [brute(users, row, item, vector) for item, vector in zip(IDS, vectors)]
       for row in range(BATCH)]
   np.testing.assert_allclose(
-      _score(users, ItemEmbeddings(IDS, vectors)), expected, atol=1e-5)
+      _score(users, ItemEmbeddings(IDS, vectors, TEXTS[IDS])), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('parts', [(), *((p,) for p in PARTS), PARTS])
@@ -78,7 +84,7 @@ def test_score_rows_is_a_loop(parts):
       [brute(users, row, ids[row, k], vectors[row, k]) for k in range(5)]
       for row in range(BATCH)]
   np.testing.assert_allclose(
-      _score_rows(users, ItemEmbeddings(ids, vectors)), expected, atol=1e-5)
+      _score_rows(users, ItemEmbeddings(ids, vectors, TEXTS[ids])), expected, atol=1e-5)
 
 
 def test_a_score_does_not_depend_on_the_other_candidates():
@@ -87,7 +93,8 @@ def test_a_score_does_not_depend_on_the_other_candidates():
       size=(NUM_ITEMS + 1, DIM)), jnp.float32)
   def scores(ids):
     ids = jnp.array(ids)
-    return np.asarray(_score(users, ItemEmbeddings(ids, vectors[ids])))
+    return np.asarray(_score(users, ItemEmbeddings(
+        ids, vectors[ids], jnp.asarray(TEXTS)[ids])))
   every = scores(range(NUM_ITEMS + 1))
   for ids in ([3], [6, 2], [5, 5, 1, 5], [0, 6], [1, 2, 3]):
     np.testing.assert_allclose(scores(ids), every[:, ids], atol=1e-6)
@@ -111,32 +118,31 @@ def test_gradients_are_those_of_the_sum_of_terms(run):
 
   def dense(learned):
     """The formula on one-hot items."""
-    vector, scale, copy, walk, walk_scale, item_scores, vectors = learned
-    def spread(terms, values):
+    drawn, vectors, texts = learned
+    def spread(terms):
       hot = (terms.items[:, :, None] == ids).astype(jnp.float32)
-      return jnp.einsum('bt,btc->bc', values, hot)
+      return jnp.einsum('bt,btc->bc', terms.weights, hot)
     return jnp.sum(weights * (
-        scale * vector @ vectors.T + spread(users.copy, copy)
-        + walk_scale * jnp.log1p(spread(users.walk, walk))
-        + item_scores[:, ids]))
+        drawn.scale * drawn.vector @ vectors.T + drawn.text @ texts.T
+        + spread(drawn.copy) + drawn.walk_scale * jnp.log1p(spread(drawn.walk))
+        + drawn.item_scores[:, ids]))
 
   def ours(learned):
-    vector, scale, copy, walk, walk_scale, item_scores, vectors = learned
-    drawn = UserEmbeddings(
-        vector, scale, users.copy.replace(weights=copy),
-        users.walk.replace(weights=walk), walk_scale, item_scores)
+    drawn, vectors, texts = learned
     if run == 'score':
       return jnp.sum(weights * scoring.score(
-          drawn, ItemEmbeddings(ids, vectors)))
-    return jnp.sum(weights * scoring.score_rows(drawn, ItemEmbeddings(
-        jnp.broadcast_to(ids, (BATCH, len(ids))),
-        jnp.broadcast_to(vectors, (BATCH, *vectors.shape)))))
+          drawn, ItemEmbeddings(ids, vectors, texts)))
+    rows = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (BATCH, *x.shape)),
+        ItemEmbeddings(ids, vectors, texts))
+    return jnp.sum(weights * scoring.score_rows(drawn, rows))
 
-  learned = (users.vector, users.scale, users.copy.weights,
-             users.walk.weights, users.walk_scale, users.item_scores,
-             jnp.asarray(vectors))
+  learned = users, jnp.asarray(vectors), jnp.asarray(TEXTS[IDS])
   found, expected = (
-      jax.jit(jax.grad(f))(learned) for f in (ours, dense))
+      [leaf for leaf in jax.tree.leaves(
+          jax.jit(jax.grad(f, allow_int=True))(learned))
+       if leaf.dtype == jnp.float32] for f in (ours, dense))
+  assert len(found) == len(expected) == 9
   for one, two in zip(found, expected):
     assert np.all(np.isfinite(one)) and np.any(one)
     np.testing.assert_allclose(one, two, atol=1e-5)

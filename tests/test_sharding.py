@@ -20,7 +20,7 @@ def learned(name):
   return module.build(config_lib.default(name).model).feed != 'none'
 
 
-LEARNED = [n for n in config_lib.system_names() if learned(n)] + ['dynllm+walk']
+LEARNED = [n for n in config_lib.system_names() if learned(n)] + ['dynllm+text']
 SHAPES = ('8x1', '1x8', '4x2')
 
 

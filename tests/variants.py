@@ -30,6 +30,7 @@ _OPTIONS = {
        for name in ('crd', 'int', 'ctg', 'brd')},
     'copy': {'copy_term': True},
     'walk': {'walk_term': True},
+    'text': {'text_term': True},
     'margin': {'train.loss': 'margin'},
     'softmax': {'train.loss': 'softmax', 'train.num_negatives': 5},
     'popular negatives': {
@@ -50,13 +51,13 @@ _RIVAL_OPTIONS = {
 # By name: the config argument and the fields that differ.
 VARIANTS = {
     **{name: (name, {}) for name in config_lib.system_names()},
-    'dynllm+walk': ('dynllm+walk', {'train.loss': 'softmax'}),
+    'dynllm+text': ('dynllm+text', {'train.loss': 'softmax'}),
     'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
     'sasrec, heads': ('sasrec', {'num_heads': 2}),
     'mf, softmax': ('mf', {'train.loss': 'softmax'}),
     **{f'dynllm, {name}': ('dynllm', fields)
        for name, fields in _OPTIONS.items()},
-    **{f'{system}+walk': (f'{system}+walk', {'train.loss': 'softmax'})
+    **{f'{system}+text': (f'{system}+text', {'train.loss': 'softmax'})
        for system in _RIVALS},
     **{f'{system}, {name}': (system, fields)
        for system in _RIVALS for name, fields in _RIVAL_OPTIONS.items()
@@ -72,7 +73,7 @@ VARIANTS.update({
         'lightgcn', {'train.loss': 'softmax', 'train.num_negatives': 5}),
 })
 # Each system once; the others run with --all-combinations.
-MAIN = [*config_lib.system_names(), 'dynllm+walk']
+MAIN = [*config_lib.system_names(), 'dynllm+text']
 
 
 def tiny_config(variant: str) -> ml_collections.ConfigDict:
@@ -81,7 +82,7 @@ def tiny_config(variant: str) -> ml_collections.ConfigDict:
   config = config_lib.default(arg)
   config_lib.set_known(
       config.model, dim=8, time_dim=6, num_neighbors=3, num_layers=1,
-      max_length=4, copy_neighbors=4, walk_fanout=(3, 2, 2), top_r=5)
+      max_length=4, copy_neighbors=4, walk_fanout=(3, 2, 2), text_neighbors=4, top_r=5)
   config.train.batch_size = config.eval.batch_size = 16
   config.train.learning_rate = 0.01
   config.train.chunk = 4

@@ -18,6 +18,8 @@ from dynllm_jax import memory as memory_lib
 from dynllm_jax import rows
 from dynllm_jax.batching import empty_pending
 from dynllm_jax.layers.item_static import ItemStatic
+from dynllm_jax.layers.text_term import item_directions
+from dynllm_jax.layers.text_term import TextTerm
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
@@ -51,6 +53,8 @@ def shared_fields() -> dict:
       'copy_neighbors': 20,
       'walk_term': False,
       'walk_fanout': (10, 8, 8),
+      'text_term': False,  # layers/text_term.py
+      'text_neighbors': 20,
   }
 
 
@@ -80,6 +84,8 @@ class StreamNetwork(nn.Module):
       self.copy = CopyTerm(c.copy_neighbors)
     if c.walk_term:
       self.walk = WalkTerm(tuple(c.walk_fanout))
+    if c.text_term:
+      self.text = TextTerm(c.text_neighbors)
     if c.event_features and self.maps_features:
       self.features = {
           side: nn.Dense(widths.vector) for side in ('user', 'item')}
@@ -195,10 +201,14 @@ class StreamNetwork(nn.Module):
     return UserEmbeddings(
         vector=user_vectors,
         scale=self.score_scale,
+        text=self.text(inputs, users, user_times)
+        if c.text_term else None,
         copy=self.copy(inputs, users, user_times, self.encode)
         if c.copy_term else None,
         walk=walk,
-        walk_scale=walk_scale), ItemEmbeddings(items, item_vectors)
+        walk_scale=walk_scale), ItemEmbeddings(
+            items, item_vectors,
+            item_directions(inputs, items) if c.text_term else None)
 
 
 def stream_system(network: StreamNetwork) -> System:
@@ -257,7 +267,8 @@ def check_fields(
 def _shared_rules(c) -> list[Rule]:
   one_or_more = [
       (field, c[field] >= 1, '1 or more')
-      for field in ('num_layers', 'num_neighbors', 'copy_neighbors')
+      for field in ('num_layers', 'num_neighbors', 'copy_neighbors',
+                    'text_neighbors')
       if field in c]
   heads = [
       ('num_heads', c.num_heads > 0 and c.dim % c.num_heads == 0,

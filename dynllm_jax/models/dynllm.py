@@ -54,6 +54,8 @@ def default_config() -> ml_collections.ConfigDict:
       'copy_neighbors': 20,
       'walk_term': False,
       'walk_fanout': (10, 8, 8),
+      'text_term': False,  # layers/text_term.py
+      'text_neighbors': 20,
   })
 
 

@@ -44,7 +44,7 @@ def test_a_chunk_has_the_texts_of_its_events_and_few_others():
 def test_training_and_ranking_are_the_same_wherever_texts_are():
   batch = 32
   log = helpers.random_log(3, num_events=200, num_times=120)
-  config = variants.tiny_config('dynllm+walk')
+  config = variants.tiny_config('dynllm+text')
   config.train.chunk = 2
   system = config_lib.system_module('dynllm').build(config.model)
   whole = helpers.random_inputs(log, padding=batch)

@@ -1,5 +1,7 @@
 """The shared base: its checks, and what of a table is ever read."""
 
+import re
+
 import ml_collections
 import pytest
 
@@ -12,7 +14,8 @@ from dynllm_jax.types import InputError
     ('dim', 7, 'an even number'), ('time_dim', 0, 'an even number'),
     ('num_heads', 3, 'a divisor of model.dim = 128'),
     ('num_layers', 0, '1 or more'), ('num_neighbors', 0, '1 or more'),
-    ('copy_neighbors', 0, '1 or more'), ('dropout', 1.0, 'below 1'),
+    ('copy_neighbors', 0, '1 or more'), ('text_neighbors', 0, '1 or more'),
+    ('dropout', 1.0, 'below 1'),
     ('update_ties', 'last', 'mean, each'),
     ('walk_fanout', (10, 8), 'three numbers')])
 @pytest.mark.parametrize('system', ['tgn', 'dynllm'])
@@ -36,8 +39,17 @@ def test_rules_of_a_part_name_the_part():
 
 @pytest.mark.parametrize(
     'system', ['tgn', 'jodie', 'dyrep', 'dynshare', 'dmf'])
-def test_walk_sets_both_terms_which_are_off_otherwise(system):
-  plain, walk = (
-      config_lib.default(arg).model for arg in (system, f'{system}+walk'))
-  assert not plain.copy_term and not plain.walk_term
-  assert walk.copy_term and walk.walk_term
+def test_variants_set_terms_which_are_off_otherwise(system):
+  terms = lambda arg: [
+      config_lib.default(arg).model[f'{name}_term']
+      for name in ('copy', 'walk', 'text')]
+  assert terms(system) == [False, False, False]
+  assert terms(f'{system}+walk') == [True, True, False]
+  assert terms(f'{system}+text') == [True, True, True]
+
+
+@pytest.mark.parametrize('arg, allowed', [
+    ('mf+walk', 'none'), ('sasrec+text', 'walk$'), ('tgn+fast', 'walk, text')])
+def test_a_variant_that_a_system_lacks_is_named(arg, allowed):
+  with pytest.raises(InputError, match=f'{re.escape(arg)}.*allowed: {allowed}'):
+    config_lib.default(arg)

@@ -1,0 +1,69 @@
+"""A term over texts: what a user took lately against what a candidate is.
+
+The maps of SPEC 3.6 must first learn what the language model knows already.
+This term asks it directly, in its own space and with two learned numbers:
+`gain p . e(x)`, where `e(x)` is the direction of a candidate's text from the
+mean of all items' texts and `p` that of what the user took, the newer the more.
+Embeddings of a language model share a large mean, which tells no text from
+another (Mu and Viswanath 2018, arXiv 1702.01417); hence the directions.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax import graph
+from dynllm_jax import rows
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+
+
+class TextTerm(nn.Module):
+  """`gain p`, to be multiplied with the directions of candidates.
+
+  `p` is the direction of `sum_k (1 + t - t_k)^decay e(i_k)`, times in days.
+
+  Attributes:
+    num_neighbors: how far back the user's own items are read.
+  """
+  num_neighbors: int
+
+  @nn.compact
+  def __call__(self, inputs: Inputs, users: Array, times: Array) -> Array:
+    """The terms of i32[batch] users at i32[batch] times.
+
+    Args:
+      inputs: for the graph and the texts.
+      users: i32[batch].
+      times: i32[batch], seconds.
+
+    Returns:
+      f32[batch, llm_dim]; zero for a user without an earlier event.
+    """
+    # In tenths, so that a small learning rate suffices to find it.
+    gain = 10 * self.param('gain', nn.initializers.constant(0.2), ())
+    decay = self.param('decay', nn.initializers.constant(-0.5), ())
+    near = graph.neighborhood(
+        inputs.user_graph, users, times, self.num_neighbors)
+    days = jnp.where(
+        near.mask, graph.days_between(times[:, None], near.times), 0.0)
+    weights = jnp.where(near.mask, jnp.exp(decay * jnp.log1p(days)), 0.0)
+    return gain * _direction(jnp.einsum(
+        'bn,bnd->bd', weights, item_directions(inputs, near.nodes)))
+
+
+def item_directions(inputs: Inputs, items: Array) -> Array:
+  """`e` of items, f32[..., llm_dim], of norm 1.
+
+  Args:
+    inputs: for the texts.
+    items: i32[...].
+  """
+  texts = rows.take(inputs.item_text, items).astype(jnp.float32)
+  return _direction(texts - inputs.text_mean)
+
+
+def _direction(x):
+  """Rows of norm 1; a row of zeros stays one, with a finite gradient."""
+  return x * jax.lax.rsqrt(
+      jnp.maximum(jnp.sum(x ** 2, axis=-1, keepdims=True), 1e-12))
