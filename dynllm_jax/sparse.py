@@ -1,20 +1,23 @@
 """Training steps that touch those rows of an embedding table that they read.
 
 Gradients and optimizer of a table of a million rows would cost a pass over it
-every step. Here a step first learns which rows it will read, then works on
-those alone, with their moments, and puts them back. Rows that a step does not
-read keep their values and their moments, as in torch.optim.SparseAdam, where
-Adam over the whole table would let them drift on. A table with no more rows
-than a step reads is left whole: to gather its rows would save nothing.
+every step. Here a step first learns which rows it will read, takes gradients
+of those alone, and updates them and their moments in place, a block at a time
+(`update`). Rows that a step does not read keep their values and their moments,
+as in torch.optim.SparseAdam, where Adam over the whole table would let them
+drift on. A table with no more rows than a step reads is left whole: to gather
+its rows would save nothing.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import optax
 
 from dynllm_jax import rows
 from dynllm_jax.layers.embed import Embed
@@ -24,6 +27,8 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Params
 
 Held = dict[tuple[str, ...], Array]  # by the table's path in the parameters
+
+_BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
 
 
 def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
@@ -66,18 +71,11 @@ def _distinct(ids):
   return jnp.sort(jnp.where(again, rows.NO_ROW, ids))
 
 
-def take(held: Held, tree: Any) -> Any:
-  """Parameters, or what mirrors them, with held rows in place of tables."""
+def take(held: Held, params: Params) -> Params:
+  """Parameters with held rows in place of tables; of NO_ROW any row."""
   return _map(
-      held, lambda ids, table: table.at[ids].get(mode='fill', fill_value=0),
-      lambda leaf: leaf, tree)
-
-
-def put(held: Held, tree: Any, values: Any) -> Any:
-  """`values`, a result of `take`, with its rows back in the tables of `tree`."""
-  return _map(
-      held, lambda ids, table, rows: table.at[ids].set(rows, mode='drop'),
-      lambda _, value: value, tree, values)
+      lambda names, leaf: leaf.at[held[names]].get(mode='clip')
+      if names in held else leaf, params)
 
 
 def hold(held: Held, params: Params) -> Params:
@@ -89,12 +87,90 @@ def hold(held: Held, params: Params) -> Params:
       flat | {(*path[:-1], HELD): ids for path, ids in held.items()})
 
 
-def _map(held, of_table, of_other, *trees):
-  """Maps over leaves; a table is known by the end of its path."""
-  def of(path, *leaves):
-    names = tuple(key.key for key in path
-                  if isinstance(key, jax.tree_util.DictKey))
-    ids = [ids for name, ids in held.items() if names[-len(name):] == name]
-    return of_table(ids[0], *leaves) if ids else of_other(*leaves)
+def update(
+    optimizer: optax.GradientTransformation, held: Held, grads: Params,
+    params: Params, opt_state: Any, real: Array) -> tuple[Params, Any]:
+  """The parameters and the optimizer's state after a step.
 
-  return jax.tree_util.tree_map_with_path(of, *trees)
+  Args:
+    optimizer: works on each number by itself, as Adam does.
+    held: of the step.
+    grads: with rows in place of tables.
+    params: whole.
+    opt_state: whole; what belongs to a parameter has the path of it.
+    real: bool[], whether the step counts; otherwise nothing changes.
+
+  Returns:
+    Both, whole.
+  """
+  names_of_all = set(traverse_util.flatten_dict(params))
+
+  def only(wanted, tree):
+    """Of what belongs to a parameter, what belongs to a wanted one."""
+    return _map(
+        lambda names, leaf: leaf
+        if names in wanted or names not in names_of_all else optax.MaskedNode(),
+        tree)
+
+  others = names_of_all - set(held)
+  old = only(others, (params, opt_state))
+  changes, new_state = optimizer.update(only(others, grads), old[1], old[0])
+  new = optax.apply_updates(old[0], changes), new_state
+  new = jax.tree.map(functools.partial(jnp.where, real), new, old)
+  for path, ids in held.items():
+    table = _update_table(
+        optimizer, path, jnp.where(real, ids, rows.NO_ROW),
+        only({path}, grads), only({path}, (params, opt_state)))
+    new = jax.tree.map(
+        lambda leaf, other: other if _is_masked(leaf) else leaf, new, table,
+        is_leaf=_is_masked)
+  return new
+
+
+def _update_table(optimizer, path, ids, grads, tree):
+  """A table, and the optimizer's state of it, after a step.
+
+  Args:
+    optimizer: of `update`.
+    path: of the table.
+    ids: i32[n], rows, distinct, then NO_ROW.
+    grads: [n, dim] at the path.
+    tree: parameters and state, nothing but what belongs to the table and to
+      no parameter.
+  """
+  size = min(_BLOCK, len(ids))
+
+  def at_table(function, *trees):
+    return _map(
+        lambda names, leaf, *others: function(leaf, *others)
+        if names == path else leaf, *trees)
+
+  def step(index, tree):
+    # The last block begins early enough to be full; it has seen some rows.
+    start = jnp.minimum(index * size, len(ids) - size)
+    block = jax.lax.dynamic_slice(ids, [start], [size])
+    seen = start + jnp.arange(size) < index * size
+    params, state = at_table(lambda x: x.at[block].get(mode='clip'), tree)
+    changes, state = optimizer.update(
+        at_table(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), grads),
+        state, params)
+    return at_table(
+        lambda x, new: x.at[jnp.where(seen, rows.NO_ROW, block)].set(
+            new, mode='drop'),
+        tree, (optax.apply_updates(params, changes), state))
+
+  count = jnp.sum(ids != rows.NO_ROW)
+  return jax.lax.fori_loop(0, -(-count // size), step, tree)
+
+
+def _is_masked(leaf):
+  return isinstance(leaf, optax.MaskedNode)
+
+
+def _map(function, *trees):
+  """Maps over leaves and the names that lead to them, `(names, *leaves) ->`."""
+  return jax.tree_util.tree_map_with_path(
+      lambda path, *leaves: function(
+          tuple(key.key for key in path
+                if isinstance(key, jax.tree_util.DictKey)), *leaves),
+      *trees)

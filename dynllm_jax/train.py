@@ -34,7 +34,8 @@ _PROPAGATE = 2  # folded into a step's key; its loss splits it in two
 class Trainer(NamedTuple):
   """What a training step is compiled for; hashable."""
   system: System
-  optimizer: optax.GradientTransformation
+  clip: optax.GradientTransformation  # of all gradients; without a state
+  optimizer: optax.GradientTransformation  # of each number by itself
   config: ml_collections.FrozenConfigDict  # config.train
   mesh: jax.sharding.Mesh
 
@@ -83,7 +84,7 @@ def make_trainer(
       'other': optax.clip_by_global_norm(train.max_gradient_norm),
   }, _clip_labels)
   return Trainer(
-      system, optax.chain(clip, optax.adam(rate)),
+      system, clip, optax.adam(rate),
       ml_collections.FrozenConfigDict(train), mesh)
 
 
@@ -146,25 +147,23 @@ def train_step(
   objective_of = functools.partial(
       _objective, trainer, distinct, inputs, state, batch, events, real, key)
   held = sparse.held_rows(objective_of, state.params)
-  params, opt_state = sparse.take(held, (state.params, state.opt_state))
   (_, (loss, memory)), grads = jax.value_and_grad(
       lambda params: objective_of(sparse.hold(held, params)),
-      has_aux=True)(params)
+      has_aux=True)(sparse.take(held, state.params))
   if loss.user_vectors is not None:
     loss = loss._replace(**rows.gathered({
         'user_vectors': loss.user_vectors,
         'item_vectors': loss.item_vectors}))
-  updates, new_opt_state = trainer.optimizer.update(grads, opt_state, params)
-  keep = functools.partial(jax.tree.map, functools.partial(jnp.where, real))
+  grads, _ = trainer.clip.update(grads, trainer.clip.init(grads))
+  params, opt_state = sparse.update(
+      trainer.optimizer, held, grads, state.params, state.opt_state, real)
   return sharding.lay(TrainState(
       step=state.step + real,
-      params=sparse.put(
-          held, state.params,
-          keep(optax.apply_updates(params, updates), params)),
-      opt_state=sparse.put(
-          held, state.opt_state, keep(new_opt_state, opt_state)),
+      params=params,
+      opt_state=opt_state,
       memory=memory,  # nothing was due in a step that is not real
-      pending=keep(
+      pending=jax.tree.map(
+          functools.partial(jnp.where, real),
           feeds.add_pending(
               trainer.system, state.pending, batch, loss, part, ready),
           state.pending),
