@@ -38,6 +38,7 @@ class Run(NamedTuple):
   system: System
   trainer: train.Trainer
   train_plan: batching.BatchPlan
+  rank_plans: dict[str, batching.BatchPlan]  # by split
   mesh: jax.sharding.Mesh
   name: str  # in results
   floors: dict[str, System]  # ranked for comparison, by name
@@ -94,7 +95,8 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   return Run(
       config, log, facets, inputs, facet_texts, system, trainer, train_plan,
-      mesh, system_name(config), floors)
+      evaluate.split_plans(system, log, config.eval.batch_size), mesh,
+      system_name(config), floors)
 
 
 def _build_floor(name):
@@ -140,8 +142,6 @@ def rank_splits(
   Returns:
     For each split the f64[events] ranks and the seconds they took.
   """
-  plans = evaluate.split_plans(
-      run.system, run.log, run.config.eval.batch_size)
   candidates = sharding.place(
       run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates))
   ranking = evaluate.ranking_of(run.config, run.log)
@@ -149,7 +149,7 @@ def rank_splits(
       run.system, state.params, state.memory, run.inputs, state.pending)
   results = {}
   for split in splits:
-    plan = plans[split]
+    plan = run.rank_plans[split]
     progress = reporting.Progress(f'ranking {split}', int(plan.size.sum()))
     memory, ranks = evaluate.replay(
         run.system, state.params, memory, run.inputs, plan, ranking,
@@ -172,7 +172,8 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
   system = run.floors[name]
   floor = run._replace(
       system=system, trainer=run.trainer._replace(system=system), name=name,
-      facet_texts=None)
+      rank_plans=evaluate.split_plans(
+          system, run.log, run.config.eval.batch_size), facet_texts=None)
   state, _ = train_one_epoch(floor, initial_state(floor))
   ranked = rank_splits(floor, state, ('validation', 'test'))
   return {
@@ -196,10 +197,9 @@ def train_one_epoch(
   events = run.log.train_end
   progress = reporting.Progress('training', events)
   if run.system.feed == 'none':
-    plan = evaluate.split_plans(
-        run.system, run.log, run.config.eval.batch_size)['train']
     memory, _ = evaluate.replay(
-        run.system, state.params, state.memory, run.inputs, plan, None,
+        run.system, state.params, state.memory, run.inputs,
+        run.rank_plans['train'], None,
         sharding.place(run.mesh, np.zeros([1], bool)), progress)
     seconds = progress.close()
     record = {'seconds': seconds, 'events_per_s': events / seconds}

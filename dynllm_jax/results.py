@@ -42,7 +42,6 @@ def collect(
     figures[split]['groups'] = {
         name: metrics.summary(ranks[member[bounds[split]]], eval_config.ks)
         for name, member in groups.items()}
-  plans = evaluate.split_plans(run.system, log, eval_config.batch_size)
   rates = [epoch['events_per_s'] for epoch in latest['history']]
   ranks, seconds = ranked['test']
   return {
@@ -81,7 +80,7 @@ def collect(
           'candidates': eval_config.candidates,
           'filter_seen': eval_config.filter_seen,
           'groups_of_equal_times_over_a_batch': {
-              **{name: plans[name].num_split_groups
+              **{name: run.rank_plans[name].num_split_groups
                  for name in ('validation', 'test')},
               'train': run.train_plan.num_split_groups},
       },

@@ -17,7 +17,7 @@ from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
     'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
-_SYSTEM = flags.DEFINE_string('system', 'dynllm+walk', 'What is taken apart.')
+_SYSTEM = flags.DEFINE_string('system', 'dynllm+text', 'What is taken apart.')
 _EPOCHS = flags.DEFINE_integer('epochs', 6, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _MAIN_ONLY = flags.DEFINE_bool(
@@ -48,6 +48,8 @@ OTHERS: studies.Changes = {
     'without event features': {'model.event_features': False},
     'without copy term': {'model.copy_term': False},
     'without walk term': {'model.walk_term': False},
+    'without text term': {'model.text_term': False},
+    'dropout 0.5': {'model.dropout': 0.5},
     'BPR, one negative': {'train.loss': 'bpr', 'train.num_negatives': 1},
     'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
     'popular negatives': {'train.negatives': 'popularity'},

@@ -17,7 +17,7 @@ from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
     'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
-_SYSTEM = flags.DEFINE_string('system', 'dynllm+walk', 'What is varied.')
+_SYSTEM = flags.DEFINE_string('system', 'dynllm+text', 'What is varied.')
 _EPOCHS = flags.DEFINE_integer('epochs', 4, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _FIELDS = flags.DEFINE_list('fields', [], 'Fields to vary; default: all.')

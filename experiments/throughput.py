@@ -183,8 +183,7 @@ def dynllm_ranking() -> aims.Found:
   slices, run = ours('dynllm')
   slices.step()
   state = slices.state
-  plan = evaluate.split_plans(
-      run.system, run.log, run.config.eval.batch_size)['validation']
+  plan = run.rank_plans['validation']
   candidates = jnp.asarray(evaluate.candidate_mask(run.log, 'all'))
   ranking = evaluate.ranking_of(run.config, run.log)
   memory = evaluate.after_pending(

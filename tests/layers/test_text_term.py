@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import helpers
+from dynllm_jax import inputs as inputs_lib
 from dynllm_jax.layers import text_term
 
 DAY = 86_400
@@ -74,3 +75,14 @@ def test_texts_that_are_all_alike_say_nothing_and_break_nothing():
   value, grads = jax.value_and_grad(total)(PARAMS)
   assert value == 0
   assert all(math.isfinite(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_the_mean_is_of_all_items_and_of_no_padding(monkeypatch):
+  log = helpers.random_log(4)
+  texts = np.random.default_rng(0).normal(size=(log.num_items + 1, 5)).astype(
+      np.float16)
+  monkeypatch.setattr(inputs_lib, '_ROWS', 3)  # of 8
+  found = inputs_lib.build_inputs(
+      log, texts, helpers.random_bank(log, 5), padding=0)
+  np.testing.assert_allclose(
+      found.text_mean, texts[1:].astype(np.float64).mean(axis=0), rtol=1e-6)
