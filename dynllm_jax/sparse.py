@@ -5,8 +5,8 @@ every step. Here a step first learns which rows it will read, takes gradients
 of those alone, and updates them and their moments in place, a block at a time
 (`update`). Rows that a step does not read keep their values and their moments,
 as in torch.optim.SparseAdam, where Adam over the whole table would let them
-drift on. A table with no more rows than a step reads is left whole: to gather
-its rows would save nothing.
+drift on. A table with few more rows than a step reads is left whole: to work
+on its rows alone would save nothing.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,7 @@ from dynllm_jax.types import Params
 
 Held = dict[tuple[str, ...], Array]  # by the table's path in the parameters
 
+_WORTH = 1.5  # rows of a table for each that is read, at which it is held
 _BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
 
 
@@ -61,7 +62,8 @@ def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
     objective(params)
   return {
       path: _distinct(rows.replicated(jnp.concatenate(ids)))
-      for path, ids in found.items() if sum(map(len, ids)) < tables[path]}
+      for path, ids in found.items()
+      if _WORTH * sum(map(len, ids)) < tables[path]}
 
 
 def _distinct(ids):

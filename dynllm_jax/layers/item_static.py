@@ -26,7 +26,8 @@ class ItemStatic(nn.Module):
   @nn.compact
   def __call__(
       self, text: Array, items: Array, deterministic: bool,
-      num_rows: int | None = None) -> Array:
+      num_rows: int | None = None, with_text: bool = True,
+      with_id: bool = True) -> Array:
     """Static halves.
 
     Args:
@@ -34,16 +35,17 @@ class ItemStatic(nn.Module):
       items: i32[...].
       deterministic: whether dropout is off.
       num_rows: items + 1, where `text` may be longer.
+      with_text, with_id: False leaves out a part that would be there.
 
     Returns:
       f32[..., dim]; zero where neither text nor id is used.
     """
     static = jnp.zeros((*items.shape, self.dim))
-    if self.use_text:
+    if self.use_text and with_text:
       rows = nn.Dense(self.dim)(
           rows_lib.take(text, items).astype(jnp.float32))
       rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)
-    if self.use_id:
+    if self.use_id and with_id:
       static += Embed(num_rows or len(text), self.dim)(items)
     return static

@@ -121,7 +121,10 @@ class StreamNetwork(nn.Module):
   def static_reader(
       self, inputs: Inputs, num_reads: int,
       deterministic: bool) -> Callable[[Array], Array]:
-    """A reader of items' static parts; of the whole catalogue if that is less.
+    """A reader of items' static parts.
+
+    Each text of the catalogue is mapped once where that is less than to map
+    what is read; a learned vector is looked up wherever it is read.
 
     Args:
       inputs: for the texts.
@@ -135,12 +138,15 @@ class StreamNetwork(nn.Module):
     c, num_items = self.config, inputs.num_items + 1
     if not (c.item_text or c.item_id_embedding):
       return lambda items: jnp.zeros((*items.shape, self.widths.static))
-    if num_items <= num_reads:
-      table = rows.replicated(self.item_static(
-          inputs.item_text, jnp.arange(num_items), deterministic, num_items))
-      return lambda items: table[items]
-    return lambda items: self.item_static(
-        inputs.item_text, items, deterministic, num_items)
+    static = functools.partial(
+        self.item_static, inputs.item_text, deterministic=deterministic,
+        num_rows=num_items)
+    if not c.item_text or num_items > num_reads:
+      return static
+    texts = rows.replicated(static(jnp.arange(num_items), with_id=False))
+    if not c.item_id_embedding:
+      return lambda items: texts[items]
+    return lambda items: texts[items] + static(items, with_text=False)
 
   def join(self, static: Array, state: Array) -> Array:
     """An item as neighbor or query, of its static part and its memory."""
