@@ -13,7 +13,8 @@ from dynllm_jax.layers import text_term
 DAY = 86_400
 DEPTH, GAIN, DECAY = 3, 2.5, -0.7
 
-PARAMS = {'params': {'gain': jnp.float32(GAIN / 10), 'decay': jnp.float32(DECAY)}}
+PARAMS = {'params': {
+    'gain': jnp.float32(GAIN / 10), 'decay': jnp.float32(DECAY)}}
 TERM = text_term.TextTerm(DEPTH)
 
 
