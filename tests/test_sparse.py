@@ -6,11 +6,13 @@ import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import variants
 
 from dynllm_jax import batching
 from dynllm_jax import config as config_lib
+from dynllm_jax import rows
 from dynllm_jax import sharding
 from dynllm_jax import sparse
 from dynllm_jax import train
@@ -51,7 +53,7 @@ def learned(state):
 
 @pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
 def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
-  monkeypatch.setattr(sparse, '_BLOCK', 7)  # blocks overlap at the end
+  monkeypatch.setattr(sparse, '_BLOCK', 7)  # several blocks
   trainer, inputs, plan_rows, start = build(variant)
   of_rows = stepper(trainer, inputs)
   before = of_rows(start, plan_rows[0])
@@ -77,6 +79,36 @@ def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
     np.testing.assert_allclose(
         value[moved], expected[path][moved], 1e-4, 1e-7, err_msg=path)
   assert tables == 3 * (2 if variant == 'jodie' else 1)
+
+
+@pytest.mark.parametrize('read', [0, 1, 7, 8, 12])
+def test_each_row_is_updated_once(monkeypatch, read):
+  """Of 12 places, in blocks of 7: the second block begins at the sixth."""
+  monkeypatch.setattr(sparse, '_BLOCK', 7)
+  rng = np.random.default_rng(read)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  ids = np.sort(rng.choice(40, read, replace=False)).astype(np.int32)
+  params = {'part': {'embedding': normal(40, 3), 'kernel': normal(2)}}
+  path = ('part', 'embedding')
+  optimizer = optax.adam(0.1)
+  state = optimizer.init(params)
+  padded = np.concatenate([ids, np.full(12 - read, rows.NO_ROW, np.int32)])
+  for _ in range(2):
+    grads = {'part': {'embedding': normal(12, 3), 'kernel': normal(2)}}
+    whole = {'part': {**grads['part'], 'embedding': jnp.zeros([40, 3]).at[
+        ids].set(grads['part']['embedding'][:read])}}
+    changes, expected_state = optimizer.update(whole, state, params)
+    expected = optax.apply_updates(params, changes), expected_state
+    found = jax.jit(functools.partial(sparse.update, optimizer))(
+        {path: padded}, grads, params, state, True)
+    touched = np.isin(np.arange(40), ids)[:, None]
+    expected = jax.tree.map(
+        lambda new, old: jnp.where(touched, new, old)
+        if new.ndim == 2 else new, expected, (params, state))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        found, expected)
+    params, state = found
 
 
 def test_a_padding_step_changes_no_row():
