@@ -18,7 +18,7 @@ from experiments import studies
 _LOGS = flags.DEFINE_multi_string(
     'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
 _SYSTEM = flags.DEFINE_string('system', 'dynllm+text', 'What is taken apart.')
-_EPOCHS = flags.DEFINE_integer('epochs', 6, 'Epochs of each run at most.')
+_EPOCHS = flags.DEFINE_integer('epochs', 4, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _MAIN_ONLY = flags.DEFINE_bool(
     'main_only', False, 'The five main ablations alone.')
@@ -66,8 +66,7 @@ def main(argv: list[str]) -> int:
       records = studies.run(
           log, _SYSTEM.value, changes, _EPOCHS.value, _SEED.value,
           pathlib.Path(_WORKDIR.value))
-      studies.write_page(
-          log, 'Ablation', f'At most {_EPOCHS.value} epochs each.', records)
+      studies.write_page(log, 'Ablation', _EPOCHS.value, records)
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2

@@ -16,7 +16,6 @@ from absl import flags
 
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
-from experiments import grids
 from experiments import rows
 from experiments import studies
 
@@ -60,14 +59,10 @@ def main(argv: list[str]) -> int:
       log = rows.parse_log('encoders', text)
       records = studies.run(
           log, _SYSTEM.value, changes(_MODEL.value), _EPOCHS.value,
-          _SEED.value, pathlib.Path(_WORKDIR.value),
-          (('eval.validation_events', grids.VALIDATION_EVENTS),))
+          _SEED.value, pathlib.Path(_WORKDIR.value))
       studies.write_page(
-          log, 'Encoders and facets',
-          f'The other rows: {records[1]["facets"]["encoder"]}. At most '
-          f'{_EPOCHS.value} epochs each; the best is chosen on a fixed sample '
-          f'of {grids.VALIDATION_EVENTS:,} validation events, the figures are '
-          'of all.', records)
+          log, 'Encoders and facets', _EPOCHS.value, records,
+          f'The other rows: {records[1]["facets"]["encoder"]}. ')
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2

@@ -4,12 +4,15 @@ r"""How the choice of single settings moves DynLLM's figures.
         --logs=amazon_beauty=interactions.csv,items.csv
 """
 
+import operator
 import pathlib
+import runpy
 import sys
 from typing import Any
 
 from absl import app
 from absl import flags
+import ml_collections
 
 from dynllm_jax.types import InputError
 from experiments import rows
@@ -35,14 +38,21 @@ VALUES = {
 }
 
 
-def changes(field: str) -> studies.Changes:
-  """The configured value first, then each value of a field."""
+def changes(
+    field: str, config: ml_collections.ConfigDict) -> studies.Changes:
+  """The configuration first, then each value of a field.
+
+  Args:
+    field: of VALUES.
+    config: a value that is its own is the first run, and is not run twice.
+  """
   found = {'as configured': {}}
   for value in VALUES[field]:
     fields = {field: value}
     if field == 'model.dim':  # r stays the same share of d, 80 of 128
       fields['model.distill.top_r'] = value * 80 // 128
-    found[f'{field} = {value}'] = fields
+    found[f'{field} = {value}'] = {
+        k: v for k, v in fields.items() if operator.attrgetter(k)(config) != v}
   return found
 
 
@@ -77,17 +87,18 @@ def main(argv: list[str]) -> int:
             f'--fields: {field!r}; allowed: {", ".join(VALUES)}')
     for text in _LOGS.value:
       log = rows.parse_log('sensitivity', text)
+      config = runpy.run_path(
+          f'configs/{log.name}.py')['get_config'](_SYSTEM.value)
       records = {}
       for field in _FIELDS.value or VALUES:
         some = studies.run(
-            log, _SYSTEM.value, changes(field), _EPOCHS.value, _SEED.value,
-            pathlib.Path(_WORKDIR.value))
+            log, _SYSTEM.value, changes(field, config), _EPOCHS.value,
+            _SEED.value, pathlib.Path(_WORKDIR.value))
         chart(some, field,
               rows.RESULTS / f'sensitivity_{log.name}_{field}.svg')
         records |= {r['label']: r for r in some}
         studies.write_page(
-            log, 'Sensitivity', f'At most {_EPOCHS.value} epochs each.',
-            list(records.values()))
+            log, 'Sensitivity', _EPOCHS.value, list(records.values()))
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2

@@ -15,8 +15,7 @@ _COLUMNS = ('recall@10', 'ndcg@10', 'mrr')
 
 
 def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
-        workdir: pathlib.Path,
-        common: tuple[tuple[str, Any], ...] = ()) -> list[dict[str, Any]]:
+        workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Runs a system as its config says, then with each change.
 
   Args:
@@ -26,13 +25,13 @@ def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
     epochs: of each run at most, with the patience of grids.py.
     seed: of each run.
     workdir: for run folders.
-    common: further fields of every run.
 
   Returns:
     A record of each run: `label` and its row.
   """
-  common = (*common, ('train.num_epochs', epochs),
-            ('train.patience', grids.PATIENCE), ('eval.compare', '()'))
+  common = (('eval.validation_events', grids.VALIDATION_EVENTS),
+            ('train.num_epochs', epochs), ('train.patience', grids.PATIENCE),
+            ('eval.compare', '()'))
   records = []
   for label, fields in changes.items():
     setting = rows.Setting(system, (*common, *sorted(fields.items())), seed)
@@ -41,15 +40,16 @@ def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
 
 
 def write_page(
-    log: rows.Log, title: str, note: str,
-    records: list[dict[str, Any]]) -> None:
+    log: rows.Log, title: str, epochs: int,
+    records: list[dict[str, Any]], note: str = '') -> None:
   """Writes `results/<experiment>_<log>.json` and `.md`.
 
   Args:
     log: the log.
     title: of the page.
-    note: what the reader should know of it.
+    epochs: of each run at most.
     records: of `run`; the first is what the others are compared with.
+    note: what else the reader should know.
   """
   first = records[0]
   path = rows.RESULTS / f'{log.experiment}_{log.name}'
@@ -59,7 +59,10 @@ def write_page(
       f'# {title}: {log.name}', '',
       f'{kind.capitalize()}: {first["source"]}; system {first["system"]}, '
       f'seed {first["seed"]}. Facets: {first["facets"]["writer"]}; texts '
-      f'encoded by {first["facets"]["encoder"]}. {note}', '']
+      f'encoded by {first["facets"]["encoder"]}. {note}At most {epochs} epochs '
+      'each; the best is chosen on a fixed sample of '
+      f'{grids.VALIDATION_EVENTS:,} validation events, the figures are of '
+      'all.', '']
   lines += pages.table(
       ['', *(f'validation {c}' for c in _COLUMNS), 'change',
        *(f'test {c}' for c in _COLUMNS), 'epochs', 'events/s', 'commit'],
