@@ -50,7 +50,8 @@ OTHERS: studies.Changes = {
     'without walk term': {'model.walk_term': False},
     'without text term': {'model.text_term': False},
     'dropout 0.5': {'model.dropout': 0.5},
-    'BPR, one negative': {'train.loss': 'bpr', 'train.num_negatives': 1},
+    'softmax, 512 negatives': {
+        'train.loss': 'softmax', 'train.num_negatives': 512},
     'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
     'popular negatives': {'train.negatives': 'popularity'},
 }
