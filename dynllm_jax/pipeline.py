@@ -54,7 +54,12 @@ def system_name(config: ml_collections.ConfigDict) -> str:
 
 
 def keep_compiled(config: ml_collections.ConfigDict) -> None:
-  """Keeps what is compiled, so that a later run need not do it again."""
+  """Keeps what is compiled, so that a later run need not do it again.
+
+  Where JAX was told already what to keep (JAX_COMPILATION_CACHE_DIR), it does.
+  """
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
   jax.config.update(
       'jax_compilation_cache_dir',
       str(datasets.data_folder(config.data) / 'compiled'))

@@ -2,6 +2,14 @@
 
 import os
 import pathlib
+import tempfile
+
+# Workers, and the processes that tests start, take from one another what is
+# compiled already. JAX reads this when it is imported.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _COMPILED = tempfile.TemporaryDirectory(prefix='compiled')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _COMPILED.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 import hypothesis
 import jax

@@ -8,8 +8,6 @@ import subprocess
 import sys
 
 import helpers
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
@@ -28,21 +26,6 @@ def model(tmp_path_factory):
   """A tiny BERT; its directory and its weights."""
   folder = tmp_path_factory.mktemp('model') / 'tiny'
   return folder, tiny_models.save(folder)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled(tmp_path_factory):
-  """Keeps what is compiled, as a run does, for tests compile the same."""
-  names = ('jax_compilation_cache_dir',
-           'jax_persistent_cache_min_compile_time_secs')
-  before = {name: getattr(jax.config, name) for name in names}
-  jax.config.update(names[0], str(tmp_path_factory.mktemp('compiled')))
-  jax.config.update(names[1], 0)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def _config(folder, **fields):
