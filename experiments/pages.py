@@ -1,5 +1,7 @@
 """The page of a log: a Markdown table of all systems, and a chart."""
 
+from collections.abc import Iterator, Sequence
+import contextlib
 import pathlib
 from typing import Any
 
@@ -31,11 +33,14 @@ def markdown(result: dict[str, Any]) -> str:
       f'Machine: {result["machine"]}.', '',
       '## Test', '',
       *table(
-          ['system', 'seeds', *(_short(c) for c in COLUMNS), 'R@10 95 %'],
+          ['system', 'seeds', *(_short(c) for c in COLUMNS), 'R@10 of seeds',
+           'R@10 95 %'],
           [[name, len(s['seeds']), *(digits(s['test'][c]) for c in COLUMNS),
+            f'± {digits(s["spread"]["recall@10"])}' if s['spread'] else '',
             '-'.join(digits(x) for x in s['interval'])]
            for name, s in systems]), '',
-      'The interval is a bootstrap over users, of the first seed.', '']
+      'Figures are means over the seeds, ± is their standard deviation. The '
+      'interval is a bootstrap over users, of the first seed.', '']
   if result['comparisons']:
     lines += ['## Against the best rival', '', *table(
         ['system', 'rival', 'metric', 'ratio', 'p'],
@@ -64,9 +69,6 @@ def markdown(result: dict[str, Any]) -> str:
 
 def chart(result: dict[str, Any], path: pathlib.Path) -> None:
   """Draws the systems' test Recall@10, with intervals, as SVG."""
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use('svg')
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
   systems = sorted(
       result['systems'].items(), key=lambda s: s[1]['test']['recall@10'])
   names = [name for name, _ in systems]
@@ -74,16 +76,35 @@ def chart(result: dict[str, Any], path: pathlib.Path) -> None:
   colors = ['C0' if name.startswith('dynllm') else '0.65' for name in names]
   # An interval belongs to the first seed and need not hold the seeds' mean.
   low, high = zip(*(s['interval'] for _, s in systems))
-  figure, axes = pyplot.subplots(
-      figsize=(7, 1 + 0.28 * len(names)), layout='constrained')
-  axes.barh(names, values, color=colors)
-  axes.hlines(names, low, high, color='black', linewidth=1)
-  axes.set_xlabel(
-      'test Recall@10, whole catalogue; 95 % interval of the first seed')
-  axes.set_title(result['log'] + (
-      ' (simulated log)' if result['simulated'] else ''))
-  # The same file for the same figures.
+  with drawing(path, 7, 1 + 0.28 * len(names)) as (axes,):
+    axes.barh(names, values, color=colors)
+    axes.hlines(names, low, high, color='black', linewidth=1)
+    axes.set_xlabel(
+        'test Recall@10, whole catalogue; 95 % interval of the first seed')
+    axes.set_title(result['log'] + (
+        ' (simulated log)' if result['simulated'] else ''))
+
+
+@contextlib.contextmanager
+def drawing(path: pathlib.Path, width: float, height: float, panels: int = 1
+            ) -> Iterator[Sequence[Any]]:
+  """Panels side by side, to be drawn on; written as SVG at the end.
+
+  Args:
+    path: of the file, which is the same for the same figures.
+    width, height: of all panels, inches.
+    panels: how many.
+
+  Yields:
+    Matplotlib's axes of each.
+  """
+  import matplotlib  # pylint: disable=g-import-not-at-top
+  matplotlib.use('svg')
+  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
   matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
+  figure, axes = pyplot.subplots(
+      1, panels, figsize=(width, height), layout='constrained', squeeze=False)
+  yield axes[0]
   figure.savefig(path, metadata={'Date': None})
   pyplot.close(figure)
 

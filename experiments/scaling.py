@@ -245,27 +245,20 @@ def _page(curves):
 def chart(curves: dict[str, dict[str, list[Point]]],
           path: pathlib.Path) -> None:
   """Draws time an event over size, a panel a kind, as SVG."""
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use('svg')
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
-  matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
-  figure, panels = pyplot.subplots(
-      1, len(curves), figsize=(4 * len(curves), 3), layout='constrained')
-  for axes, (kind, systems) in zip(panels, curves.items()):
-    for system, points in systems.items():
-      axes.plot([p['size'] for p in points],
-                [p['us_per_event'] for p in points], marker='o', label=system)
-    axes.set_xscale('log')
-    if kind == 'ranking':
-      axes.set_yscale('log')
-    else:
-      axes.set_ylim(bottom=0)
-    axes.set_title(TITLES[kind], fontsize='small')
-    axes.set_ylabel('microseconds an event')
-    if systems:
-      axes.legend()
-  figure.savefig(path, metadata={'Date': None})
-  pyplot.close(figure)
+  with pages.drawing(path, 4 * len(curves), 3, len(curves)) as panels:
+    for axes, (kind, systems) in zip(panels, curves.items()):
+      for system, points in systems.items():
+        axes.plot([p['size'] for p in points],
+                  [p['us_per_event'] for p in points], marker='o', label=system)
+      axes.set_xscale('log')
+      if kind == 'ranking':
+        axes.set_yscale('log')
+      else:
+        axes.set_ylim(bottom=0)
+      axes.set_title(TITLES[kind], fontsize='small')
+      axes.set_ylabel('microseconds an event')
+      if systems:
+        axes.legend()
 
 
 if __name__ == '__main__':

@@ -4,11 +4,9 @@ r"""How the choice of single settings moves DynLLM's figures.
         --logs=amazon_beauty=interactions.csv,items.csv
 """
 
-import operator
 import pathlib
 import runpy
 import sys
-from typing import Any
 
 from absl import app
 from absl import flags
@@ -51,30 +49,8 @@ def changes(
     fields = {field: value}
     if field == 'model.dim':  # r stays the same share of d, 80 of 128
       fields['model.distill.top_r'] = value * 80 // 128
-    found[f'{field} = {value}'] = {
-        k: v for k, v in fields.items() if operator.attrgetter(k)(config) != v}
+    found[f'{field} = {value}'] = studies.differing(fields, config)
   return found
-
-
-def chart(
-    records: list[dict[str, Any]], field: str, path: pathlib.Path) -> None:
-  """Draws Recall@10 of both splits over a field's values, as SVG."""
-  import matplotlib  # pylint: disable=g-import-not-at-top
-  matplotlib.use('svg')
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
-  matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
-  values = [str(value) for value in VALUES[field]]
-  figure, axes = pyplot.subplots(figsize=(5, 3), layout='constrained')
-  for split in ('validation', 'test'):
-    axes.plot(values, [r[split]['recall@10'] for r in records[1:]],
-              marker='o', label=split)
-  axes.set_xlabel(field)
-  axes.set_ylabel('Recall@10')
-  axes.set_title(f'{records[0]["log"]}, {records[0]["system"]}' + (
-      ' (simulated log)' if records[0]['simulated'] else ''))
-  axes.legend()
-  figure.savefig(path, metadata={'Date': None})
-  pyplot.close(figure)
 
 
 def main(argv: list[str]) -> int:
@@ -89,16 +65,13 @@ def main(argv: list[str]) -> int:
       log = rows.parse_log('sensitivity', text)
       config = runpy.run_path(
           f'configs/{log.name}.py')['get_config'](_SYSTEM.value)
-      records = {}
+      everything = {}
       for field in _FIELDS.value or VALUES:
-        some = studies.run(
-            log, _SYSTEM.value, changes(field, config), _EPOCHS.value,
-            _SEED.value, pathlib.Path(_WORKDIR.value))
-        chart(some, field,
-              rows.RESULTS / f'sensitivity_{log.name}_{field}.svg')
-        records |= {r['label']: r for r in some}
-        studies.write_page(
-            log, 'Sensitivity', _EPOCHS.value, list(records.values()))
+        everything |= changes(field, config)
+      records = studies.run(
+          log, _SYSTEM.value, everything, _EPOCHS.value, _SEED.value,
+          pathlib.Path(_WORKDIR.value))
+      studies.write_page(log, 'Sensitivity', _EPOCHS.value, records)
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2

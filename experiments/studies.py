@@ -1,8 +1,11 @@
 """Studies of one system: the same run with one thing changed at a time."""
 
 import json
+import operator
 import pathlib
 from typing import Any
+
+import ml_collections
 
 from dynllm_jax import reporting
 from experiments import grids
@@ -12,6 +15,14 @@ from experiments import rows
 Changes = dict[str, dict[str, Any]]  # by label: fields that differ
 
 _COLUMNS = ('recall@10', 'ndcg@10', 'mrr')
+
+
+def differing(
+    fields: dict[str, Any], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """The fields whose values a configuration does not have already."""
+  return {name: value for name, value in fields.items()
+          if operator.attrgetter(name)(config) != value}
 
 
 def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
@@ -42,7 +53,7 @@ def run(log: rows.Log, system: str, changes: Changes, epochs: int, seed: int,
 def write_page(
     log: rows.Log, title: str, epochs: int,
     records: list[dict[str, Any]], note: str = '') -> None:
-  """Writes `results/<experiment>_<log>.json` and `.md`.
+  """Writes `results/<experiment>_<log>.json`, `.md` and a chart, `.svg`.
 
   Args:
     log: the log.
@@ -72,8 +83,26 @@ def write_page(
         f'{r["train_events_per_s"]:,.0f}', r['commit'][:12]]
        for r in records])
   lines += ['', '"change" is of validation Recall@10 against the first row.',
-            '', '## Commands', '', '```', *(r['command'] for r in records),
+            '', f'![Recall@10]({path.name}.svg)', '', '## Commands', '', '```', *(r['command'] for r in records),
             '```', '']
   reporting.write_atomically(
       path.with_suffix('.json'), json.dumps(records, indent=2) + '\n')
   reporting.write_atomically(path.with_suffix('.md'), '\n'.join(lines))
+  _chart(log, records, path.with_suffix('.svg'))
+
+
+def _chart(log, records, path):
+  """Recall@10 of both splits, run by run; a line where the first stands."""
+  labels = [r['label'] for r in records]
+  values = {split: [r[split]['recall@10'] for r in records]
+            for split in ('validation', 'test')}
+  with pages.drawing(path, 7, 1.2 + 0.28 * len(labels)) as (axes,):
+    axes.barh(labels, values['validation'], color='0.65', label='validation')
+    axes.plot(values['test'], labels, 'o', color='C0', label='test')
+    for split, color in (('validation', '0.4'), ('test', 'C0')):
+      axes.axvline(values[split][0], color=color, linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel('Recall@10, whole catalogue')
+    axes.set_title(f'{log.name}, {records[0]["system"]}' + (
+        ' (simulated log)' if records[0]['simulated'] else ''))
+    axes.legend()

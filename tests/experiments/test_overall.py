@@ -88,3 +88,30 @@ def test_encoders_are_compared_with_each_choice_of_facets():
       fields = changes[f'{encoder}, without {name}']
       assert name not in fields['model.facets']
       assert ('facets.encoder.model' in fields) == (encoder == 'small')
+
+
+def test_a_configured_value_is_not_run_twice():
+  from dynllm_jax import config as config_lib
+  from experiments import studies
+  config = config_lib.default('dynllm')
+  for dim, left in ((128, {}), (256, {'model.dim': 256})):
+    assert studies.differing(
+        {'model.dim': dim, 'model.distill.top_r': 80}, config) == left
+
+
+def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
+  from experiments import rows, studies
+  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
+  records = [
+      {'label': label, 'source': 'made up', 'simulated': True, 'system': 'tgn',
+       'seed': 3, 'facets': {'writer': 'rule-written', 'encoder': 'hashing'},
+       'epochs': 2, 'train_events_per_s': 1.0, 'commit': 'c', 'command': 'x',
+       **{split: dict.fromkeys(('recall@10', 'ndcg@10', 'mrr'), value)
+          for split in ('validation', 'test')}}
+      for label, value in (('as configured', 0.2), ('without memory', 0.15))]
+  studies.write_page(rows.Log('ablation', 'demo'), 'Ablation', 4, records)
+  page = (tmp_path / 'ablation_demo.md').read_text()
+  assert 'Simulated log: made up; system tgn, seed 3' in page
+  assert '-25.0%' in page and '![Recall@10](ablation_demo.svg)' in page
+  assert (tmp_path / 'ablation_demo.svg').read_text().startswith('<?xml')
+  assert json.loads((tmp_path / 'ablation_demo.json').read_text()) == records
