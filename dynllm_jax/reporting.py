@@ -135,7 +135,10 @@ def commit() -> str:
         check=True).stdout.strip()
 
   try:
-    dirty = '-modified' if git('status', '--porcelain', '-uno') else ''
+    # What experiments write beside each other's runs is not code.
+    changed = git('status', '--porcelain', '-uno', '--', ':/',
+                  ':(top,exclude)experiments/results')
+    dirty = '-modified' if changed else ''
     return git('rev-parse', 'HEAD') + dirty
   except (OSError, subprocess.CalledProcessError):
     return f'dynllm_jax {dynllm_jax.__version__}, outside a git checkout'

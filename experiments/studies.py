@@ -83,8 +83,8 @@ def write_page(
         f'{r["train_events_per_s"]:,.0f}', r['commit'][:12]]
        for r in records])
   lines += ['', '"change" is of validation Recall@10 against the first row.',
-            '', f'![Recall@10]({path.name}.svg)', '', '## Commands', '', '```', *(r['command'] for r in records),
-            '```', '']
+            '', f'![Recall@10]({path.name}.svg)', '', '## Commands',
+            '', '```', *(r['command'] for r in records), '```', '']
   reporting.write_atomically(
       path.with_suffix('.json'), json.dumps(records, indent=2) + '\n')
   reporting.write_atomically(path.with_suffix('.md'), '\n'.join(lines))
