@@ -1,4 +1,4 @@
-"""Training: the step, the epoch as one scan, and early stopping (SPEC 4)."""
+"""Training: the step, and an epoch as compiled scans of many (SPEC 4)."""
 
 from collections.abc import Callable
 import functools

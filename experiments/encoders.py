@@ -22,7 +22,8 @@ from experiments import studies
 _LOGS = flags.DEFINE_multi_string(
     'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
 _MODEL = flags.DEFINE_string('model', None, 'Directory of the encoder.')
-_SYSTEM = flags.DEFINE_string('system', 'dynllm', 'Whose texts are encoded.')
+_SYSTEM = flags.DEFINE_string(
+    'system', 'dynllm+text', 'Whose texts are encoded.')
 _EPOCHS = flags.DEFINE_integer('epochs', 3, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _WORKDIR = flags.DEFINE_string(

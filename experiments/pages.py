@@ -56,10 +56,11 @@ def markdown(result: dict[str, Any]) -> str:
                 for g in groups)] for name, s in systems]), '']
   lines += ['## Cost', '', *table(
       ['system', 'parameters', 'epochs', 'training s', 'events/s',
-       'ranking s', 'peak GiB'],
+       'ranking s', 'peak GiB', 'commit'],
       [[name, f'{s["parameters"]:,}', ', '.join(map(str, s['epochs'])),
         f'{s["train_s"]:.0f}', f'{s["train_events_per_s"]:,.0f}',
-        f'{s["rank_s"]:.0f}', f'{s["peak_memory_bytes"] / 2**30:.2f}']
+        f'{s["rank_s"]:.0f}', f'{s["peak_memory_bytes"] / 2**30:.2f}',
+        ', '.join(map(commit, s['commits']))]
        for name, s in systems]), '']
   lines += ['## Commands', '', '```', *(
       command for _, s in sorted(systems) for command in s['commands']), '```',
@@ -113,6 +114,12 @@ def table(head: list[str], body: list[list[Any]]) -> list[str]:
   """The lines of a Markdown table."""
   rows = [head, ['---'] * len(head), *body]
   return ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
+
+
+def commit(text: str) -> str:
+  """A commit in few characters, and whether the checkout had changes."""
+  name, _, modified = text.partition('-')
+  return f'{name[:7]}-{modified}' if modified else name[:7]
 
 
 def _short(column: str) -> str:

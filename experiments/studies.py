@@ -80,7 +80,7 @@ def write_page(
       [[r['label'], *(pages.digits(r['validation'][c]) for c in _COLUMNS),
         f'{r["validation"]["recall@10"] / base - 1:+.1%}',
         *(pages.digits(r['test'][c]) for c in _COLUMNS), r['epochs'],
-        f'{r["train_events_per_s"]:,.0f}', r['commit'][:12]]
+        f'{r["train_events_per_s"]:,.0f}', pages.commit(r['commit'])]
        for r in records])
   lines += ['', '"change" is of validation Recall@10 against the first row.',
             '', f'![Recall@10]({path.name}.svg)', '', '## Commands',
