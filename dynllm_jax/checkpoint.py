@@ -67,9 +67,8 @@ class Checkpoints:
       status: JSON values.
     """
     manager = self._managers[kind]
-    # A run that was killed between the two saves of an epoch repeats it, and
-    # one whose latest checkpoint was removed starts anew. Orbax would leave out
-    # an epoch that is not later than what is there.
+    # A run whose latest checkpoint was removed starts anew. Orbax would leave
+    # out an epoch that is not later than what is there.
     for step in manager.all_steps():
       if step >= epoch:
         manager.delete(step)

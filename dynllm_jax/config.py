@@ -16,7 +16,6 @@ from typing import Any
 
 import ml_collections
 
-from dynllm_jax.facets import writers
 from dynllm_jax.types import InputError
 
 
@@ -281,19 +280,14 @@ def check_system(config: ml_collections.ConfigDict) -> None:
         f'config.model; a system is chosen as --config=FILE:{name}')
 
 
-# How texts are encoded, not to what.
-_ENCODING = tuple(f'facets.encoder.{name}' for name in (
-    'batch_tokens', 'base_url', 'concurrency', 'timeout_s', 'num_retries',
-    'max_calls', 'max_tokens'))
 # What may change between a checkpoint and a run that goes on from it.
 _FREE_TO_RESUME = (
-    *_ENCODING, 'facets.device_gib', 'data', 'mesh', 'train.num_epochs',
-    'train.patience',
-    'train.chunk', 'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
+    'facets.device_gib', 'train.num_epochs', 'train.patience', 'train.chunk',
+    'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
 # And an evaluation, which trains nothing.
-_FREE_TO_EVALUATE = (
-    *_ENCODING, 'facets.device_gib', 'data', 'mesh', 'train', 'eval', 'seed')
-
+_FREE_TO_EVALUATE = ('facets.device_gib', 'train', 'eval', 'seed')
+# But never this one, of which the checkpoint has arrays.
+_BOUND = 'train.batch_size'
 
 # Fields of an encoder that change no embedding.
 _COST_OF_ENCODING = (
@@ -301,18 +295,25 @@ _COST_OF_ENCODING = (
     'max_calls', 'max_tokens')
 
 
-def identity(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
+def identity(
+    config: ml_collections.ConfigDict, fingerprint: str,
+    writer: dict[str, Any], encoder: dict[str, Any]) -> dict[str, Any]:
   """What a checkpoint remembers of its configuration, as JSON values.
 
-  The data is known by its fingerprint and not by its paths, so that a log may
-  lie elsewhere, and the facets' writer and encoder by what their texts and
-  embeddings depend on.
+  Args:
+    config: the configuration.
+    fingerprint: of the prepared log, which stands for its paths, so that it
+      may lie elsewhere.
+    writer, encoder: of `facets.bank.identities`, what the facets' texts and
+      embeddings depend on: a model's files, not its folder.
   """
   fields = json.loads(json.dumps(config.to_dict()))
   del fields['data'], fields['mesh']
   for field in _COST_OF_ENCODING:
     del fields['facets']['encoder'][field]
-  fields['facets']['writer'] = writers.settings(config.facets.writer)
+  fields['facets']['writer'] = writer
+  fields['facets']['encoder'].update(
+      {name: encoder.get(name, '') for name in ('model', 'version')})
   return {**fields, 'data_fingerprint': fingerprint}
 
 
@@ -342,7 +343,8 @@ def check_identity(
   free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
   old, new = dict(_leaves(stored)), dict(_leaves(current))
   for field in sorted(old.keys() | new.keys()):
-    if any(field == f or field.startswith(f + '.') for f in free):
+    if field != _BOUND and any(
+        field == f or field.startswith(f + '.') for f in free):
       continue
     if old.get(field) != new.get(field):
       name = ('the prepared data (config.data)' if field == 'data_fingerprint'

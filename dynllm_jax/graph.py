@@ -128,7 +128,7 @@ def lower_bound(
 
   def halve(_, bounds):
     low, high = bounds
-    middle = (low + high) // 2
+    middle = low + (high - low) // 2  # the sum may pass i32
     below = (low < high) & (
         jnp.take(values, middle, mode='clip') < target)
     return (jnp.where(below, middle + 1, low),

@@ -32,6 +32,7 @@ class Run(NamedTuple):
   """A configuration with everything that it names, ready to train or rank."""
   config: ml_collections.ConfigDict
   log: EventLog
+  identity: dict[str, Any]  # what checkpoints remember (config.py)
   facets: dict[str, Any]  # who wrote and encoded them, for reports
   inputs: Inputs  # on the device
   facet_texts: np.ndarray | None  # that stay on the host (facets/resident.py)
@@ -98,8 +99,10 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       mesh, inputs_lib.build_inputs(
           log, item_text, facet_bank, largest, system.reads_train_graph)))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
+  identity = config_lib.identity(
+      config, log.fingerprint, *bank.identities(config.facets, folder))
   return Run(
-      config, log, facets, inputs, facet_texts, system, trainer, train_plan,
+      config, log, identity, facets, inputs, facet_texts, system, trainer, train_plan,
       evaluate.split_plans(system, log, config.eval.batch_size), mesh,
       system_name(config), floors)
 

@@ -85,7 +85,7 @@ class RunFolder:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
 
     Both hold what the epochs so far have shown, so that a resumed run neither
-    repeats an epoch nor leaves one out.
+    repeats an epoch nor leaves one out; to write the same twice changes nothing.
     """
     if not is_writer():
       return
@@ -103,8 +103,10 @@ class RunFolder:
         for name, value in records[-1].items():
           if name != 'epoch':
             writer.add_scalar(name, value, records[-1]['epoch'])
-      for file in pathlib.Path(scratch).iterdir():
-        self._write(f'tensorboard/{file.name}', file.read_bytes())
+      (file,) = pathlib.Path(scratch).iterdir()
+      self._write(
+          f'tensorboard/events.out.tfevents.{records[-1]["epoch"]:06}',
+          file.read_bytes())
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:

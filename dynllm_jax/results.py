@@ -47,8 +47,9 @@ def collect(
   return {
       'system': run.name,
       **figures,
-      'floors': status['floors'],
-      'floors_left_out': status['floors_left_out'],
+      **{kind: {name: status[kind][name] for name in run.floors
+                if name in status[kind]}
+         for kind in ('floors', 'floors_left_out')},
       'train_events_per_s': statistics.median(rates),
       'train_seconds_per_epoch': statistics.median(
           epoch['seconds'] for epoch in latest['history']),
@@ -56,7 +57,7 @@ def collect(
       'test_seconds': seconds,
       'epochs': latest['epochs'],
       'best_epoch': status['best_epoch'],
-      'seed': run.config.seed,
+      'seed': status['identity']['seed'],
       'parameters': status['parameters'],
       'train_step_flops': status['train_step_flops'],
       'peak_memory_bytes': reporting.peak_memory_bytes(),

@@ -23,6 +23,10 @@ from dynllm_jax.types import TooLargeError
 
 say = reporting.say
 
+_WATCHED = 'recall@10'  # on validation, by early stopping (SPEC 4)
+# Fields of `eval` on which ranks depend, and what is said of them.
+_PROTOCOL = ('ks', 'batch_size', 'candidates', 'filter_seen')
+
 
 def fit(
     run: Run, checkpoints: Checkpoints,
@@ -37,34 +41,38 @@ def fit(
   Returns:
     The status record of the last epoch (see `_new_status`).
   """
-  identity = config_lib.identity(run.config, run.log.fingerprint)
   state = pipeline.initial_state(run)
-  if checkpoints.epoch('latest') is None:
-    status = _new_status(run, identity, state)
+  kind = _newest(checkpoints)
+  if kind is None:
+    status = _new_status(run, state)
   else:
-    status = checkpoints.status('latest')
+    status = checkpoints.status(kind)
     config_lib.check_identity(
-        status['identity'], identity, str(folder.path), resume=True)
-    # A run that was killed between the two saves of an epoch repeats it.
-    if checkpoints.epoch('best') not in (
-        status['best_epoch'], status['epochs'] + 1):
+        status['identity'], run.identity, str(folder.path), resume=True)
+    if checkpoints.epoch('best') != status['best_epoch']:
       raise InputError(
           f'--workdir: {str(folder.path)!r} lacks the checkpoint of its best '
           f'epoch, {status["best_epoch"]}; allowed: a whole run folder, or '
           'another one')
-    state = checkpoints.restore('latest', state)
+    state = checkpoints.restore(kind, state)
+    if kind == 'best':
+      checkpoints.save('latest', status['epochs'], state, status)
+    folder.write_metrics(status['history'])
     say(f'resuming after epoch {status["epochs"]}')
   folder.write_json('config.json', run.config.to_dict())
   while not _finished(run, status):
     state, record = pipeline.train_one_epoch(run, state)
     if not status['epochs']:
-      _add_comparison(run, state, status)
+      if run.system.feed != 'none':
+        status['train_step_flops'] = train.step_flops(
+            run.trainer, run.train_plan, run.inputs, state)
+      _add_floors(run, status)
     ranked = pipeline.rank_splits(
         run, state, ('validation',), run.config.eval.validation_events)
     ranks, seconds = ranked['validation']
-    summary = metrics.summary(ranks, run.config.eval.ks)
+    summary = metrics.summary(ranks, sorted({*run.config.eval.ks, 10}))
     epoch = status['epochs'] = status['epochs'] + 1
-    value = summary[status['watched']]
+    value = summary[_WATCHED]
     best = status['best_value'] is None or value > status['best_value']
     if best:
       status.update(best_epoch=epoch, best_value=value)
@@ -76,18 +84,29 @@ def fit(
     checkpoints.save('latest', epoch, state, status)
     folder.write_metrics(status['history'])
     loss = f'loss {record["loss"]:.4f}, ' if 'loss' in record else ''
-    say(f'epoch {epoch}: {loss}validation {status["watched"]} {value:.4f}'
+    say(f'epoch {epoch}: {loss}validation {_WATCHED} {value:.4f}'
         f'{" (best)" if best else ""}, training {record["seconds"]:.1f} s, '
         f'ranking {seconds:.1f} s')
   return status
 
 
-def _new_status(run, identity, state):
+def _newest(checkpoints):
+  """The checkpoint of the last finished epoch, None before the first.
+
+  The best epoch is saved before the latest, so that one is ahead where a run
+  was killed between the two.
+  """
+  latest, best = (checkpoints.epoch(kind) for kind in ('latest', 'best'))
+  if best == (latest or 0) + 1:
+    return 'best'
+  return None if latest is None else 'latest'
+
+
+def _new_status(run, state):
   """What the checkpoints remember beside the state, as JSON values."""
   return {
-      'identity': identity,
+      'identity': run.identity,
       'epochs': 0,
-      'watched': f'recall@{run.config.eval.ks[0]}',
       'best_epoch': None,
       'best_value': None,
       'history': [],
@@ -99,12 +118,11 @@ def _new_status(run, identity, state):
   }
 
 
-def _add_comparison(run, state, status):
-  """Adds what takes its time and is the same for every epoch."""
-  if run.system.feed != 'none':
-    status['train_step_flops'] = train.step_flops(
-        run.trainer, run.train_plan, run.inputs, state)
-  for name in run.config.eval.compare:
+def _add_floors(run, status):
+  """Ranks the systems of `eval.compare` that have not been ranked."""
+  for name in run.floors:
+    if name in status['floors'] or name in status['floors_left_out']:
+      continue
     say(f'ranking {name} for comparison')
     try:
       status['floors'][name] = pipeline.run_floor(run, name)
@@ -144,9 +162,11 @@ def report(
         'allowed: the folder of a run with --mode=train')
   status = checkpoints.status('best')
   config_lib.check_identity(
-      status['identity'],
-      config_lib.identity(run.config, run.log.fingerprint), str(folder.path),
-      resume=False)
+      status['identity'], run.identity, str(folder.path), resume=False)
+  if any(status['identity']['eval'][field] != run.identity['eval'][field]
+         for field in _PROTOCOL):
+    status.update(floors={}, floors_left_out={})
+  _add_floors(run, status)
   latest = checkpoints.status('latest')
   state = checkpoints.restore('best', pipeline.initial_state(run))
   ranked = pipeline.rank_splits(run, state, ('validation', 'test'))

@@ -3,13 +3,15 @@
 import pytest
 
 from dynllm_jax import config as config_lib
+from dynllm_jax.facets import bank
 from dynllm_jax.types import InputError
 
 
 def identity(**changes):
   config = config_lib.default('popularity')
   config.update_from_flattened_dict(changes)
-  return config_lib.identity(config, 'log')
+  return config_lib.identity(
+      config, 'log', *bank.identities(config.facets, ''))
 
 
 def check(stored, current):
@@ -35,3 +37,27 @@ def test_what_facets_say_is_not(field, value):
   name = {'facets.writer.name': 'openai', 'facets.writer.model': 'm'}
   with pytest.raises(InputError, match=f'config.{field}: {value!r} differs'):
     check(identity(**name), identity(**{**name, field: value}))
+
+
+def test_an_encoder_is_known_by_its_files(tmp_path):
+  def encoder(folder, weights):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / 'config.json').write_text('{}')
+    (tmp_path / folder / 'model.safetensors').write_bytes(weights)
+    return identity(**{'facets.encoder.name': 'flax',
+                       'facets.encoder.model': str(tmp_path / folder)})
+
+  first = encoder('a', b'1')
+  check(first, encoder('b', b'1'))
+  with pytest.raises(InputError, match='config.facets.encoder.model: '):
+    check(first, encoder('a', b'22'))
+
+
+def test_an_evaluation_may_differ_where_no_array_depends_on_it():
+  def evaluate(**changes):
+    config_lib.check_identity(
+        identity(), identity(**changes), 'here', resume=False)
+
+  evaluate(**{'eval.ks': (5,), 'train.loss': 'bce', 'seed': 3})
+  with pytest.raises(InputError, match='config.train.batch_size: 9 differs'):
+    evaluate(**{'train.batch_size': 9})

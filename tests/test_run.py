@@ -85,10 +85,11 @@ def test_evaluate_gives_the_same_figures(home):
   shutil.copytree(home / 'whole', home / 'moved')
   trained = read(home / 'moved')
   (home / 'moved' / 'results.json').unlink()
-  done = train(home, 'moved', '--mode=evaluate')
+  done = train(home, 'moved', '--mode=evaluate', '--config.seed=5')
   again = read(home / 'moved')
   assert again.keys() == trained.keys()
-  for key in ('validation', 'test', 'floors', 'best_epoch', 'parameters'):
+  for key in ('validation', 'test', 'floors', 'best_epoch', 'parameters',
+              'seed'):
     assert again[key] == trained[key], key
   assert 'dynllm+text' in done.stdout and 'simulated' in done.stdout
 
@@ -114,6 +115,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(home):
        (home / name / 'metrics.jsonl').read_text().splitlines()]
       for name in ('whole', 'parts')]
   assert histories[0] == histories[1]
+
+
+def test_a_run_killed_between_its_two_saves_loses_nothing(home):
+  """The best epoch is saved first; figures at other cut-offs follow from it."""
+  args = ['--config.train.num_epochs=1', '--config.eval.compare=("repeat",)']
+  train(home, 'killed', *args)
+  folder, before = home / 'killed', read(home / 'killed')
+  for name in ('checkpoints/latest', 'tensorboard'):
+    shutil.rmtree(folder / name)
+  for name in ('results.json', 'metrics.jsonl'):
+    (folder / name).unlink()
+  done = train(home, 'killed', *args, '--config.eval.ks=(5,20)')
+  assert 'resuming after epoch 1' in done.stdout
+  assert 'epoch 1: ' not in done.stdout
+  after = read(folder)
+  for old, new in ((before, after),
+                   (before['floors']['repeat'], after['floors']['repeat'])):
+    assert old['test']['recall@5'] == new['test']['recall@5']
+    assert 'recall@20' in new['test'] and 'recall@20' not in old['test']
+  assert read(folder, 'metrics.jsonl')['epoch'] == 1
+  assert len(list((folder / 'tensorboard').iterdir())) == 1
+  train(home, 'killed', '--config.train.num_epochs=2', *args[1:],
+        '--config.eval.ks=(5,20)')
+  assert read(folder)['epochs'] == 2
 
 
 def test_another_configuration_is_refused(home):

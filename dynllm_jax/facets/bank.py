@@ -101,8 +101,25 @@ def place(
   return pathlib.Path(cache_dir, 'facets', _key(
       VERSION, windows.VERSION, log.fingerprint,
       windows.window_seconds(facets_config.window_days),
-      writers.identity(facets_config.writer, _written(cache_dir)),
-      encoders.identity(facets_config.encoder, _store(cache_dir))))
+      *identities(facets_config, cache_dir)))
+
+
+def identities(
+    facets_config: Any, cache_dir: str) -> tuple[dict[str, Any], ...]:
+  """What texts and embeddings follow from but log and window, as JSON values.
+
+  Args:
+    facets_config: `config.facets`.
+    cache_dir: where prepared data are kept.
+
+  Returns:
+    Of the writer, and of the encoder.
+
+  Raises:
+    InputError: if a field of the config is not allowed.
+  """
+  return (writers.identity(facets_config.writer, _written(cache_dir)),
+          encoders.identity(facets_config.encoder, _store(cache_dir)))
 
 
 def plan(

@@ -27,16 +27,11 @@ def describe(writer_config: Any) -> str:
   return f'{llm.describe(writer_config)}, run here ({writer_config.dtype})'
 
 
-def settings(writer_config: Any) -> dict[str, Any]:
-  """The fields on which texts depend."""
-  return llm.settings(writer_config, 'dtype')
-
-
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """These and the weights; noted in the store, to be known without them."""
+  """The weights too; noted in the store, to be known without them."""
   _check(writer_config)
   return {
-      **settings(writer_config), 'version': VERSION,
+      **llm.settings(writer_config, 'dtype'), 'version': VERSION,
       'weights': model_files.identity(_FIELD, writer_config.model, store)}
 
 

@@ -25,16 +25,11 @@ def describe(writer_config: Any) -> str:
   return f'{llm.describe(writer_config)}, through an endpoint'
 
 
-def settings(writer_config: Any) -> dict[str, Any]:
-  """The fields on which texts depend: not who serves the model."""
-  return llm.settings(writer_config)
-
-
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """These: what is behind a model's name, only its endpoint knows."""
+  """Not who serves it: what is behind a model's name, no one else knows."""
   del store
   llm.check(writer_config)
-  return {**settings(writer_config), 'version': VERSION}
+  return {**llm.settings(writer_config), 'version': VERSION}
 
 
 def write(

@@ -45,15 +45,10 @@ def describe(writer_config: Any) -> str:
   return 'rule-written (no language model)'
 
 
-def settings(writer_config: Any) -> dict[str, Any]:
-  """The fields on which texts depend; the rules have none of their own."""
-  return {'name': writer_config.name}
-
-
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """What texts follow from but the purchases."""
+  """What texts follow from but the purchases; the rules have no fields."""
   del store
-  return {**settings(writer_config), 'version': VERSION}
+  return {'name': writer_config.name, 'version': VERSION}
 
 
 def plan(

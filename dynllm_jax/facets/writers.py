@@ -5,10 +5,9 @@ A writer is one file in this folder, found by its name, with
     VERSION: int, raised whenever the same window gets other texts
     write(writer_config, log, profiles, store='', report=print) -> FacetTexts
     describe(writer_config) -> str
-    settings(writer_config) -> the fields on which texts depend, not those
-      that only say how fast or at what cost they are written
     identity(writer_config, store='') -> what texts follow from but the
-      purchases: JSON values, the VERSION among them
+      purchases: JSON values, the VERSION and such fields among them as do
+      not only say how fast or at what cost texts are written
     plan(writer_config, log, profiles, store='', report=print): reports what
       `write` would take, and spends nothing
 
@@ -96,15 +95,6 @@ def plan(
     InputError: if there is no such writer.
   """
   writer(writer_config).plan(writer_config, log, profiles, store, report)
-
-
-def settings(writer_config: Any) -> dict[str, Any]:
-  """The fields on which texts depend.
-
-  Raises:
-    InputError: if there is no such writer.
-  """
-  return writer(writer_config).settings(writer_config)
 
 
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
