@@ -1,4 +1,4 @@
-r"""What the texts' encoder and each facet add: one system, two encoders.
+r"""What the texts' encoder adds: one system, two encoders.
 
     python -m experiments.encoders --model=DIR \
         --logs=amazon_beauty=interactions.csv,items.csv
@@ -31,7 +31,7 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def changes(model: str) -> studies.Changes:
-  """Each encoder with all facets, with none, and without each.
+  """Each encoder with all facets, and with none.
 
   Args:
     model: directory of the encoder that is compared with hashing.
@@ -43,9 +43,7 @@ def changes(model: str) -> studies.Changes:
       'hashing': {},
       os.path.basename(os.path.normpath(model)): {
           'facets.encoder.name': 'flax', 'facets.encoder.model': model}}
-  choices = {'all facets': FACETS, 'no facets': (),
-             **{f'without {name}': tuple(f for f in FACETS if f != name)
-                for name in FACETS}}
+  choices = {'all facets': FACETS, 'no facets': ()}
   return {
       f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
       for choice, facets in choices.items()
@@ -62,7 +60,7 @@ def main(argv: list[str]) -> int:
           log, _SYSTEM.value, changes(_MODEL.value), _EPOCHS.value,
           _SEED.value, pathlib.Path(_WORKDIR.value))
       studies.write_page(
-          log, 'Encoders and facets', _EPOCHS.value, records,
+          log, 'Encoders', _EPOCHS.value, records,
           f'The other rows: {records[1]["facets"]["encoder"]}. ')
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)

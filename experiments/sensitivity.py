@@ -26,13 +26,13 @@ _WORKDIR = flags.DEFINE_string(
     'workdir', 'runs/sensitivity', 'Where run folders are kept.')
 
 VALUES = {
-    'model.distill.top_r': (20, 40, 80, 128),
-    'model.num_neighbors': (3, 10, 20, 40),
+    'model.distill.top_r': (20, 80, 128),
+    'model.num_neighbors': (3, 20, 40),
     'model.num_layers': (1, 2),
     'model.dim': (64, 128, 256),
-    'facets.window_days': (15.0, 30.0, 90.0, 180.0),
+    'facets.window_days': (30.0, 90.0, 180.0),
     'train.batch_size': (256, 1024, 2048),
-    'train.learning_rate': (3e-4, 1e-3, 3e-3),
+    'train.learning_rate': (1e-3, 3e-3),
 }
 
 
