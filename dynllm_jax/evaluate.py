@@ -91,13 +91,25 @@ def rank_batch(
     ids, scores = scores_of(0)
     beaten, finite = compare(ids, scores, positives_of(ids, scores))
     return 1 + beaten, finite
-  blocks = jnp.arange(num_blocks, dtype=jnp.int32)
-  positive, _ = jax.lax.scan(
-      lambda total, index: (total + positives_of(*scores_of(index)), None),
-      jnp.zeros([len(row)]), blocks)
-  beaten, finite = jax.lax.map(
-      lambda index: compare(*scores_of(index), positive), blocks)
-  return 1 + beaten.sum(0), finite.all()
+
+  def look(carry, turn):
+    positive, beaten, finite = carry
+    scored = scores_of(turn % num_blocks)
+
+    def count():
+      more, all_finite = compare(*scored, positive)
+      return positive, beaten + more, finite & all_finite
+
+    return jax.lax.cond(
+        turn < num_blocks,
+        lambda: (positive + positives_of(*scored), beaten, finite), count), None
+
+  # One loop for both: compiled twice, a score might round in two ways.
+  zeros = jnp.zeros([len(row)])
+  (_, beaten, finite), _ = jax.lax.scan(
+      look, (zeros, zeros, jnp.array(True)),
+      jnp.arange(2 * num_blocks, dtype=jnp.int32))
+  return 1 + beaten, finite
 
 
 def _seen(inputs, batch, ids, depth):
