@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from dynllm_jax import reporting
+from dynllm_jax.types import InputError
 from experiments import pages
 
 
@@ -32,6 +33,32 @@ SCALING = {
 }
 
 Found = dict[str, Any]  # 'value', or None where not run, and other figures
+
+
+def check_asked(
+    flag: str, asked: list[str], known: list[str], out: str,
+    default_out: str) -> None:
+  """Stops where a flag names nothing, or a part would replace a whole page.
+
+  Args:
+    flag: whose values are the beginnings of names.
+    asked: its values; none for all.
+    known: all names.
+    out: where the page goes.
+    default_out: where a whole one goes unless told otherwise.
+
+  Raises:
+    InputError: saying what is allowed.
+  """
+  for value in asked:
+    if not any(name.startswith(value) for name in known):
+      raise InputError(
+          f'--{flag}: {value!r}; allowed: beginnings of {", ".join(known)}')
+  whole = not asked or all(any(map(name.startswith, asked)) for name in known)
+  if not whole and out == default_out:
+    raise InputError(
+        f'--{flag}: {",".join(asked)!r} is a part of what is on the page '
+        f'{out}.md; allowed: all, or another page (--out)')
 
 
 def line(name: str, aim: Aim, found: Found) -> str:

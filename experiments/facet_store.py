@@ -15,6 +15,7 @@ them. The folder is removed at the end; it takes 800 bytes a row of 384 dims.
 
 import datetime
 import multiprocessing
+import os
 import pathlib
 import re
 import shutil
@@ -147,6 +148,10 @@ def _measured(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
   """Runs the phases and prints the page."""
   del argv
+  if os.path.exists(_FOLDER.value):
+    raise app.UsageError(
+        f'--folder: {_FOLDER.value!r} is there; allowed: a folder that can be '
+        'made and removed')
   shape = (_FOLDER.value, _ROWS.value, _DIM.value)
   phases = [('fill', shape), ('reopen', shape),
             ('gather', (*shape, _CHUNKS.value))]
@@ -162,7 +167,7 @@ def main(argv: list[str]) -> None:
   page = _page(records)
   print(page)
   if _OUT.value:
-    pathlib.Path(_OUT.value).write_text(page, encoding='utf-8')
+    reporting.write_atomically(pathlib.Path(_OUT.value), page)
 
 
 def _page(records: list[dict[str, Any]]) -> str:

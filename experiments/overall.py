@@ -9,10 +9,12 @@ that was cut off resumes from its checkpoint.
 """
 
 import functools
+import itertools
 import json
 import pathlib
 import statistics
 import sys
+import tempfile
 
 from absl import app
 from absl import flags
@@ -47,16 +49,24 @@ def tune(log: rows.Log, system: str, seed: int,
 
   Returns:
     The point, and the seconds of an epoch with its validation.
+
+  Raises:
+    InputError: if no point can be trained, or stored points were made with
+      another configuration or other data.
   """
   path = log.folder / f'{system}-grid.json'
-  if path.exists():
-    found = json.loads(path.read_text())
-  else:
+  origin = rows.origin(
+      log, rows.Setting(system, grids.tuning_fields(grids.grid()[0])))
+  if not path.exists():
     points = []
     for point in grids.grid():
       setting = rows.Setting(system, grids.tuning_fields(point), seed)
-      folder = workdir / log.name / 'grid' / setting.key
-      rows.execute(rows.command(log, setting, str(folder)))
+      folder = rows.run_folder(workdir, log, f'grid/{setting.key}')
+      try:
+        rows.execute(rows.command(log, setting, str(folder)))
+      except InputError as error:  # such as a loss that grows without bound
+        points.append({'point': point, 'failed': str(error)})
+        continue
       epochs = [
           json.loads(line)
           for line in (folder / 'metrics.jsonl').read_text().splitlines()]
@@ -67,10 +77,17 @@ def tune(log: rows.Log, system: str, seed: int,
           # The last epoch compiles nothing.
           'epoch_seconds': (
               epochs[-1]['seconds'] + epochs[-1]['validation_seconds'])})
+    if all('failed' in point for point in points):
+      raise InputError(f'{system}: no point of the grid can be trained: '
+                       f'{points[0]["failed"]}')
     found = {'log': log.name, 'system': system, 'seed': seed,
-             'commit': reporting.commit(), 'points': points}
-    reporting.write_atomically(path, json.dumps(found, indent=2) + '\n')
-  best = max(found['points'], key=lambda p: p['validation_recall@10'])
+             'origin': origin, 'commit': reporting.commit(), 'points': points}
+    if not path.exists():  # another process may have tuned meanwhile
+      reporting.write_atomically(path, json.dumps(found, indent=2) + '\n')
+  found = json.loads(path.read_text())
+  rows.check_origin(path, found, origin)
+  best = max((p for p in found['points'] if 'failed' not in p),
+             key=lambda p: p['validation_recall@10'])
   return tuple(tuple(f) for f in best['point']), best['epoch_seconds']
 
 
@@ -173,22 +190,26 @@ def write_page(log: rows.Log) -> None:
   pages.chart(result, folder / f'{log.name}.svg')
 
 
-def verify(log: rows.Log, settings: list[rows.Setting],
-           workdir: pathlib.Path) -> None:
-  """Computes stored rows again and says how the figures differ.
+def verify(log: rows.Log, system: str) -> None:
+  """Trains and tests a system's stored rows anew; says how figures differ.
 
   Raises:
-    InputError: if there is no stored row.
+    InputError: if there is no stored row, or it is of another log.
   """
-  for setting in settings:
-    old = rows.read(log, setting)
-    if old is None:
+  found = rows.finished(log)
+  if system not in found:
+    raise InputError(
+        f'--verify: {system!r} has no row in {log.folder}; allowed: '
+        f'{", ".join(found)}')
+  for old in found[system]:
+    setting = rows.Setting(system, tuple(old['fields'].items()), old['seed'])
+    with tempfile.TemporaryDirectory() as folder:
+      rows.execute(rows.command(log, setting, folder))
+      new = json.loads(pathlib.Path(folder, 'results.json').read_text())
+    if new['data']['fingerprint'] != old['fingerprint']:
       raise InputError(
-          f'--verify: {setting.key} has no row in {log.folder}; allowed: a '
-          'finished system')
-    folder = workdir / 'verify' / log.name / setting.key
-    rows.execute(rows.command(log, setting, str(folder)))
-    new = json.loads((folder / 'results.json').read_text())
+          f'--logs: the log of {old["key"]} in {log.folder} is another one; '
+          'allowed: the same')
     for metric in ('recall@10', 'ndcg@10', 'mrr'):
       reporting.say(
           f'{log.name} {setting.system} seed {setting.seed} {metric}: stored '
@@ -201,20 +222,49 @@ def main(argv: list[str]) -> int:
   try:
     logs = [rows.parse_log('overall', text) for text in _LOGS.value]
     systems = _SYSTEMS.value or grids.all_systems()
-    seeds = [int(seed) for seed in _SEEDS.value]
-    workdir = pathlib.Path(_WORKDIR.value)
+    seeds = _seeds()
+    for log, system in itertools.product(logs, systems):
+      _check(log, system)
+    failed = []
     for log in logs:
       if _VERIFY.value:
-        verify(log, settings_of(log, _VERIFY.value, seeds, workdir), workdir)
+        verify(log, _VERIFY.value)
         continue
       for system in systems:
-        for setting in settings_of(log, system, seeds, workdir):
-          rows.run(log, setting, workdir)
+        try:
+          for setting in settings_of(
+              log, system, seeds, pathlib.Path(_WORKDIR.value)):
+            rows.run(log, setting, pathlib.Path(_WORKDIR.value))
+        except InputError as error:  # the others go on
+          reporting.say(f'{log.name} {system} failed: {error}')
+          failed.append(f'{system} on {log.name}: {error}')
+          continue
         write_page(log)
+    if failed:
+      raise InputError('; '.join(failed))
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2
   return 0
+
+
+def _seeds():
+  """The seeds that were asked for, distinct."""
+  seeds = [int(seed) for seed in _SEEDS.value if seed.isdecimal()]
+  if not seeds or len(set(seeds)) < len(_SEEDS.value):
+    raise InputError(
+        f'--seeds: {",".join(_SEEDS.value)!r} is not allowed; allowed: '
+        'different whole numbers from 0, such as 0,1,2')
+  return seeds
+
+
+def _check(log, system):
+  """Stops before any work where a system cannot be in the table."""
+  ks = log.config(system).eval.ks
+  if not set(ks) >= {10, 20, 30}:
+    raise InputError(
+        f'configs/{log.name}.py: eval.ks {tuple(ks)} lacks 10, 20 or 30, '
+        'which the page shows; allowed: these and others')
 
 
 if __name__ == '__main__':

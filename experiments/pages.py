@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import io
 import pathlib
 from typing import Any
+
+from dynllm_jax import reporting
+from experiments import statistics
 
 COLUMNS = [f'{m}@{k}' for m in ('recall', 'ndcg') for k in (10, 20, 30)]
 COLUMNS.append('mrr')
@@ -45,7 +49,9 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ['## Against the best rival', '', *table(
         ['system', 'rival', 'metric', 'ratio', 'p'],
         [[c['system'], c['rival'], _short(c['metric']), f'{c["ratio"]:.2f}',
-          f'{c["p"]:.3f}'] for c in result['comparisons']]), '',
+          f'{c["p"]:.3f}' if c['p'] > statistics.SMALLEST
+          else f'< {statistics.SMALLEST:.3f}'] for c in result['comparisons']]),
+              '',
               'The best of each side on validation. p is two-sided, from a '
               'paired bootstrap over users of the first seed.', '']
   groups = sorted(systems[0][1]['groups'])
@@ -106,8 +112,10 @@ def drawing(path: pathlib.Path, width: float, height: float, panels: int = 1
   figure, axes = pyplot.subplots(
       1, panels, figsize=(width, height), layout='constrained', squeeze=False)
   yield axes[0]
-  figure.savefig(path, metadata={'Date': None})
+  content = io.BytesIO()
+  figure.savefig(content, metadata={'Date': None})
   pyplot.close(figure)
+  reporting.write_atomically(path, content.getvalue())
 
 
 def table(head: list[str], body: list[list[Any]]) -> list[str]:

@@ -80,6 +80,11 @@ class Training:
          for p in part.parameters()}, lr=1e-3)
     self.loss = torch.nn.BCEWithLogitsLoss()
 
+  def reset(self) -> None:
+    """Before the first event, as at the start of an epoch."""
+    self.memory.reset_state()
+    self.loader.reset_state()
+
   def step(self, low: int, high: int) -> None:
     """Trains on a batch of events."""
     at = slice(low, high)
@@ -114,6 +119,9 @@ def main():
         f'torch {torch.__version__}', flush=True)
   at = 0
   for _ in sys.stdin:
+    if at + slice_events > len(training.users):
+      training.reset()
+      at = 0
     stop = at + slice_events
     began = time.perf_counter()
     for low in range(at, stop, batch):

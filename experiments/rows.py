@@ -6,7 +6,8 @@
         test_users.npz        whose events they are
 
 A row appears whole or not at all; a row that is there is never computed
-again. Runs are commands of `dynllm_jax.main` in processes of their own, so
+again, and is refused where configuration or data are not those that it was
+made with. Runs are commands of `dynllm_jax.main` in processes of their own, so
 that each row can be repeated by hand.
 """
 
@@ -15,17 +16,20 @@ import hashlib
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
+_PLACES = ('data.events', 'data.items', 'data.dir')  # `files` stands for them
 _KEPT = (
     'validation', 'test', 'train_events_per_s', 'train_seconds_per_epoch',
     'rank_events_per_s', 'test_seconds', 'epochs', 'best_epoch', 'parameters',
@@ -50,6 +54,10 @@ class Log:
   def folder(self) -> pathlib.Path:
     """Where the finished rows are."""
     return RESULTS / 'rows' / self.experiment / self.name
+
+  def config(self, system: str) -> ml_collections.ConfigDict:
+    """The configuration of a system before anything is overridden."""
+    return runpy.run_path(f'configs/{self.name}.py')['get_config'](system)
 
   def flags(self) -> list[str]:
     """The command line's part that names the data."""
@@ -94,6 +102,69 @@ class Setting:
     return f'{self.system}-{digest[:12]}'
 
 
+def origin(log: Log, setting: Setting) -> dict[str, Any]:
+  """What a row is made with beside its setting.
+
+  Args:
+    log: the log.
+    setting: of the row.
+
+  Returns:
+    `files`, a hash of the data's files, and `config`, the values of the fields
+    that the setting leaves as they are, by full name.
+  """
+  digest = hashlib.sha256()
+  for path in filter(None, (log.events, log.items)):
+    with open(path, 'rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  flat = log.config(setting.system).to_dict(preserve_field_references=False)
+  config = {
+      name: value for name, value in _leaves(json.loads(json.dumps(flat)))
+      if name not in {*dict(setting.fields), *_PLACES, 'seed'}}
+  return {'files': digest.hexdigest()[:12], 'config': config}
+
+
+def check_origin(
+    path: pathlib.Path, stored: dict[str, Any], current: dict[str, Any]
+) -> None:
+  """Stops where what is stored was made with something else.
+
+  Args:
+    path: of what is stored.
+    stored: what is stored; a field that it does not have is not compared, so
+      that a new field, which is off where nothing says otherwise, leaves old
+      rows as they are.
+    current: of `origin`.
+
+  Raises:
+    InputError: naming the first difference.
+  """
+  old, new = stored.get('origin', {}), current
+  if old.get('files', new['files']) != new['files']:
+    raise InputError(
+        f'{path}: was made from other files than those of --logs; allowed: '
+        'the same files, another NAME, or results without it')
+  for name, value in old.get('config', {}).items():
+    if name in new['config'] and new['config'][name] != value:
+      raise InputError(
+          f'{path}: was made with config.{name} {value!r}, which is '
+          f'{new["config"][name]!r} now; allowed: the same, or results '
+          'without it')
+
+
+def _leaves(tree, path=''):
+  if isinstance(tree, dict):
+    for key, value in tree.items():
+      yield from _leaves(value, f'{path}.{key}' if path else key)
+  else:
+    yield path, tree
+
+
+def run_folder(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:
+  """Where a run is kept: what another commit has begun is not gone on with."""
+  return workdir / reporting.commit()[:12] / log.name / name
+
+
 def command(log: Log, setting: Setting, workdir: str) -> list[str]:
   """The command of a run."""
   return [
@@ -103,16 +174,25 @@ def command(log: Log, setting: Setting, workdir: str) -> list[str]:
 
 
 def read(log: Log, setting: Setting) -> dict[str, Any] | None:
-  """The finished row of a setting, None where there is none."""
+  """The finished row of a setting, None where there is none.
+
+  Raises:
+    InputError: if it was made with another configuration or other data.
+  """
   path = log.folder / f'{setting.key}.json'
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  row = json.loads(path.read_text())
+  check_origin(path, row, origin(log, setting))
+  return row
 
 
 def finished(log: Log) -> dict[str, list[dict[str, Any]]]:
   """All finished rows, by system, in the order of their seeds.
 
   Raises:
-    InputError: if a system has two rows of one seed.
+    InputError: if a system has two rows of one seed or of other fields, or two
+      rows are of other logs, facets or protocols.
   """
   found = {}
   for path in sorted(log.folder.glob('*.json')):
@@ -121,12 +201,31 @@ def finished(log: Log) -> dict[str, list[dict[str, Any]]]:
       found.setdefault(row['system'], []).append(row)
   for system, some in found.items():
     some.sort(key=lambda row: row['seed'])
-    seeds = [row['seed'] for row in some]
+    keys, seeds = [[row[k] for row in some] for k in ('key', 'seed')]
     if len(set(seeds)) < len(seeds):
       raise InputError(
-          f'{log.folder}: {system} has two rows of one seed, {seeds}; '
-          'allowed: one, of the tuned setting')
+          f'{log.folder}: {system} has two rows of one seed, {seeds} of '
+          f'{keys}; allowed: one, of the tuned setting')
+    if any(row['fields'] != some[0]['fields'] for row in some):
+      raise InputError(
+          f'{log.folder}: the rows {keys} of {system} have other fields each; '
+          'allowed: the same for all seeds')
+  every = [row for some in found.values() for row in some]
+  for row in every:
+    for name, value in _shared(row).items():
+      if value != _shared(every[0])[name]:
+        raise InputError(
+            f'{log.folder}: {row["key"]} and {every[0]["key"]} differ in '
+            f'{name}, {value!r} and {_shared(every[0])[name]!r}; allowed: rows '
+            'that can stand in one table')
   return found
+
+
+def _shared(row):
+  """What all rows of a table have in common."""
+  evaluation = row['evaluation']
+  return {**{name: row[name] for name in ('fingerprint', 'split', 'facets')},
+          **{name: evaluation[name] for name in ('candidates', 'filter_seen')}}
 
 
 def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
@@ -146,7 +245,7 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
   done = read(log, setting)
   if done:
     return done
-  folder = workdir / log.name / setting.key
+  folder = run_folder(workdir, log, setting.key)
   line = command(log, setting, str(folder))
   execute(line)
   results = json.loads((folder / 'results.json').read_text())
@@ -156,6 +255,7 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
       'system': setting.system,
       'seed': setting.seed,
       'fields': dict(setting.fields),
+      'origin': origin(log, setting),
       'command': _public(line, log),
       'config_hash': hashlib.sha256(
           (folder / 'config.json').read_bytes()).hexdigest()[:12],

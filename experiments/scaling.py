@@ -189,6 +189,9 @@ def main(argv: list[str]) -> int:
           ('nodes', 'all_nodes', lambda system: over_nodes(system, 0)),
           ('ranking', 'ranking', over_catalogue)]
   try:
+    aims.check_asked(
+        'curves', _CURVES.value, list(flags.FLAGS['curves'].default),
+        _OUT.value, flags.FLAGS['out'].default)
     for (flag, kind, curve), system in itertools.product(
         jobs, _SYSTEMS.value):
       # Ranking costs minutes a system, and all rank by the same code.

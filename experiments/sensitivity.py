@@ -5,7 +5,6 @@ r"""How the choice of single settings moves DynLLM's figures.
 """
 
 import pathlib
-import runpy
 import sys
 
 from absl import app
@@ -38,7 +37,7 @@ VALUES = {
 
 def changes(
     field: str, config: ml_collections.ConfigDict) -> studies.Changes:
-  """The configuration first, then each value of a field.
+  """The configuration first, then each value of a field that it can have.
 
   Args:
     field: of VALUES.
@@ -46,6 +45,8 @@ def changes(
   """
   found = {'as configured': {}}
   for value in VALUES[field]:
+    if field == 'model.distill.top_r' and value > config.model.dim:
+      continue
     fields = {field: value}
     if field == 'model.dim':  # r stays the same share of d, 80 of 128
       fields['model.distill.top_r'] = value * 80 // 128
@@ -63,8 +64,11 @@ def main(argv: list[str]) -> int:
             f'--fields: {field!r}; allowed: {", ".join(VALUES)}')
     for text in _LOGS.value:
       log = rows.parse_log('sensitivity', text)
-      config = runpy.run_path(
-          f'configs/{log.name}.py')['get_config'](_SYSTEM.value)
+      config = log.config(_SYSTEM.value)
+      if not config.model.name == 'dynllm':
+        raise InputError(
+            f'--system: {_SYSTEM.value!r} lacks fields that are varied; '
+            'allowed: dynllm and its variants')
       everything = {}
       for field in _FIELDS.value or VALUES:
         everything |= changes(field, config)

@@ -142,8 +142,8 @@ def beside_peer(
       [python, '-c', f'import {package}'], check=False,
       capture_output=True).returncode:
     return {'value': None, 'why': f'{python} has no {package}'}
-  events = max(batch, _EVENTS.value // batch * batch)
   log = run.log
+  events = max(batch, min(_EVENTS.value, log.train_end) // batch * batch)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'log.npz')
     np.savez(path, **{name: getattr(log, name)[:log.train_end]
@@ -290,6 +290,9 @@ def main(argv: list[str]) -> int:
       map(name.startswith, _AIMS.value))
   kept = scaling_results()
   try:
+    aims.check_asked(
+        'aims', _AIMS.value, list(MEASURES), _OUT.value,
+        flags.FLAGS['out'].default)
     for name, measure in MEASURES.items():
       results[name] = measure() if asked(name) else {'value': None}
       jax.clear_caches()

@@ -34,6 +34,16 @@ def tiny(system, spread=0, log=None):
   return config, slices_lib.Slices(*parts, 64, spread)
 
 
+def test_a_part_does_not_replace_a_whole_page():
+  known = ['tgn_b200', 'ngcf']
+  for asked, out in (([], 'page'), (['tgn', 'ngcf'], 'page'), (['tgn'], 'b')):
+    aims.check_asked('aims', asked, known, out, 'page')
+  for asked, out, words in (
+      (['tgnx'], 'b', "--aims: 'tgnx'"), (['tgn'], 'page', 'a part')):
+    with pytest.raises(InputError, match=words):
+      aims.check_asked('aims', asked, known, out, 'page')
+
+
 def test_an_aim_is_met_or_not_or_not_run():
   fast, small = aims.Aim(3.0), aims.Aim(1.1, at_most=True)
   assert aims.line('fast', fast, {'value': 3.5}) == (

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from experiments import grids
 
@@ -51,6 +52,8 @@ def test_rows_pages_and_going_on(tmp_path):
   assert '$ ' not in again.stdout
   assert 'no row' in overall(
       tmp_path, '--verify=transitions', expect=2).stderr
+  for bad, word in (('--systems=repeat,foo', 'foo'), ('--seeds=a', '--seeds')):
+    assert word in overall(tmp_path, bad, expect=2).stderr
   same = overall(tmp_path, '--verify=popularity').stdout
   stored, new = same.strip().splitlines()[-1].split('stored ')[1].split(
       ', again ')
@@ -76,18 +79,73 @@ def test_epochs_fit_the_budget():
   assert epochs(10_000.0) == grids.GRID_EPOCHS
 
 
-def test_encoders_are_compared_with_each_choice_of_facets():
-  from dynllm_jax.types import FACETS
+def test_encoders_are_compared_with_and_without_facets():
   from experiments import encoders
   changes = encoders.changes('models/small/')
-  first, second, *_ = changes
-  assert first == 'hashing, all facets' and second == 'small, all facets'
-  assert len(changes) == 2 * (2 + len(FACETS))
-  for name in FACETS:
-    for encoder in ('hashing', 'small'):
-      fields = changes[f'{encoder}, without {name}']
-      assert name not in fields['model.facets']
-      assert ('facets.encoder.model' in fields) == (encoder == 'small')
+  assert list(changes) == [
+      'hashing, all facets', 'small, all facets',
+      'hashing, no facets', 'small, no facets']
+  for label, fields in changes.items():
+    assert ('brd' in fields['model.facets']) == ('all facets' in label)
+    assert ('facets.encoder.model' in fields) == ('small' in label)
+
+
+def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
+  from dynllm_jax.types import InputError
+  from experiments import rows
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
+  (tmp_path / 'a.csv').write_text('user_id,item_id,timestamp\n')
+  (tmp_path / 'b.csv').write_text('user_id,item_id,timestamp\n1,2,3\n')
+  log = rows.Log('overall', 'event_log', str(tmp_path / 'a.csv'))
+  setting = rows.Setting('tgn', (('train.loss', 'bpr'),), 1)
+  origin = rows.origin(log, setting)
+  assert 'train.loss' not in origin['config'] and 'seed' not in origin['config']
+  assert origin['config']['train.batch_size'] == 1024
+  log.folder.mkdir(parents=True)
+
+  def store(**changes):
+    config = {**origin['config'], **changes}
+    (log.folder / f'{setting.key}.json').write_text(json.dumps(
+        {'seed': 1, 'origin': {**origin, 'config': config}}))
+
+  store()
+  assert rows.read(log, setting)['seed'] == 1
+  with pytest.raises(InputError, match='other files'):
+    rows.read(rows.Log('overall', 'event_log', str(tmp_path / 'b.csv')),
+              setting)
+  store(**{'model.dim': 7})
+  with pytest.raises(InputError, match='config.model.dim 7'):
+    rows.read(log, setting)
+  del origin['config']['model.dim']  # as if it were a new field
+  store()
+  assert rows.read(log, setting)['seed'] == 1
+
+
+def test_rows_that_cannot_stand_in_one_table_are_refused(
+    tmp_path, monkeypatch):
+  from dynllm_jax.types import InputError
+  from experiments import rows
+  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
+  log = rows.Log('overall', 'demo')
+  log.folder.mkdir(parents=True)
+  row = {'key': 'k', 'system': 'tgn', 'seed': 0, 'fields': {'a': 1}, 'test': {},
+         'fingerprint': 'f', 'split': [1], 'facets': {'writer': 'rules'},
+         'evaluation': {'candidates': 'all', 'filter_seen': False}}
+
+  def with_another(**changes):
+    for name, value in (('one', row), ('two', {**row, **changes})):
+      (log.folder / f'{name}.json').write_text(json.dumps(value))
+    return rows.finished(log)
+
+  assert len(with_another(seed=1)['tgn']) == 2
+  for changes, words in (
+      ({}, 'one seed'), ({'seed': 1, 'fields': {'a': 2}}, 'other fields'),
+      ({'system': 'gat', 'fingerprint': 'g'}, 'fingerprint'),
+      ({'seed': 1, 'evaluation': {**row['evaluation'], 'filter_seen': True}},
+       'filter_seen')):
+    with pytest.raises(InputError, match=words):
+      with_another(**changes)
 
 
 def test_a_configured_value_is_not_run_twice():

@@ -43,6 +43,6 @@ def test_p_of_equal_and_of_better_systems():
   assert statistics.p_value(values, values, users) == 1
   better = values + 0.5
   assert statistics.p_value(better, values, users) == (
-      1 / statistics.RESAMPLES)
+      statistics.SMALLEST)
   noise = values + rng.normal(size=3_000)
   assert statistics.p_value(noise, values, users) > 0.01
