@@ -1,6 +1,9 @@
 """The run folder, progress, and the printed table."""
 
+from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
+import fcntl
 import importlib.metadata
 import io
 import json
@@ -53,6 +56,30 @@ class RunFolder:
       raise InputError(
           f'--workdir: {str(self.path)!r} cannot be written ({error.strerror}: '
           f'{str(place)!r}); allowed: a folder that can be') from error
+
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Keeps other runs out of the folder; a killed process lets go of it.
+
+    Not in a bucket, nor where files have no locks.
+
+    Raises:
+      InputError: if another process has it.
+    """
+    if bucket.is_url(self.path) or not is_writer():
+      yield
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    with open(self.path / '.lock', 'w', encoding='utf-8') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise InputError(
+            f'--workdir: {str(self.path)!r} is in use by another process; '
+            'allowed: to wait for its end, or another folder') from error
+      except OSError:  # a file system without locks
+        pass
+      yield
 
   def read_json(self, name: str) -> Any:
     """The JSON value of a file, None where there is no such file."""

@@ -189,7 +189,7 @@ def train_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
   run = pipeline.prepare(config)
   distributed.check_shared(folder.path)
   began = time.perf_counter()
-  with Checkpoints(folder.path) as checkpoints:
+  with folder.held(), Checkpoints(folder.path) as checkpoints:
     fit(run, checkpoints, folder)
     if config.eval.test:
       report(run, checkpoints, folder)
@@ -206,7 +206,7 @@ def evaluate_mode(config: ml_collections.ConfigDict, workdir: str) -> None:
         f'--workdir: {workdir!r} has no checkpoint to evaluate; allowed: the '
         'folder of a run with --mode=train')
   run = pipeline.prepare(config)
-  with Checkpoints(folder.path) as checkpoints:
+  with folder.held(), Checkpoints(folder.path) as checkpoints:
     report(run, checkpoints, folder)
 
 

@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+from dynllm_jax import reporting
+
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
     f'--config.{field}' for field in (
@@ -139,6 +141,15 @@ def test_a_run_killed_between_its_two_saves_loses_nothing(home):
   train(home, 'killed', '--config.train.num_epochs=2', *args[1:],
         '--config.eval.ks=(5,20)')
   assert read(folder)['epochs'] == 2
+
+
+def test_two_runs_in_one_folder_are_refused(home):
+  before = read(home / 'whole')
+  with reporting.RunFolder(str(home / 'whole')).held():
+    for mode in ('train', 'evaluate'):
+      message = one_error(train(home, 'whole', f'--mode={mode}', expect=2))
+      assert message.startswith("--workdir: 'whole' is in use")
+  assert read(home / 'whole') == before
 
 
 def test_another_configuration_is_refused(home):
