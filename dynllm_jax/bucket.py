@@ -44,7 +44,7 @@ def path(field: str, place: str) -> Path:
   """
   scheme, found, rest = place.partition('://')
   if not found:
-    return pathlib.Path(place).expanduser()
+    return _at_home(field, place)
   if scheme != 'gs' or not rest.strip('/'):
     raise InputError(
         f'{field}: {place!r} is not allowed; a local path or '
@@ -67,7 +67,21 @@ def path(field: str, place: str) -> Path:
 def cache() -> pathlib.Path:
   """The user's cache, `$XDG_CACHE_HOME/dynllm_jax`."""
   folder = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return pathlib.Path(folder).expanduser() / 'dynllm_jax'
+  return _at_home('data.dir', folder) / 'dynllm_jax'
+
+
+def _at_home(field: str, place: str) -> pathlib.Path:
+  """A path whose `~` is replaced.
+
+  Raises:
+    InputError: if there is no such home.
+  """
+  try:
+    return pathlib.Path(place).expanduser()
+  except RuntimeError as error:
+    raise InputError(
+        f'{field}: {place!r} has no home folder ({error}); allowed: a path '
+        'without ~, or one of a user who has a home') from error
 
 
 def local(field: str, place: str) -> pathlib.Path:

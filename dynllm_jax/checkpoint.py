@@ -3,14 +3,18 @@
 Two managers, because one that keeps the best evicts the newest. Each step
 holds the whole TrainState as it stood at the end of an epoch, and `status`, a
 JSON record: configuration, stopping state, history. Orbax writes a step into
-a temporary folder and renames it, so a step that is there is complete.
+a temporary folder and renames it, so a step that is there is complete. Check
+sums of the arrays and of the record tell whether it still is what was saved.
 """
 
 import contextlib
+import json
 from typing import Any
+import zlib
 
 from absl import logging as absl_logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dynllm_jax import bucket
@@ -65,6 +69,9 @@ class Checkpoints:
       epoch: number of finished epochs.
       state: the training state.
       status: JSON values.
+
+    Raises:
+      InputError: if it cannot be written; what was stored before stays.
     """
     manager = self._managers[kind]
     # A run whose latest checkpoint was removed starts anew. Orbax would leave
@@ -72,9 +79,19 @@ class Checkpoints:
     for step in manager.all_steps():
       if step >= epoch:
         manager.delete(step)
-    manager.save(epoch, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_plain(state)),
-        status=ocp.args.JsonSave(status)))
+    state = _plain(state)
+    try:
+      manager.save(epoch, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          status=ocp.args.JsonSave({
+              'status': status, 'sum': _sum_of_json(status),
+              'arrays': _sums(state)})))
+    # A full disk is a ValueError of tensorstore's.
+    except (OSError, ValueError) as error:
+      raise InputError(
+          f'{manager.directory}: the checkpoint cannot be written '
+          f'({_first_line(error)}); allowed: a folder with room that can be '
+          'written') from error
 
   def status(self, kind: str) -> dict[str, Any]:
     """The JSON record of a stored epoch.
@@ -82,9 +99,7 @@ class Checkpoints:
     Raises:
       InputError: if there is no epoch, or its record cannot be read.
     """
-    return self._read(kind, lambda manager, epoch: manager.restore(
-        epoch, args=ocp.args.Composite(
-            status=ocp.args.JsonRestore()))['status'])
+    return self._read(kind, _record)['status']
 
   def restore(self, kind: str, template: TrainState) -> TrainState:
     """Reads a stored epoch into the shape and placement of a template.
@@ -107,8 +122,15 @@ class Checkpoints:
       stored = ocp.StandardCheckpointHandler().metadata(
           manager.directory / str(epoch) / 'state')
       _check_shapes(stored.tree, wanted)
-      return manager.restore(epoch, args=ocp.args.Composite(
+      state = manager.restore(epoch, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(wanted, strict=False)))['state']
+      saved = _record(manager, epoch)['arrays']
+      for name, found in _sums(state).items():
+        # A mesh that pads tables otherwise has arrays of another shape.
+        old = saved.get(name, {})
+        if old.get('shape') == found['shape'] and old != found:
+          raise ValueError(f'{name} is not as it was saved')
+      return state
 
     state = self._read(kind, read)
     return state.replace(key=jax.random.wrap_key_data(state.key))
@@ -124,11 +146,37 @@ class Checkpoints:
       return read(manager, self.epoch(kind))
     # Orbax raises a bare Exception for an array that is cut short.
     except Exception as error:
-      reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
       raise InputError(
           f'{manager.directory / str(self.epoch(kind))}: the checkpoint cannot '
-          f'be restored ({reason}); allowed: an undamaged one of the same '
-          'configuration') from error
+          f'be restored ({_first_line(error)}); allowed: an undamaged one of '
+          'the same configuration') from error
+
+
+def _record(manager, epoch):
+  """The JSON record of a step: `status`, and check sums."""
+  record = manager.restore(
+      epoch, args=ocp.args.Composite(status=ocp.args.JsonRestore()))['status']
+  if record['sum'] != _sum_of_json(record['status']):
+    raise ValueError('the record is not as it was saved')
+  return record
+
+
+def _sum_of_json(value):
+  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _sums(state):
+  """Shape and check sum of each array that this process has as a whole."""
+  return {
+      _name(path): {
+          'shape': list(leaf.shape),
+          'sum': zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view('u1'))}
+      for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+      if leaf.is_fully_addressable}
+
+
+def _first_line(error):
+  return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_shapes(stored, wanted):

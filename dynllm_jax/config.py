@@ -11,6 +11,7 @@ A config file says only what differs from `default()`:
 from collections.abc import Iterator
 import importlib
 import json
+import operator
 import pathlib
 from typing import Any
 
@@ -278,6 +279,40 @@ def check_system(config: ml_collections.ConfigDict) -> None:
     raise InputError(
         f'config.model.name: {name!r} does not fit the other fields of '
         f'config.model; a system is chosen as --config=FILE:{name}')
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+  """Stops where a field is gone, or has no value but needs one.
+
+  Other values are checked by what reads them.
+
+  Raises:
+    InputError: naming the field.
+  """
+  usual = default().to_dict()
+  if isinstance(config.get('model'), ml_collections.ConfigDict):
+    name = config.model.get('name')
+    usual['model'] = {'name': '', **system_module(name).default_config()}
+  for name, value in _leaves(usual):
+    try:
+      found = operator.attrgetter(name)(config)
+    except AttributeError:
+      found = None
+    if found is None and value is not None:
+      raise InputError(f'config.{name}: it has no value; allowed: one like '
+                       f'{value!r}')
+  if not all(isinstance(name, str) for name in _listed(config.eval.compare)):
+    raise InputError(
+        f'config.eval.compare: {config.eval.compare!r} is not allowed; '
+        'allowed: a tuple of names of systems')
+  if not (isinstance(config.seed, int) and 0 <= config.seed < 2**63):
+    raise InputError(
+        f'config.seed: {config.seed!r} is not allowed; allowed: a whole number '
+        'from 0 to 2**63 - 1')
+
+
+def _listed(value):
+  return value if isinstance(value, (tuple, list)) else [None]
 
 
 # What may change between a checkpoint and a run that goes on from it.

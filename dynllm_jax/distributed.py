@@ -190,7 +190,7 @@ def together() -> Iterator[None]:
   """
   try:
     yield
-  except InputError as error:
+  except (InputError, OSError) as error:
     if not several():
       raise
     _end(error, 2)

@@ -16,6 +16,7 @@ from absl import app
 from absl import flags
 from ml_collections import config_flags
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import config_file
 from dynllm_jax.types import InputError
 
@@ -49,8 +50,11 @@ def main(argv: list[str]) -> int:
   Returns:
     The exit status; bad input ends in one line `error: ...` on stderr.
   """
+  # A name that the terminal's encoding lacks must not end a run.
+  sys.stdout.reconfigure(errors='backslashreplace')
   try:
     config, workdir, mode = _read_flags(argv)
+    config_lib.check_values(config)
     from dynllm_jax import distributed  # pylint: disable=g-import-not-at-top
     from dynllm_jax import run  # pylint: disable=g-import-not-at-top
     if mode == 'facets':
@@ -69,6 +73,11 @@ def main(argv: list[str]) -> int:
     # interpreter write what is left.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  except OSError as error:
+    print('error:', ' '.join(f'{type(error).__name__}: {error}'.split()) +
+          '; allowed: files that can be read, folders that can be written, '
+          'room on the disk', file=sys.stderr)
+    return 2
 
 
 def _read_flags(argv):

@@ -61,3 +61,30 @@ def test_an_evaluation_may_differ_where_no_array_depends_on_it():
   evaluate(**{'eval.ks': (5,), 'train.loss': 'bce', 'seed': 3})
   with pytest.raises(InputError, match='config.train.batch_size: 9 differs'):
     evaluate(**{'train.batch_size': 9})
+
+
+@pytest.mark.parametrize('field, value, words', [
+    ('data.min_user_items', None, 'config.data.min_user_items: it has no value'),
+    ('mesh', None, 'config.mesh.data: it has no value'),
+    ('model.name', None, 'unknown system None'),
+    ('eval.compare', 1, 'config.eval.compare: 1 is not allowed'),
+    ('eval.compare', (1,), 'config.eval.compare'),
+    ('seed', 2**64, 'config.seed'), ('seed', -1, 'config.seed')])
+def test_values_that_no_reader_could_use(field, value, words):
+  config = config_lib.default('tgn')
+  config_lib.check_values(config)
+  config.unlock()
+  *above, name = field.split('.')
+  place = config[above[0]] if above else config
+  with place.ignore_type():
+    place[name] = value
+  with pytest.raises(InputError, match=words):
+    config_lib.check_values(config)
+
+
+def test_a_field_that_is_gone_is_named():
+  config = config_lib.default('tgn')
+  config.unlock()
+  del config.train['loss']
+  with pytest.raises(InputError, match='config.train.loss: it has no value'):
+    config_lib.check_values(config)

@@ -5,6 +5,7 @@ A source is a module of this folder with two functions of `config.data`:
 `read(data_config)`, which gives a `RawLog`. It is found by its file name.
 """
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -52,21 +53,33 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
       return log
     except store.DamagedError as error:
       report(f'data: {folder} is damaged: {error}; it is prepared again')
-      scratch.remove(folder)
+      with _writing(folder):
+        scratch.remove(folder)
+  files = source.files(data_config)
   raw = source.read(data_config)
+  if _fingerprint(data_config, files) != fingerprint:
+    raise InputError(
+        f'{files[0].field}: {files[0].path} or a file read with it was changed '
+        'while it was read; allowed: files that stay as they are')
   report(f'data: {raw.source}')
   _report_counts(raw.counts, report)
   log = prepare.prepare(raw, data_config, fingerprint)
   _report_counts({name: count for name, count in log.counts.items()
                   if name not in raw.counts}, report)
-  try:
+  with _writing(folder):
     store.save(log, folder)
     bucket.publish(folder)
-  except OSError as error:
-    raise InputError(f'data.dir: {folder} cannot be written ({error}); it must '
-                     'be a folder that can be') from error
   report(f'data: stored in {folder}')
   return log
+
+
+@contextlib.contextmanager
+def _writing(folder):
+  try:
+    yield
+  except (OSError, RuntimeError) as error:  # the latter tfds's, of a full disk
+    raise InputError(f'data.dir: {folder} cannot be written ({error}); it must '
+                     'be a folder that can be, with room') from error
 
 
 def source_names() -> list[str]:
@@ -116,7 +129,8 @@ def check(data_config: Any) -> None:
       'time_unit': (lambda v: v in values.TIME_UNITS,
                     ', '.join(values.TIME_UNITS)),
       # A mapping of ml_collections is no collections.abc.Mapping.
-      'where': (lambda v: v is None or hasattr(v, 'items'),
+      'where': (lambda v: v is None or hasattr(v, 'items') and all(
+          isinstance(x, (str, int, float, list, tuple)) for x in v.values()),
                 "a mapping, as {'behavior': 'buy'}"),
       'min_user_items': (lambda v: v >= 0, 'a number from 0'),
       'min_item_users': (lambda v: v >= 0, 'a number from 0'),

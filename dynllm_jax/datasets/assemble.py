@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from dynllm_jax.datasets import formats
 from dynllm_jax.datasets import tables
 from dynllm_jax.datasets import values
 from dynllm_jax.types import InputError, RawLog
@@ -93,13 +94,14 @@ def events(columns: tables.Columns, data_config: Any,
     InputError: at the first bad row, if such rows are not dropped; if the unit
       of the times cannot be told; if no row is good.
   """
-  users, no_user = values.ids(columns.table['user'])
-  items, no_item = values.ids(columns.table['item'])
   place = (f'{columns.file.field}: {columns.file.path}: column '
            f'{columns.names["time"]!r}')
-  times = values.times(
-      columns.table['time'] if time_column is None else time_column,
-      data_config.time_unit, place)
+  with formats.reading(columns.file):
+    users, no_user = values.ids(columns.table['user'])
+    items, no_item = values.ids(columns.table['item'])
+    times = values.times(
+        columns.table['time'] if time_column is None else time_column,
+        data_config.time_unit, place)
   problems = [('user', 'is missing', no_user, 'any non-empty id'),
               ('item', 'is missing', no_item, 'any non-empty id')]
   unit = ('ISO 8601 text or dates' if times.unit == 'iso'
@@ -123,7 +125,10 @@ def item_table(columns: tables.Columns, bad_rows: str) -> Items:
   Raises:
     InputError: at the first row without an item id, if not dropped.
   """
-  names, no_item = values.ids(columns.table['item'])
+  with formats.reading(columns.file):
+    names, no_item = values.ids(columns.table['item'])
+    texts = {role: values.texts(columns.table[role])
+             for role in TEXTS if role in columns.names}
   kept, counts = good_rows(
       columns, [('item', 'is missing', no_item, 'any non-empty id')], bad_rows)
   kept, repeated = first_of_each(names, kept)
@@ -131,13 +136,9 @@ def item_table(columns: tables.Columns, bad_rows: str) -> Items:
             **{f'item table: {key}': count for key, count in counts.items()}}
   if repeated:
     counts['item table: repeated ids dropped'] = repeated
-  found = {}
-  for role in TEXTS:
-    if role in columns.names:
-      found[role] = values.texts(columns.table[role])[kept]
-    else:
-      found[role] = np.full(len(kept), '', object)
-  return Items(names[kept], *found.values(), counts)
+  lacking = np.full(len(names), '', object)
+  return Items(names[kept],
+               *(texts.get(role, lacking)[kept] for role in TEXTS), counts)
 
 
 def first_of_each(names: np.ndarray, rows: np.ndarray

@@ -25,9 +25,21 @@ _PEEK = 1000
 _BLOCK = 1 << 24  # bytes; an object longer than this is pyarrow's error
 # What pyarrow, gzip, csv and openpyxl raise on a file that is not what its
 # name says.
-READ_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeError, csv.Error,
-               zlib.error, zipfile.BadZipFile, KeyError,
+READ_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, csv.Error,
+               zlib.error, zipfile.BadZipFile, LookupError, TypeError,
+               ArithmeticError, RecursionError, StopIteration,
                xml.etree.ElementTree.ParseError)
+
+
+@contextlib.contextmanager
+def reading(file: paths.File) -> Iterator[None]:
+  """Within it whatever is wrong with a file's content is an InputError."""
+  try:
+    yield
+  except InputError:
+    raise
+  except READ_ERRORS as error:
+    raise _unreadable(file, error) from error
 
 
 def column_names(file: paths.File) -> list[str]:
@@ -36,7 +48,7 @@ def column_names(file: paths.File) -> list[str]:
   Raises:
     InputError: if the file cannot be read.
   """
-  try:
+  with reading(file):
     if file.kind == 'parquet':
       return pa.parquet.ParquetFile(file.path).schema_arrow.names
     if file.kind == 'json':
@@ -47,8 +59,6 @@ def column_names(file: paths.File) -> list[str]:
         _, rows = next(sheets)
         return [str(cell) for cell in next(rows, ())]
     _, first = next(delimited.records(file), (0, []))
-  except READ_ERRORS as error:
-    raise _unreadable(file, error) from error
   return first if file.header else [f'f{i}' for i in range(len(first))]
 
 
@@ -61,10 +71,8 @@ def read(file: paths.File, needed: list[str]) -> tuple[pa.Table, int]:
   Raises:
     InputError: if the file cannot be read.
   """
-  try:
+  with reading(file):
     return _READERS[file.kind](file, needed)
-  except READ_ERRORS as error:
-    raise _unreadable(file, error) from error
 
 
 def _unreadable(file: paths.File, error: Exception) -> InputError:
@@ -84,14 +92,16 @@ def _unreadable(file: paths.File, error: Exception) -> InputError:
 
 
 def line_of(file: paths.File, row: int) -> int | None:
-  """The line on which a data row (from 0) starts; None without lines."""
-  if file.kind == 'json':
-    with paths.open_text(file, 'utf8') as stream:
-      lines = (i for i, text in enumerate(stream, 1) if text.strip())
-      return next(itertools.islice(lines, row, None))
-  if file.kind == 'csv':
-    rows = itertools.islice(delimited.records(file), row + file.header, None)
-    return next(rows)[0]
+  """The line on which a data row (from 0) starts; None if that is unknown."""
+  # A file may be stranger than can be counted: then the row must do.
+  with contextlib.suppress(*READ_ERRORS):
+    if file.kind == 'json':
+      with paths.open_text(file, 'utf8') as stream:
+        lines = (i for i, text in enumerate(stream, 1) if text.strip())
+        return next(itertools.islice(lines, row, None))
+    if file.kind == 'csv':
+      rows = itertools.islice(delimited.records(file), row + file.header, None)
+      return next(rows)[0]
   return None
 
 
@@ -130,7 +140,7 @@ def _json_type(sample: list[Any]) -> pa.DataType | None:
   return {
       frozenset(): pa.string(), frozenset([str]): pa.string(),
       frozenset([int]): pa.int64(), frozenset([bool]): pa.bool_(),
-      frozenset([float]): pa.float64(), frozenset([int, float]): pa.float64(),
+      frozenset([float]): pa.float64(),  # of ints and floats neither
   }.get(frozenset(kinds))
 
 
@@ -185,12 +195,12 @@ def _parse_object(text: str) -> Any:
   """What a line holds; None if it is neither JSON nor a Python literal."""
   try:
     return json.loads(text)
-  except json.JSONDecodeError:
+  except (ValueError, RecursionError):  # of a number with too many digits too
     pass
   try:
     # So are the 2014 Amazon metadata written: {'asin': '0001', ...}.
     return ast.literal_eval(text.strip())
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
+  except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return None
 
 

@@ -47,10 +47,10 @@ class File:
     """The file that `data_config.<field>` names, checked to be there."""
     path = check_file(f'data.{field}', data_config[field])
     delimiter = data_config.delimiter.replace('\\t', '\t')
-    if len(delimiter) > 1:
+    if len(delimiter) > 1 or not delimiter.isascii():
       raise InputError(
           f'data.delimiter: {delimiter!r} is not allowed; it must be a single '
-          "character, or '' to choose by the file's first line")
+          "ASCII character, or '' to choose by the file's first line")
     if data_config.quoting not in QUOTING:
       raise InputError(
           f'data.quoting: {data_config.quoting!r} is not allowed; it must be '

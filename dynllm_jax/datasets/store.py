@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import pathlib
 from typing import Any, Iterator
 
@@ -57,23 +58,25 @@ def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
     builder = tfds.builder_from_directory(folder)
     metadata = builder.info.metadata
     blocks = list(builder.as_data_source(split=_SPLIT))
+    columns = {name: np.concatenate([block[name] for block in blocks])
+               for name in _EVENTS}
+    for name in _TEXTS:
+      columns[name] = np.array([text.decode() for block in blocks
+                                for text in block[name]], object)
+    scalars = {name: metadata[name] for name in _SCALARS}
+    rows, sha256 = metadata['rows'], metadata['sha256']
   # Whatever tfds, protobuf, json and array_record raise on a broken file:
   # they share no base class, and the remedy is one.
   except Exception as error:
     raise DamagedError(f'it cannot be read ({error})') from error
-  if not metadata or metadata.get('fingerprint') != fingerprint:
-    raise DamagedError('its metadata are missing or of another data set')
-  columns = {name: np.concatenate([block[name] for block in blocks])
-             for name in _EVENTS}
-  for name in _TEXTS:
-    columns[name] = np.array([text.decode() for block in blocks
-                              for text in block[name]], object)
-  rows = {name: len(column) for name, column in columns.items()}
-  if rows != metadata['rows']:
-    raise DamagedError(f'it has {rows} rows instead of {metadata["rows"]}')
-  if _digest(columns) != metadata['sha256']:
+  if scalars['fingerprint'] != fingerprint:
+    raise DamagedError('its metadata are of another data set')
+  found = {name: len(column) for name, column in columns.items()}
+  if rows != found:
+    raise DamagedError(f'it has {found} rows instead of {rows}')
+  if _digest(columns, scalars) != sha256:
     raise DamagedError('its content has changed')
-  return EventLog(**columns, **{name: metadata[name] for name in _SCALARS})
+  return EventLog(**columns, **scalars)
 
 
 def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
@@ -90,8 +93,8 @@ def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
       built.rename(folder)
 
 
-def _digest(columns: dict[str, np.ndarray]) -> str:
-  digest = hashlib.sha256()
+def _digest(columns: dict[str, np.ndarray], scalars: dict[str, Any]) -> str:
+  digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
   for name in _COLUMNS:
     column = columns[name]
     digest.update(f'{name} {len(column)}\n'.encode())
@@ -135,7 +138,8 @@ def _builder_class() -> type:
           builder=self, features=tfds.features.FeaturesDict(features),
           disable_shuffling=True,
           metadata=tfds.core.MetadataDict(
-              rows=rows, sha256=_digest(self._columns), **self._scalars))
+              rows=rows, sha256=_digest(self._columns, self._scalars),
+              **self._scalars))
 
     def _split_generators(self, dl_manager):
       del dl_manager  # Nothing is downloaded.

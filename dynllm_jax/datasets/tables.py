@@ -38,9 +38,14 @@ class Columns:
     number = int(self.rows[row])
     line = formats.line_of(self.file, number)
     line = '' if line is None else f' (line {line})'
+    cell = self.table[role][row]
+    try:
+      value = cell.as_py()
+    except formats.READ_ERRORS:  # such as a time beyond Python's years
+      value = cell.value
     return (f'{self.file.field}: {self.file.path}: row {number + 1}{line}, '
             f'column {self.names[role]!r}: '
-            f'value {self.table[role][row].as_py()!r}')
+            f'value {value!r}')
 
 
 def read_columns(file: paths.File, wanted: Mapping[str, str | int],
@@ -92,7 +97,8 @@ def _resolve(file: paths.File, column: str | int, there: list[str],
   """The name of a configured column."""
   headless = file.kind == 'csv' and not file.header
   if isinstance(column, int) or (
-      column.isdigit() and (headless or column not in there)):
+      column.isdecimal() and column.isascii()
+      and (headless or column not in there)):
     if int(column) < len(there):
       return there[int(column)]
   elif there.count(column) > 1:

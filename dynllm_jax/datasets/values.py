@@ -149,7 +149,9 @@ def times(column: pa.ChunkedArray, unit: str, place: str) -> Times:
     stamps = column.cast(pa.timestamp('us'), safe=False)
     missing = pc.is_null(stamps).to_numpy()
     micros = pc.fill_null(stamps.cast(pa.int64()), 0).to_numpy()
-    return _checked(micros // 10**6, {'is missing': missing}, 'iso')
+    late = micros >= _LAST * 10**6
+    return _checked(micros // 10**6, {
+        'is missing': missing, f'is not before {_YEARS[1]}': late}, 'iso')
   if number:
     if pa.types.is_decimal(kind):
       column = column.cast(pa.float64())

@@ -268,7 +268,8 @@ def _cached(
     about = make(fresh)
     files = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
     (fresh / _ABOUT).write_text(
-        json.dumps({'about': about, 'files': files}, indent=1))
+        json.dumps({'about': about, 'about_sum': _sum_of_json(about),
+                    'files': files}, indent=1))
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
@@ -287,13 +288,19 @@ def _load(
 def _damage(folder: pathlib.Path) -> str:
   """What is wrong with a folder, '' if nothing."""
   try:
-    files = json.loads((folder / _ABOUT).read_text())['files']
-    for name, expected in files.items():
+    stored = json.loads((folder / _ABOUT).read_text())
+    if stored['about_sum'] != _sum_of_json(stored['about']):
+      return f'{_ABOUT} is not as it was written'
+    for name, expected in stored['files'].items():
       if _sum(folder / name) != expected:
         return f'{name} is not as it was written'
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     return f'{type(error).__name__}: {error}'
   return ''
+
+
+def _sum_of_json(value: Any) -> int:
+  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _sum(path: pathlib.Path) -> list[int]:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import uuid
 from typing import Any
 
 from dynllm_jax import bucket
@@ -101,7 +102,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
     content = json.dumps({'model': name, 'identity': found}, indent=1)
     if not note.exists() or note.read_text(encoding='utf-8') != content:
       note.parent.mkdir(parents=True, exist_ok=True)
-      fresh = note.with_suffix('.new')
+      fresh = note.with_suffix(f'.{uuid.uuid4().hex}')
       fresh.write_text(content, encoding='utf-8')
       fresh.rename(note)
       bucket.publish(note.parent)

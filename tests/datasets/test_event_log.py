@@ -320,6 +320,36 @@ def test_bad_json_cells(make_config, write, rows, place):
   assert log.items.tolist() == ['i']
 
 
+def test_json_ids_beside_a_float_keep_their_digits(make_config, write):
+  users = [9007199254740993, 9007199254740994, 1.5]
+  path = write('log.jsonl', [
+      {'user_id': user, 'item_id': 'i', 'timestamp': TIMES[0]}
+      for user in users])
+  log = event_log.read(make_config(events=path))
+  assert log.users.tolist() == list(map(str, users))
+
+
+@pytest.mark.parametrize('column,message', [
+    (pa.array([2**39], pa.timestamp('s')), 'is not before 2100'),
+    (pa.array([-10**12], pa.timestamp('s')), 'before 1970'),
+])
+def test_times_beyond_the_calendar(make_config, tmp_path, column, message):
+  path = str(tmp_path / 'log.parquet')
+  pa.parquet.write_table(pa.table(
+      {'user_id': ['u'], 'item_id': ['i'], 'timestamp': column}), path)
+  with pytest.raises(InputError, match=message):
+    event_log.read(make_config(events=path))
+
+
+def test_ids_that_are_no_text(make_config, tmp_path):
+  path = str(tmp_path / 'log.parquet')
+  pa.parquet.write_table(pa.table({
+      'user_id': pa.array([b'\xff'], pa.binary()), 'item_id': ['i'],
+      'timestamp': TIMES[:1]}), path)
+  with pytest.raises(InputError, match='log.parquet: cannot be read'):
+    event_log.read(make_config(events=path))
+
+
 def test_malformed_lines(make_config, write):
   text = f'user_id,item_id,timestamp\n{GOOD}u,i\n'
   path = write('log.csv', text)
@@ -349,6 +379,9 @@ def test_malformed_lines(make_config, write):
     ('bad.parquet', b'PAR1 and then nothing of the kind', 'cannot be read'),
     ('bad.xlsx', b'no workbook', 'cannot be read'),
     ('bad.jsonl', '[1, 2]\n', 'line 1.*not a JSON object'),
+    ('deep.jsonl', '[' * 100_000 + '\n', 'line 1.*not a JSON object'),
+    ('long.jsonl', '{"user_id": ' + '9' * 5000 + '}\n', 'line 1.*not a JSON'),
+    ('keys.jsonl', '{[1]: 2}\n', 'line 1.*not a JSON object'),
     ('log.xml', '<log/>', "unknown format '.xml'; allowed: .csv"),
 ])
 def test_files_that_cannot_be_read(make_config, write, name, content, message):

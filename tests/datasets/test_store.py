@@ -76,7 +76,7 @@ def test_the_fingerprint_follows_content_and_preparation(
 
 @pytest.mark.parametrize('damage', [
     'records', 'cut', 'flipped', 'info', 'features', 'metadata', 'rows',
-    'empty'])
+    'train_end', 'nameless', 'empty'])
 def test_damage_is_found_and_mended(config, damage):
   first = datasets.load(config, _silent)
   folder = _folders(config)[0]
@@ -89,10 +89,15 @@ def test_damage_is_found_and_mended(config, damage):
     content = bytearray(records.read_bytes())
     content[200] ^= 255
     records.write_bytes(content)
-  elif damage == 'rows':
+  elif damage in ('rows', 'train_end', 'nameless'):
     path = folder / 'metadata.json'
     metadata = json.loads(path.read_text())
-    metadata['rows']['users'] += 1
+    if damage == 'rows':
+      metadata['rows']['users'] += 1
+    elif damage == 'train_end':  # a split that was never made
+      metadata['train_end'] += 1
+    else:
+      metadata['counxs'] = metadata.pop('counts')
     path.write_text(json.dumps(metadata))
   elif damage == 'empty':
     for path in folder.iterdir():
@@ -147,8 +152,22 @@ def test_a_data_folder_that_cannot_be_written(config):
     datasets.load(config, _silent)
 
 
+def test_a_file_that_changes_while_it_is_read(config, monkeypatch):
+  read = event_log.read
+
+  def changed(data_config):
+    with open(config.events, 'a', encoding='utf-8') as file:
+      file.write('u1,i1,1291199999\n')
+    return read(data_config)
+
+  monkeypatch.setattr(event_log, 'read', changed)
+  with pytest.raises(InputError, match='data.events: .* was changed while'):
+    datasets.load(config, _silent)
+  assert not pathlib.Path(config.dir, 'event_logs').exists()
+
+
 @pytest.mark.parametrize('field,value', [
-    ('bad_rows', 'skip'), ('time_unit', 'h'), ('source', 'nowhere'),
+    ('where', {'a': {'x'}}), ('bad_rows', 'skip'), ('time_unit', 'h'), ('source', 'nowhere'),
     ('min_user_items', -1), ('min_item_users', -1), ('sample_users', 0.0),
     ('sample_users', 1.5), ('sample_users', float('nan')), ('sample_seed', -1),
     ('simulation_seed', -1),
