@@ -149,10 +149,11 @@ def describe_work(writer_config: Any, work: Work) -> str:
 
 
 def measured_rate(store: Store) -> float:
-  """Tokens per second, in and out, as last measured; 0 if never."""
+  """Tokens per second, in and out, as last measured; 0 if that is unknown."""
   try:
-    return json.loads((store.folder / _RATE).read_text())['tokens_per_s']
-  except FileNotFoundError:
+    return float(json.loads(
+        (store.folder / _RATE).read_text())['tokens_per_s'])
+  except (OSError, ValueError, KeyError, TypeError):  # damaged: only a guess
     return 0.0
 
 

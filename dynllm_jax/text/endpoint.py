@@ -90,7 +90,12 @@ class Endpoint:
       raise InputError(
           f'{field}.name: \'openai\' needs the package openai ({error}); '
           "install it with pip install 'dynllm_jax[llm]'") from error
+    import httpx  # of openai
     key = os.environ.get(KEY_VARIABLE, '')
+    if not key.isascii():
+      raise InputError(
+          f'{field}.name: the environment variable {KEY_VARIABLE} has other '
+          'than ASCII characters, which no key has')
     if not key and not settings.base_url:
       raise InputError(
           f'{field}.name: \'openai\' needs the environment variable '
@@ -100,7 +105,8 @@ class Endpoint:
       self.client = openai.OpenAI(
           api_key=key or 'none', timeout=settings.timeout_s, max_retries=0,
           base_url=settings.base_url or 'https://api.openai.com/v1')
-    except (ValueError, TypeError, openai.OpenAIError) as error:
+    except (ValueError, TypeError, httpx.InvalidURL,
+            openai.OpenAIError) as error:
       raise InputError(
           f'{field}.base_url: {settings.base_url!r} ({error}); it must be as '
           'http://host:8000/v1') from error

@@ -244,7 +244,13 @@ def read_settings(encoder_config: Any, loaded: flax_models.Loaded) -> Settings:
     InputError: if the directory asks for something that is not done here.
   """
   _check(encoder_config)
-  own = _sentence_transformers(loaded.folder)
+  try:
+    own = _sentence_transformers(loaded.folder)
+  except (KeyError, TypeError, AttributeError) as error:
+    raise InputError(
+        f'{loaded.folder}: its settings are not those of a sentence-'
+        f'transformers directory ({type(error).__name__}: {error}); allowed: '
+        'an undamaged one') from error
   pooling, normalize = encoder_config.pooling, encoder_config.normalize
   if pooling == 'auto':
     pooling = own.get('pooling', 'mean')

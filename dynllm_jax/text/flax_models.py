@@ -253,7 +253,12 @@ def _shards(
     if path.name in ('model.safetensors', 'flax_model.msgpack'):
       return [path]
   for index in folder.glob(f'*{kind}.index.json'):
-    named = sorted(set(model_files.read_json(index)['weight_map'].values()))
+    try:
+      named = sorted(set(model_files.read_json(index)['weight_map'].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+      raise InputError(
+          f'{index}: it names no weights ({type(error).__name__}: {error}); '
+          'allowed: an undamaged one') from error
     for name in named:
       if not (folder / name).exists():
         raise InputError(

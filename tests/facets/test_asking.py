@@ -252,3 +252,5 @@ def test_a_plan_counts_what_is_left_at_the_rate_of_before(log, tmp_path):
   lines = plan(log, tmp_path)
   assert '2 of them finished' in lines[1] and '2 calls to come' in lines[2]
   assert 'at 10 tokens/s, as last measured' in lines[3]
+  (store / 'rate.json').write_text('{"tokens_per_s"')  # as after a bad disk
+  assert 'as last measured' not in ' '.join(plan(log, tmp_path))

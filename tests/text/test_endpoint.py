@@ -187,6 +187,13 @@ def test_a_missing_key_or_package(monkeypatch):
     server.url = ''
     with pytest.raises(InputError, match='variable OPENAI_API_KEY, or'):
       _make(server)
+    monkeypatch.setenv('OPENAI_API_KEY', 'ключ')
+    with pytest.raises(InputError, match='OPENAI_API_KEY has other'):
+      _make(server)
+    server.url = 'http://[::1'
+    monkeypatch.setenv('OPENAI_API_KEY', 'key')
+    with pytest.raises(InputError, match=r'base_url: .http://\[::1'):
+      _make(server)
     monkeypatch.setitem(sys.modules, 'openai', None)
     with pytest.raises(InputError, match=r"dynllm_jax\[llm\]"):
       _make(server)

@@ -218,6 +218,7 @@ def test_settings_are_followed(tmp_path):
     (dict(pooling={'pooling_mode_max_tokens': True}), 'pooling max_tokens'),
     (dict(pooling={'pooling_mode_max_tokens': True,
                    'pooling_mode_cls_token': True}), 'max_tokens and cls'),
+    (dict(prompts={'default_prompt_name': 'q'}), "settings .* 'prompts'"),
     (dict(pooling={'other': 1}), 'pooling missing')])
 def test_a_directory_that_asks_for_more(tmp_path, change, match):
   tiny_models.save(tmp_path)
