@@ -51,7 +51,6 @@ OTHERS: studies.Changes = {
     'softmax, 512 negatives': {
         'train.loss': 'softmax', 'train.num_negatives': 512},
     'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
-    'popular negatives': {'train.negatives': 'popularity'},
 }
 
 
