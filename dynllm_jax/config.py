@@ -293,7 +293,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
   if isinstance(config.get('model'), ml_collections.ConfigDict):
     name = config.model.get('name')
     usual['model'] = {'name': '', **system_module(name).default_config()}
-  for name, value in _leaves(usual):
+  for name, value in flatten(usual):
     try:
       found = operator.attrgetter(name)(config)
     except AttributeError:
@@ -315,43 +315,6 @@ def _listed(value):
   return value if isinstance(value, (tuple, list)) else [None]
 
 
-# What may change between a checkpoint and a run that goes on from it.
-_FREE_TO_RESUME = (
-    'facets.device_gib', 'train.num_epochs', 'train.patience', 'train.chunk',
-    'eval.block_size', 'eval.compare', 'eval.ks', 'eval.test')
-# And an evaluation, which trains nothing.
-_FREE_TO_EVALUATE = ('facets.device_gib', 'train', 'eval', 'seed')
-# But never this one, of which the checkpoint has arrays.
-_BOUND = 'train.batch_size'
-
-# Fields of an encoder that change no embedding.
-_COST_OF_ENCODING = (
-    'batch_tokens', 'base_url', 'concurrency', 'timeout_s', 'num_retries',
-    'max_calls', 'max_tokens')
-
-
-def identity(
-    config: ml_collections.ConfigDict, fingerprint: str,
-    writer: dict[str, Any], encoder: dict[str, Any]) -> dict[str, Any]:
-  """What a checkpoint remembers of its configuration, as JSON values.
-
-  Args:
-    config: the configuration.
-    fingerprint: of the prepared log, which stands for its paths, so that it
-      may lie elsewhere.
-    writer, encoder: of `facets.bank.identities`, what the facets' texts and
-      embeddings depend on: a model's files, not its folder.
-  """
-  fields = json.loads(json.dumps(config.to_dict()))
-  del fields['data'], fields['mesh']
-  for field in _COST_OF_ENCODING:
-    del fields['facets']['encoder'][field]
-  fields['facets']['writer'] = writer
-  fields['facets']['encoder'].update(
-      {name: encoder.get(name, '') for name in ('model', 'version')})
-  return {**fields, 'data_fingerprint': fingerprint}
-
-
 # Where a host keeps the data; what the data is, its fingerprint says.
 _PLACES = ('data.events', 'data.items', 'data.dir')
 
@@ -359,39 +322,14 @@ _PLACES = ('data.events', 'data.items', 'data.dir')
 def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields that all processes share, as JSON values by full name."""
   fields = json.loads(json.dumps(config.to_dict()))
-  return {f'config.{name}': value for name, value in _leaves(fields)
+  return {f'config.{name}': value for name, value in flatten(fields)
           if name not in _PLACES}
 
 
-def check_identity(
-    stored: dict, current: dict, where: str, resume: bool) -> None:
-  """Stops where a checkpoint comes from another configuration.
-
-  Args:
-    stored, current: of `identity`.
-    where: the checkpoint.
-    resume: whether training goes on from it, or it is only evaluated.
-
-  Raises:
-    InputError: naming the first field that differs.
-  """
-  free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
-  old, new = dict(_leaves(stored)), dict(_leaves(current))
-  for field in sorted(old.keys() | new.keys()):
-    if field != _BOUND and any(
-        field == f or field.startswith(f + '.') for f in free):
-      continue
-    if old.get(field) != new.get(field):
-      name = ('the prepared data (config.data)' if field == 'data_fingerprint'
-              else f'config.{field}')
-      raise InputError(
-          f'{name}: {new.get(field)!r} differs from {old.get(field)!r} of the '
-          f'checkpoint in {where}; allowed: the same, or another --workdir')
-
-
-def _leaves(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+def flatten(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+  """Each value in nested dicts, with its full name, `a.b`."""
   if isinstance(tree, dict):
     for key, value in tree.items():
-      yield from _leaves(value, f'{path}.{key}' if path else key)
+      yield from flatten(value, f'{path}.{key}' if path else key)
   else:
     yield path, tree

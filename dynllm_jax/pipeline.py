@@ -13,6 +13,7 @@ from dynllm_jax import datasets
 from dynllm_jax import distributed
 from dynllm_jax import evaluate
 from dynllm_jax import feeds
+from dynllm_jax import identity as identity_lib
 from dynllm_jax import inputs as inputs_lib
 from dynllm_jax import metrics
 from dynllm_jax import reporting
@@ -32,7 +33,7 @@ class Run(NamedTuple):
   """A configuration with everything that it names, ready to train or rank."""
   config: ml_collections.ConfigDict
   log: EventLog
-  identity: dict[str, Any]  # what checkpoints remember (config.py)
+  identity: dict[str, Any]  # what checkpoints remember
   facets: dict[str, Any]  # who wrote and encoded them, for reports
   inputs: Inputs  # on the device
   facet_texts: np.ndarray | None  # that stay on the host (facets/resident.py)
@@ -99,7 +100,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
       mesh, inputs_lib.build_inputs(
           log, item_text, facet_bank, largest, system.reads_train_graph)))
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
-  identity = config_lib.identity(
+  identity = identity_lib.identity(
       config, log.fingerprint, *bank.identities(config.facets, folder))
   return Run(
       config, log, identity, facets, inputs, facet_texts, system, trainer, train_plan,

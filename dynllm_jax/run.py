@@ -6,9 +6,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from dynllm_jax import config as config_lib
 from dynllm_jax import datasets
 from dynllm_jax import distributed
+from dynllm_jax import identity
 from dynllm_jax import metrics
 from dynllm_jax import pipeline
 from dynllm_jax import reporting
@@ -47,7 +47,7 @@ def fit(
     status = _new_status(run, state)
   else:
     status = checkpoints.status(kind)
-    config_lib.check_identity(
+    identity.check(
         status['identity'], run.identity, str(folder.path), resume=True)
     if checkpoints.epoch('best') != status['best_epoch']:
       raise InputError(
@@ -161,7 +161,7 @@ def report(
         f'--workdir: {str(folder.path)!r} has no checkpoint to evaluate; '
         'allowed: the folder of a run with --mode=train')
   status = checkpoints.status('best')
-  config_lib.check_identity(
+  identity.check(
       status['identity'], run.identity, str(folder.path), resume=False)
   if any(status['identity']['eval'][field] != run.identity['eval'][field]
          for field in _PROTOCOL):

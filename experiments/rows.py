@@ -25,11 +25,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import reporting
 from dynllm_jax.types import InputError
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
-_PLACES = ('data.events', 'data.items', 'data.dir')  # `files` stands for them
 _KEPT = (
     'validation', 'test', 'train_events_per_s', 'train_seconds_per_epoch',
     'rank_events_per_s', 'test_seconds', 'epochs', 'best_epoch', 'parameters',
@@ -117,10 +117,9 @@ def origin(log: Log, setting: Setting) -> dict[str, Any]:
   for path in filter(None, (log.events, log.items)):
     with open(path, 'rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
-  flat = log.config(setting.system).to_dict(preserve_field_references=False)
-  config = {
-      name: value for name, value in _leaves(json.loads(json.dumps(flat)))
-      if name not in {*dict(setting.fields), *_PLACES, 'seed'}}
+  own = {f'config.{name}' for name in (*dict(setting.fields), 'seed')}
+  config = {name: value for name, value in config_lib.leaves(
+      log.config(setting.system)).items() if name not in own}
   return {'files': digest.hexdigest()[:12], 'config': config}
 
 
@@ -147,17 +146,9 @@ def check_origin(
   for name, value in old.get('config', {}).items():
     if name in new['config'] and new['config'][name] != value:
       raise InputError(
-          f'{path}: was made with config.{name} {value!r}, which is '
+          f'{path}: was made with {name} {value!r}, which is '
           f'{new["config"][name]!r} now; allowed: the same, or results '
           'without it')
-
-
-def _leaves(tree, path=''):
-  if isinstance(tree, dict):
-    for key, value in tree.items():
-      yield from _leaves(value, f'{path}.{key}' if path else key)
-  else:
-    yield path, tree
 
 
 def run_folder(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:

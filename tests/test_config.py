@@ -1,8 +1,9 @@
-"""Which fields a checkpoint holds a run to."""
+"""What a checkpoint holds a run to, and which values a field may have."""
 
 import pytest
 
 from dynllm_jax import config as config_lib
+from dynllm_jax import identity as identity_lib
 from dynllm_jax.facets import bank
 from dynllm_jax.types import InputError
 
@@ -10,12 +11,12 @@ from dynllm_jax.types import InputError
 def identity(**changes):
   config = config_lib.default('popularity')
   config.update_from_flattened_dict(changes)
-  return config_lib.identity(
+  return identity_lib.identity(
       config, 'log', *bank.identities(config.facets, ''))
 
 
 def check(stored, current):
-  config_lib.check_identity(stored, current, 'here', resume=True)
+  identity_lib.check(stored, current, 'here', resume=True)
 
 
 def test_how_fast_or_dear_facets_are_written_is_free():
@@ -55,7 +56,7 @@ def test_an_encoder_is_known_by_its_files(tmp_path):
 
 def test_an_evaluation_may_differ_where_no_array_depends_on_it():
   def evaluate(**changes):
-    config_lib.check_identity(
+    identity_lib.check(
         identity(), identity(**changes), 'here', resume=False)
 
   evaluate(**{'eval.ks': (5,), 'train.loss': 'bce', 'seed': 3})

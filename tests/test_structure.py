@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Inside a subpackage modules may import each other, models excepted.
 FLOORS = [
     'main', 'run', 'results', 'pipeline', 'train', 'evaluate', 'checkpoint',
-    'distributed', 'reporting', 'config_file', 'config', 'sharding', 'inputs',
+    'distributed', 'reporting', 'identity', 'config_file', 'config', 'sharding', 'inputs',
     'sparse',
     'models', 'facets', 'text', 'layers',
     'datasets', 'feeds', 'objective', 'batching', 'scoring', 'losses',
