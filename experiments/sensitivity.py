@@ -30,7 +30,7 @@ VALUES = {
     'model.num_layers': (1, 2),
     'model.dim': (64, 128, 256),
     'facets.window_days': (30.0, 90.0, 180.0),
-    'train.batch_size': (256, 1024, 2048),
+    'train.batch_size': (1024, 2048),
     'train.learning_rate': (1e-3, 3e-3),
 }
 
