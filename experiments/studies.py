@@ -82,7 +82,8 @@ def write_page(
         *(pages.digits(r['test'][c]) for c in _COLUMNS), r['epochs'],
         f'{r["train_events_per_s"]:,.0f}', pages.commit(r['commit'])]
        for r in records])
-  lines += ['', '"change" is of validation Recall@10 against the first row.',
+  lines += ['', '"change" is of validation Recall@10 against the first row. '
+            'Each row is one run of one seed: a small change may be chance.',
             '', f'![Recall@10]({path.name}.svg)', '', '## Commands',
             '', '```', *(r['command'] for r in records), '```', '']
   reporting.write_atomically(
