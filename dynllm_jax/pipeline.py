@@ -103,7 +103,8 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   identity = identity_lib.identity(
       config, log.fingerprint, *bank.identities(config.facets, folder))
   return Run(
-      config, log, identity, facets, inputs, facet_texts, system, trainer, train_plan,
+      config, log, identity, facets, inputs, facet_texts, system, trainer,
+      train_plan,
       evaluate.split_plans(system, log, config.eval.batch_size), mesh,
       system_name(config), floors)
 

@@ -112,7 +112,8 @@ class RunFolder:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
 
     Both hold what the epochs so far have shown, so that a resumed run neither
-    repeats an epoch nor leaves one out; to write the same twice changes nothing.
+    repeats an epoch nor leaves one out: to write the same again changes
+    nothing.
     """
     if not is_writer():
       return

@@ -153,7 +153,7 @@ def check_origin(
 
 def run_folder(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:
   """Where a run is kept: what another commit has begun is not gone on with."""
-  return workdir / reporting.commit()[:12] / log.name / name
+  return workdir / reporting.commit().replace(' ', '_') / log.name / name
 
 
 def command(log: Log, setting: Setting, workdir: str) -> list[str]:

@@ -8,18 +8,24 @@ from dynllm_jax.facets import bank
 from dynllm_jax.types import InputError
 
 
-def identity(**changes):
-  config = config_lib.default('popularity')
-  config.update_from_flattened_dict(changes)
-  return identity_lib.identity(
-      config, 'log', *bank.identities(config.facets, ''))
+@pytest.fixture(name='identity')
+def _identity(tmp_path):
+  """`identity(field=value)`, of a run whose data folder is the test's own."""
+
+  def make(**changes):
+    config = config_lib.default('popularity')
+    config.update_from_flattened_dict(changes)
+    return identity_lib.identity(
+        config, 'log', *bank.identities(config.facets, str(tmp_path / 'data')))
+
+  return make
 
 
 def check(stored, current):
   identity_lib.check(stored, current, 'here', resume=True)
 
 
-def test_how_fast_or_dear_facets_are_written_is_free():
+def test_how_fast_or_dear_facets_are_written_is_free(identity):
   name = {'facets.writer.name': 'openai', 'facets.writer.model': 'm'}
   check(identity(**name), identity(**name, **{
       'facets.writer.concurrency': 3, 'facets.writer.max_calls': 9,
@@ -34,13 +40,13 @@ def test_how_fast_or_dear_facets_are_written_is_free():
     ('facets.writer.model', 'n'), ('facets.writer.temperature', 0.5),
     ('facets.writer.max_input_tokens', 9), ('facets.encoder.pooling', 'cls'),
     ('facets.window_days', 1.0)])
-def test_what_facets_say_is_not(field, value):
+def test_what_facets_say_is_not(identity, field, value):
   name = {'facets.writer.name': 'openai', 'facets.writer.model': 'm'}
   with pytest.raises(InputError, match=f'config.{field}: {value!r} differs'):
     check(identity(**name), identity(**{**name, field: value}))
 
 
-def test_an_encoder_is_known_by_its_files(tmp_path):
+def test_an_encoder_is_known_by_its_files(identity, tmp_path):
   def encoder(folder, weights):
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / 'config.json').write_text('{}')
@@ -54,7 +60,7 @@ def test_an_encoder_is_known_by_its_files(tmp_path):
     check(first, encoder('a', b'22'))
 
 
-def test_an_evaluation_may_differ_where_no_array_depends_on_it():
+def test_an_evaluation_may_differ_where_no_array_depends_on_it(identity):
   def evaluate(**changes):
     identity_lib.check(
         identity(), identity(**changes), 'here', resume=False)
