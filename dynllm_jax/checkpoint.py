@@ -170,7 +170,7 @@ def _sums(state):
   return {
       _name(path): {
           'shape': list(leaf.shape),
-          'sum': zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view('u1'))}
+          'sum': zlib.crc32(np.ascontiguousarray(leaf).ravel().view('u1'))}
       for path, leaf in jax.tree_util.tree_leaves_with_path(state)
       if leaf.is_fully_addressable}
 

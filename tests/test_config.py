@@ -71,7 +71,7 @@ def test_an_evaluation_may_differ_where_no_array_depends_on_it(identity):
 
 
 @pytest.mark.parametrize('field, value, words', [
-    ('data.min_user_items', None, 'config.data.min_user_items: it has no value'),
+    ('data.min_user_items', None, 'data.min_user_items: it has no value'),
     ('mesh', None, 'config.mesh.data: it has no value'),
     ('model.name', None, 'unknown system None'),
     ('eval.compare', 1, 'config.eval.compare: 1 is not allowed'),

@@ -4,8 +4,8 @@
                                   texts.jsonl profiles.jsonl about.json
     <cache_dir>/item_text/<key>/  texts.npy about.json
 
-A folder appears whole, under its final name, or not at all; `about.json` says
-how long each file is and its check sum, so that damage is found.
+A folder appears whole, under its final name, or not at all; `sums.json` in it
+says how long each file is and its check sum, so that damage is found.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from dynllm_jax.types import FACETS, EventLog, FacetBank
 VERSION = 2
 
 _ABOUT = 'about.json'
+_SUMS = 'sums.json'
 Report = Callable[[str], None]
 
 
@@ -265,11 +266,9 @@ def _cached(
     report(f'{folder}: {damage}; building it again')
     scratch.remove(folder)
   with scratch.folder(folder.parent) as fresh:
-    about = make(fresh)
-    files = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
-    (fresh / _ABOUT).write_text(
-        json.dumps({'about': about, 'about_sum': _sum_of_json(about),
-                    'files': files}, indent=1))
+    (fresh / _ABOUT).write_text(json.dumps(make(fresh), indent=1))
+    sums = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
+    (fresh / _SUMS).write_text(json.dumps(sums, indent=1))
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
@@ -281,26 +280,19 @@ def _cached(
 def _load(
     folder: pathlib.Path, names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  about = json.loads((folder / _ABOUT).read_text())['about']
+  about = json.loads((folder / _ABOUT).read_text())
   return {n: np.load(folder / f'{n}.npy', mmap_mode='r') for n in names}, about
 
 
 def _damage(folder: pathlib.Path) -> str:
   """What is wrong with a folder, '' if nothing."""
   try:
-    stored = json.loads((folder / _ABOUT).read_text())
-    if stored['about_sum'] != _sum_of_json(stored['about']):
-      return f'{_ABOUT} is not as it was written'
-    for name, expected in stored['files'].items():
+    for name, expected in json.loads((folder / _SUMS).read_text()).items():
       if _sum(folder / name) != expected:
         return f'{name} is not as it was written'
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     return f'{type(error).__name__}: {error}'
   return ''
-
-
-def _sum_of_json(value: Any) -> int:
-  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _sum(path: pathlib.Path) -> list[int]:

@@ -167,7 +167,8 @@ def test_a_file_that_changes_while_it_is_read(config, monkeypatch):
 
 
 @pytest.mark.parametrize('field,value', [
-    ('where', {'a': {'x'}}), ('bad_rows', 'skip'), ('time_unit', 'h'), ('source', 'nowhere'),
+    ('where', {'a': {'x'}}), ('bad_rows', 'skip'), ('time_unit', 'h'),
+    ('source', 'nowhere'),
     ('min_user_items', -1), ('min_item_users', -1), ('sample_users', 0.0),
     ('sample_users', 1.5), ('sample_users', float('nan')), ('sample_seed', -1),
     ('simulation_seed', -1),
