@@ -62,6 +62,17 @@ def test_a_flipped_bit_is_found_wherever_it_is(folder):
   assert found >= 10
 
 
+def test_another_digit_in_the_record_is_found(folder):
+  (path,) = [path for path in (folder / 'checkpoints').rglob('*')
+             if path.is_file() and b'0.1234' in path.read_bytes()]
+  path.write_bytes(path.read_bytes().replace(b'0.1234', b'0.9234'))
+  with Checkpoints(folder) as checkpoints:
+    for read in (checkpoints.status, lambda kind: checkpoints.restore(
+        kind, state(2))):
+      with pytest.raises(InputError, match='record is not as it was saved'):
+        read('best')
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     folder, monkeypatch):
   with Checkpoints(folder) as checkpoints:
