@@ -9,9 +9,15 @@ def get_config(arg: str = ''):
   config.data.source = 'simulated'
   config.data.size = 'demo'
   config_lib.set_known(
-      config.model, dim=64, time_dim=32, num_neighbors=10, num_layers=1,
-      top_r=40)
+    config.model, dim=64, time_dim=32, num_neighbors=10, num_layers=1, top_r=40
+  )
   config_lib.set_train(
-      config, batch_size=256, num_epochs=10, patience=3, loss='softmax',
-      num_negatives=128, learning_rate=3e-3)
+    config,
+    batch_size=256,
+    num_epochs=10,
+    patience=3,
+    loss='softmax',
+    num_negatives=128,
+    learning_rate=3e-3,
+  )
   return config

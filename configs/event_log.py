@@ -8,9 +8,21 @@ def get_config(arg: str = ''):
   config = config_lib.default(arg or 'dynllm+text')
   config.data.source = 'event_log'
   config_lib.set_known(
-      config.model, num_neighbors=20, num_layers=1, time_dim=32,
-      item_id_embedding=True, event_features=True)
+    config.model,
+    num_neighbors=20,
+    num_layers=1,
+    time_dim=32,
+    item_id_embedding=True,
+    event_features=True,
+  )
   config_lib.set_train(
-      config, batch_size=1024, loss='bpr', num_negatives=1,
-      learning_rate=3e-3, num_epochs=10, final_learning_rate=0.05, patience=3)
+    config,
+    batch_size=1024,
+    loss='bpr',
+    num_negatives=1,
+    learning_rate=3e-3,
+    num_epochs=10,
+    final_learning_rate=0.05,
+    patience=3,
+  )
   return config

@@ -9,26 +9,26 @@ A config file says only what differs from `default()`:
 """
 
 from collections.abc import Iterator
-import importlib
 import json
 import operator
-import pathlib
+import types
 from typing import Any
 
 import ml_collections
 
+from dynllm_jax import plugins
 from dynllm_jax.types import InputError
-
 
 # Terms of a temporal system's score, by variant; each has those of the former.
 VARIANTS = {
-    'walk': ('copy_term', 'walk_term'),  # SPEC 3.11
-    'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
+  'walk': ('copy_term', 'walk_term'),  # SPEC 3.11
+  'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
 }
 
 
 class _Path(str):
   """A path that answers a call like the mapping's method it hides."""
+
   pairs = ()
 
   def __call__(self):
@@ -73,9 +73,11 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
     InputError: if there is no such system.
   """
   name, _, variant = (arg or 'dynllm').partition('+')
-  config = ml_collections.ConfigDict({
+  config = ml_collections.ConfigDict(
+    {
       'seed': 0,
-      'data': DataConfig({
+      'data': DataConfig(
+        {
           # The file name of a source in dynllm_jax/datasets.
           'source': 'event_log',
           'events': '',  # path of the event log
@@ -110,86 +112,97 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
           # Where prepared data sets and facets are kept; '' is
           # $XDG_CACHE_HOME/dynllm_jax or ~/.cache/dynllm_jax.
           'dir': '',
-      }),
+        }
+      ),
       'facets': {
-          'window_days': 30.0,
-          # Embeddings beyond this stay on the host, and go to the device as a
-          # chunk of batches needs them.
-          'device_gib': 4.0,
-          'writer': {
-              'name': 'rules',  # rules, flax, openai
-              # Of a language model ("flax", "openai"):
-              'model': '',  # hub name or directory; the endpoint's name of it
-              'max_input_tokens': 1024,  # the oldest purchases give way
-              'max_output_tokens': 256,
-              'temperature': 0.0,  # 0: greedy
-              'seed': 0,
-              'max_attempts': 3,  # for an answer that can be read
-              'max_failure_rate': 0.05,  # of the prompts; more stop the run
-              'tokens_per_s': 0.0,  # for --dry_run; 0: as last measured
-              # Of "flax":
-              'dtype': 'float32',  # or bfloat16
-              'batch_size': 16,  # prompts generated together
-              # Of "openai"; the key is read from OPENAI_API_KEY:
-              'base_url': '',  # '': OpenAI; else as http://host:8000/v1
-              'concurrency': 8,  # calls at once
-              'timeout_s': 120.0,
-              'num_retries': 6,  # of a call that got no answer
-              'max_calls': 0,  # that one run may make; 0: no limit
-              'max_tokens': 0,  # that one run may use, in and out
-              'price_per_million_input': 0.0,
-              'price_per_million_output': 0.0,
-          },
-          'encoder': {
-              'name': 'hashing',  # a file of dynllm_jax/text: flax, openai
-              'dim': 384,  # of hashing
-              # A directory, a name on the Hugging Face Hub, or of a server.
-              'model': '',
-              # Of flax; auto: as the model's directory has it.
-              'pooling': 'auto',  # auto, mean, cls, last
-              'normalize': 'auto',  # auto, yes, no
-              'max_length': 0,  # tokens of a text; 0: the model's
-              'batch_tokens': 0,  # padding included; 0: by the device
-              # Of openai, in text/endpoint.py; 0 is no limit.
-              'base_url': '', 'concurrency': 8, 'timeout_s': 60.0,
-              'num_retries': 6, 'max_calls': 0, 'max_tokens': 0,
-          },
+        'window_days': 30.0,
+        # Embeddings beyond this stay on the host, and go to the device as a
+        # chunk of batches needs them.
+        'device_gib': 4.0,
+        'writer': {
+          'name': 'rules',  # rules, flax, openai
+          # Of a language model ("flax", "openai"):
+          'model': '',  # hub name or directory; the endpoint's name of it
+          'max_input_tokens': 1024,  # the oldest purchases give way
+          'max_output_tokens': 256,
+          'temperature': 0.0,  # 0: greedy
+          'seed': 0,
+          'max_attempts': 3,  # for an answer that can be read
+          'max_failure_rate': 0.05,  # of the prompts; more stop the run
+          'tokens_per_s': 0.0,  # for --dry_run; 0: as last measured
+          # Of "flax":
+          'dtype': 'float32',  # or bfloat16
+          'batch_size': 16,  # prompts generated together
+          # Of "openai"; the key is read from OPENAI_API_KEY:
+          'base_url': '',  # '': OpenAI; else as http://host:8000/v1
+          'concurrency': 8,  # calls at once
+          'timeout_s': 120.0,
+          'num_retries': 6,  # of a call that got no answer
+          'max_calls': 0,  # that one run may make; 0: no limit
+          'max_tokens': 0,  # that one run may use, in and out
+          'price_per_million_input': 0.0,
+          'price_per_million_output': 0.0,
+        },
+        'encoder': {
+          'name': 'hashing',  # a file of dynllm_jax/text: flax, openai
+          'dim': 384,  # of hashing
+          # A directory, a name on the Hugging Face Hub, or of a server.
+          'model': '',
+          # Of flax; auto: as the model's directory has it.
+          'pooling': 'auto',  # auto, mean, cls, last
+          'normalize': 'auto',  # auto, yes, no
+          'max_length': 0,  # tokens of a text; 0: the model's
+          'batch_tokens': 0,  # padding included; 0: by the device
+          # Of openai, in text/endpoint.py; 0 is no limit.
+          'base_url': '',
+          'concurrency': 8,
+          'timeout_s': 60.0,
+          'num_retries': 6,
+          'max_calls': 0,
+          'max_tokens': 0,
+        },
       },
       'model': {},
       'train': {
-          'num_epochs': 200,
-          'batch_size': 2048,  # events; sequences of a system fed by them
-          'learning_rate': 1e-3,
-          'warmup_steps': 0,
-          'final_learning_rate': 1.0,  # share of it left after the last epoch
-          'max_gradient_norm': 1.0,
-          'max_time_gradient_norm': 0.1,  # of the time encoding's frequencies
-          'loss': 'bpr',  # bpr, margin, softmax, bce
-          'margin': 1.0,
-          'num_negatives': 1,  # per event; shared by the batch for softmax
-          'negatives': 'uniform',  # uniform, popularity
-          'regularization': 0.0,  # lambda of SPEC 3.9
-          'patience': 10,
-          'chunk': 16,  # batches between two looks at progress
+        'num_epochs': 200,
+        'batch_size': 2048,  # events; sequences of a system fed by them
+        'learning_rate': 1e-3,
+        'warmup_steps': 0,
+        'final_learning_rate': 1.0,  # share of it left after the last epoch
+        'max_gradient_norm': 1.0,
+        'max_time_gradient_norm': 0.1,  # of the time encoding's frequencies
+        'loss': 'bpr',  # bpr, margin, softmax, bce
+        'margin': 1.0,
+        'num_negatives': 1,  # per event; shared by the batch for softmax
+        'negatives': 'uniform',  # uniform, popularity
+        'regularization': 0.0,  # lambda of SPEC 3.9
+        'patience': 10,
+        'chunk': 16,  # batches between two looks at progress
       },
       'eval': {
-          'batch_size': 256,
-          'ks': (10, 20, 30),
-          'candidates': 'all',  # all, future
-          'filter_seen': False,
-          'block_size': 65_536,  # items scored at once
-          # Between epochs a fixed sample of so many validation events is
-          # ranked; 0 for all. The report after training ranks all.
-          'validation_events': 0,
-          'test': True,  # False: train and validate alone, as tuning should
-          # Systems without training that are ranked beside this one.
-          'compare': ('popularity', 'recent_popularity', 'repeat',
-                      'transitions', 'itemknn'),
+        'batch_size': 256,
+        'ks': (10, 20, 30),
+        'candidates': 'all',  # all, future
+        'filter_seen': False,
+        'block_size': 65_536,  # items scored at once
+        # Between epochs a fixed sample of so many validation events is
+        # ranked; 0 for all. The report after training ranks all.
+        'validation_events': 0,
+        'test': True,  # False: train and validate alone, as tuning should
+        # Systems without training that are ranked beside this one.
+        'compare': (
+          'popularity',
+          'recent_popularity',
+          'repeat',
+          'transitions',
+          'itemknn',
+        ),
       },
       # Devices that share a batch (0: all there are) and node tables, and how
       # long processes wait for each other at the start.
       'mesh': {'data': 0, 'nodes': 1, 'start_timeout_s': 300.0},
-  })
+    }
+  )
   module = system_module(name)
   config.model = module.default_config()
   config.model.name = name
@@ -198,8 +211,9 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
     variants = variants_of(config.model)
     if variant not in variants:
       raise InputError(
-          f'config argument {arg!r}: system {name!r} has no variant '
-          f'{variant!r}; allowed: {", ".join(variants) or "none"}')
+        f'config argument {arg!r}: system {name!r} has no variant '
+        f'{variant!r}; allowed: {", ".join(variants) or "none"}'
+      )
     config.model.update(dict.fromkeys(VARIANTS[variant], True))
   config.lock()
   return config
@@ -207,8 +221,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
 
 def variants_of(model: ml_collections.ConfigDict) -> list[str]:
   """The variants whose terms a system's `config.model` has."""
-  return [name for name, terms in VARIANTS.items()
-          if set(terms) <= set(model)]
+  return [name for name, terms in VARIANTS.items() if set(terms) <= set(model)]
 
 
 def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
@@ -240,8 +253,9 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
     **fields: values by name.
   """
   own = _own_train(system_module(config.model.name))
-  config.train.update({
-      name: value for name, value in fields.items() if name not in own})
+  config.train.update(
+    {name: value for name, value in fields.items() if name not in own}
+  )
 
 
 def _own_train(module):
@@ -249,22 +263,17 @@ def _own_train(module):
 
 
 def system_names() -> list[str]:
-  """Names of all systems: the files in dynllm_jax/models."""
-  folder = pathlib.Path(__file__).parent / 'models'
-  return sorted(p.stem for p in folder.glob('*.py') if p.stem != '__init__')
+  """Names of all systems: the files in dynllm_jax/models, and installed ones."""
+  return plugins.names(plugins.SYSTEMS)
 
 
-def system_module(name: str) -> Any:
-  """The module `dynllm_jax.models.<name>`.
+def system_module(name: str) -> types.ModuleType:
+  """The module of a system (plugins.py).
 
   Raises:
-    InputError: if there is no such file.
+    InputError: if there is no such system.
   """
-  if name not in system_names():
-    raise InputError(
-        f'config argument: unknown system {name!r}; '
-        f'allowed: {", ".join(system_names())}')
-  return importlib.import_module(f'dynllm_jax.models.{name}')
+  return plugins.load(plugins.SYSTEMS, name, 'config argument')
 
 
 def check_system(config: ml_collections.ConfigDict) -> None:
@@ -277,8 +286,9 @@ def check_system(config: ml_collections.ConfigDict) -> None:
   fields = {'name', *system_module(name).default_config()}
   if set(config.model) != fields:
     raise InputError(
-        f'config.model.name: {name!r} does not fit the other fields of '
-        f'config.model; a system is chosen as --config=FILE:{name}')
+      f'config.model.name: {name!r} does not fit the other fields of '
+      f'config.model; a system is chosen as --config=FILE:{name}'
+    )
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
@@ -299,16 +309,19 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     except AttributeError:
       found = None
     if found is None and value is not None:
-      raise InputError(f'config.{name}: it has no value; allowed: one like '
-                       f'{value!r}')
+      raise InputError(
+        f'config.{name}: it has no value; allowed: one like {value!r}'
+      )
   if not all(isinstance(name, str) for name in _listed(config.eval.compare)):
     raise InputError(
-        f'config.eval.compare: {config.eval.compare!r} is not allowed; '
-        'allowed: a tuple of names of systems')
+      f'config.eval.compare: {config.eval.compare!r} is not allowed; '
+      'allowed: a tuple of names of systems'
+    )
   if not (isinstance(config.seed, int) and 0 <= config.seed < 2**63):
     raise InputError(
-        f'config.seed: {config.seed!r} is not allowed; allowed: a whole number '
-        'from 0 to 2**63 - 1')
+      f'config.seed: {config.seed!r} is not allowed; allowed: a whole number '
+      'from 0 to 2**63 - 1'
+    )
 
 
 def _listed(value):
@@ -322,8 +335,11 @@ _PLACES = ('data.events', 'data.items', 'data.dir')
 def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields that all processes share, as JSON values by full name."""
   fields = json.loads(json.dumps(config.to_dict()))
-  return {f'config.{name}': value for name, value in flatten(fields)
-          if name not in _PLACES}
+  return {
+    f'config.{name}': value
+    for name, value in flatten(fields)
+    if name not in _PLACES
+  }
 
 
 def flatten(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:

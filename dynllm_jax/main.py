@@ -17,28 +17,44 @@ from absl import flags
 from ml_collections import config_flags
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import config_file
+from dynllm_jax.runs import config_file
 from dynllm_jax.types import InputError
 
 MODES = ('train', 'evaluate', 'facets')
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Configuration file, FILE.py or FILE.py:SYSTEM.')
+  'config', None, 'Configuration file, FILE.py or FILE.py:SYSTEM.'
+)
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Run folder: checkpoints and reports; default '
-    'runs/<config name>.')
+  'workdir',
+  None,
+  'Run folder: checkpoints and reports; default runs/<config name>.',
+)
 _MODE = flags.DEFINE_enum(
-    'mode', 'train', MODES, 'What to do: train (and test), evaluate (restore '
-    'and test), facets (precompute only).')
+  'mode',
+  'train',
+  MODES,
+  'What to do: train (and test), evaluate (restore '
+  'and test), facets (precompute only).',
+)
 _DRY_RUN = flags.DEFINE_bool(
-    'dry_run', False, 'With --mode=facets: say how many prompts and tokens '
-    'writing would take, how long and at what cost, and write nothing.')
+  'dry_run',
+  False,
+  'With --mode=facets: say how many prompts and tokens '
+  'writing would take, how long and at what cost, and write nothing.',
+)
 _USER = flags.DEFINE_string(
-    'user', None, 'With --mode=facets: print the facets of the user of this '
-    'id, with the purchases behind them.')
+  'user',
+  None,
+  'With --mode=facets: print the facets of the user of this '
+  'id, with the purchases behind them.',
+)
 _MULTIHOST = flags.DEFINE_bool(
-    'multihost', False, 'Let JAX find the other hosts, as on a Cloud TPU VM; '
-    'not needed where variables name them (README, "Many devices").')
+  'multihost',
+  False,
+  'Let JAX find the other hosts, as on a Cloud TPU VM; '
+  'not needed where variables name them (README, "Many devices").',
+)
 
 
 def main(argv: list[str]) -> int:
@@ -55,15 +71,17 @@ def main(argv: list[str]) -> int:
   try:
     config, workdir, mode = _read_flags(argv)
     config_lib.check_values(config)
-    from dynllm_jax import distributed  # pylint: disable=g-import-not-at-top
-    from dynllm_jax import run  # pylint: disable=g-import-not-at-top
+    from dynllm_jax.parallel import processes
+    from dynllm_jax.runs import modes
+
     if mode == 'facets':
-      run.facets_mode(config, _DRY_RUN.value, _USER.value)
+      modes.facets_mode(config, _DRY_RUN.value, _USER.value)
     else:
-      distributed.start(config.mesh.start_timeout_s, _MULTIHOST.value)
-      with distributed.together():
-        {'train': run.train_mode, 'evaluate': run.evaluate_mode}[mode](
-            config, workdir)
+      processes.start(config.mesh.start_timeout_s, _MULTIHOST.value)
+      with processes.together():
+        {'train': modes.train_mode, 'evaluate': modes.evaluate_mode}[mode](
+          config, workdir
+        )
     return 0
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
@@ -74,9 +92,13 @@ def main(argv: list[str]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except OSError as error:
-    print('error:', ' '.join(f'{type(error).__name__}: {error}'.split()) +
-          '; allowed: files that can be read, folders that can be written, '
-          'room on the disk', file=sys.stderr)
+    print(
+      'error:',
+      ' '.join(f'{type(error).__name__}: {error}'.split())
+      + '; allowed: files that can be read, folders that can be written, '
+      'room on the disk',
+      file=sys.stderr,
+    )
     return 2
 
 
@@ -94,8 +116,8 @@ def _read_flags(argv):
     near = re.search(r'mean "([^"]+)"', text)
     hint = f', as {near[1]!r}' if near else ''
     raise InputError(
-        f'--config: there is no field {field[1] if field else text!r}; '
-        f'allowed: the fields of dynllm_jax/config.py and of the system{hint}'
+      f'--config: there is no field {field[1] if field else text!r}; '
+      f'allowed: the fields of dynllm_jax/config.py and of the system{hint}'
     ) from error
   if rest[1:]:
     raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
@@ -104,9 +126,11 @@ def _read_flags(argv):
   for flag in (_DRY_RUN, _USER):
     if flag.present and _MODE.value != 'facets':
       raise InputError(
-          f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}')
-  file = config_flags.get_config_filename(
-      flags.FLAGS['config']).partition(':')[0]
+        f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}'
+      )
+  file = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')[
+    0
+  ]
   name = os.path.basename(file).removesuffix('.py')
   workdir = _WORKDIR.value or os.path.join('runs', name)
   return _CONFIG.value, workdir, _MODE.value

@@ -31,8 +31,13 @@ class Progress:
 
   def __init__(self, what: str, total: int, unit: str = 'event'):
     self._bar = tqdm.tqdm(
-        total=total, desc=what, unit=unit, unit_scale=True, leave=False,
-        disable=not sys.stderr.isatty() or not is_writer())
+      total=total,
+      desc=what,
+      unit=unit,
+      unit_scale=True,
+      leave=False,
+      disable=not sys.stderr.isatty() or not is_writer(),
+    )
     self._what, self._total, self._done = what, total, 0
     self._unit = unit
     self._began = self._said = time.perf_counter()
@@ -50,8 +55,10 @@ class Progress:
       left = (self._total - self._done) / rate
       note = '' if loss is None else f', loss {loss:.4f}'
       places = 0 if rate >= 10 else 2
-      say(f'{self._what}: {self._done:,} of {self._total:,} {self._unit}s, '
-          f'{rate:,.{places}f} {self._unit}s/s, {left:,.0f} s left{note}')
+      say(
+        f'{self._what}: {self._done:,} of {self._total:,} {self._unit}s, '
+        f'{rate:,.{places}f} {self._unit}s/s, {left:,.0f} s left{note}'
+      )
 
   def close(self) -> float:
     """Ends the bar; returns the seconds since the start."""

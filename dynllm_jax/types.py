@@ -7,8 +7,12 @@ are integer seconds since the log's first event; a difference is taken in
 integers and only then turned into days (SPEC 2.1).
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Callable, NamedTuple
+from typing import Any
+from typing import dataclass_transform
+from typing import NamedTuple
+from typing import Self
 
 import jax
 import numpy as np
@@ -29,16 +33,26 @@ class TooLargeError(InputError):
   """A system whose tables exceed the limit that its configuration sets."""
 
 
-def _static():
+def _static() -> Any:
   """A field that is part of the pytree's structure, known to the compiler."""
   return dataclasses.field(metadata={'static': True})
 
 
-def _pytree(cls):
-  """Makes a frozen dataclass a pytree; fields are children unless static."""
-  cls = dataclasses.dataclass(frozen=True)(cls)
-  cls.replace = dataclasses.replace
-  return jax.tree_util.register_dataclass(cls)
+@dataclass_transform(frozen_default=True, field_specifiers=(_static,))
+class Pytree:
+  """Makes a subclass a frozen dataclass whose fields are a pytree's children.
+
+  Fields made by `_static` are part of the structure instead.
+  """
+
+  def __init_subclass__(cls) -> None:
+    super().__init_subclass__()
+    dataclasses.dataclass(frozen=True)(cls)
+    jax.tree_util.register_dataclass(cls)
+
+  def replace(self, **changes: Any) -> Self:
+    """A copy with other values of some fields."""
+    return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
 
 # ------------------------------------------------------------- host records
@@ -57,6 +71,7 @@ class RawLog:
     source: what was read, in words, for reports.
     simulated: whether the log was made by a program.
   """
+
   users: np.ndarray
   items: np.ndarray
   times: np.ndarray
@@ -88,6 +103,7 @@ class EventLog:
     simulated: whether the log was made by a program.
     fingerprint: a hash of source content and preparation.
   """
+
   users: np.ndarray
   items: np.ndarray
   times: np.ndarray
@@ -120,46 +136,45 @@ class EventLog:
 # ----------------------------------------------------------- device pytrees
 
 
-@_pytree
-class EventBatch:
+class EventBatch(Pytree):
   """Events of the log. Padding rows have `mask` False and ids 0.
 
   Of feed 'sequences' every field is [batch, sequence_length].
   """
+
   users: Array  # i32[batch]
   items: Array  # i32[batch]
   times: Array  # i32[batch], seconds
   mask: Array  # bool[batch]
 
 
-@_pytree
-class Neighborhood:
+class Neighborhood(Pytree):
   """The most recent neighbors first; padding has `mask` False, node 0."""
+
   nodes: Array  # i32[..., neighbors]
   times: Array  # i32[..., neighbors], seconds
   mask: Array  # bool[..., neighbors]
 
 
-@_pytree
-class TemporalGraph:
+class TemporalGraph(Pytree):
   """Temporal CSR of one side: a node's events, oldest first (graph.py)."""
+
   offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
   neighbors: Array  # i32[events]
   times: Array  # i32[events], seconds, ascending within a row
   longest: int = _static()  # events of the busiest node
 
 
-@_pytree
-class SameTimeItems:
+class SameTimeItems(Pytree):
   """For each event, the distinct items its user takes at that very time."""
+
   offsets: Array  # i32[groups + 1]
   items: Array  # i32[distinct], ascending within a group
   group: Array  # i32[events]
   longest: int = _static()  # items of the largest group
 
 
-@_pytree
-class TrainGraph:
+class TrainGraph(Pytree):
   """Who took what in training, as one symmetric graph over all nodes.
 
   Node `u` is user u and node `users + 1 + i` item i, so that the node table
@@ -170,18 +185,19 @@ class TrainGraph:
   level name rows of the level before, and row n of the last level is node n.
   A place of value 0 is empty.
   """
+
   levels: tuple[Array, ...]  # i32[rows, fan in]
   owners: Array  # i32[rows of levels[0]], the node whose neighbors a row holds
   degrees: Array  # f32[users + items + 2]
 
 
-@_pytree
-class FacetBank:
+class FacetBank(Pytree):
   """The four facets of every user and active window (SPEC 3.6).
 
   `texts[0]` stands for "unknown" and is never read as an embedding. Where
   `texts` holds some of all texts, `present` says which (facets/resident.py).
   """
+
   texts: Array  # f16[unique_texts, llm_dim]
   offsets: Array  # i32[users + 2], rows of user u: offsets[u]..offsets[u + 1]
   closes: Array  # i32[rows], seconds, ascending within a user
@@ -189,14 +205,14 @@ class FacetBank:
   present: Array | None = None  # i32[texts here], ascending; None: all
 
 
-@_pytree
-class Inputs:
+class Inputs(Pytree):
   """Everything fixed that a system may read.
 
   The graphs hold the events of all splits: a reader asks for what is strictly
   earlier than a time. `train_*` hold training events only. Tables that several
   devices share are read through rows.py and may be longer than they are full.
   """
+
   users: Array  # i32[events], the log
   items: Array  # i32[events]
   times: Array  # i32[events], seconds
@@ -213,8 +229,7 @@ class Inputs:
   train_graph: TrainGraph | None = None  # where System.reads_train_graph
 
 
-@_pytree
-class NodeMemory:
+class NodeMemory(Pytree):
   """One side's memory (SPEC 3.3) with a sparse set of freshly written rows.
 
   `fresh` are the rows that the latest update wrote, before gradients were
@@ -222,6 +237,7 @@ class NodeMemory:
   follows the batch and never the number of nodes. `slot[n]` is node n's row
   in `fresh` if `fresh_nodes[slot[n]] == n`, and stale otherwise.
   """
+
   state: Array  # f32[nodes + 1, width]
   time: Array  # i32[nodes + 1], seconds of the last event, -1 without one
   fresh: Array  # f32[capacity, width]
@@ -229,28 +245,28 @@ class NodeMemory:
   slot: Array  # i32[nodes + 1]
 
 
-@_pytree
-class Memory:
+class Memory(Pytree):
   """Node memories of both sides."""
+
   user: NodeMemory
   item: NodeMemory | None  # None where items have no state
 
 
-@_pytree
-class Terms:
+class Terms(Pytree):
   """Sparse additions to a user's scores: `weights` on `items` (0: none)."""
+
   items: Array  # i32[batch, terms]
   weights: Array  # f32[batch, terms]
 
 
-@_pytree
-class UserEmbeddings:
+class UserEmbeddings(Pytree):
   """What a system knows of each user at each user's time.
 
   The score of item x is (SPEC 3.9, 3.11; scoring.py)
   `scale vector . x + text . text of x + sum copy + walk_scale log(1 + sum walk)
   + item_scores[x]`; an absent part is None.
   """
+
   vector: Array  # f32[batch, dim]
   scale: Array | None = None  # f32[], c of SPEC 3.9
   text: Array | None = None  # f32[batch, llm_dim], of layers/text_term.py
@@ -260,30 +276,30 @@ class UserEmbeddings:
   item_scores: Array | None = None  # f32[batch, items + 1], by item id
 
 
-@_pytree
-class ItemEmbeddings:
+class ItemEmbeddings(Pytree):
   """Items as scored: ids, vectors and directions of their texts."""
+
   ids: Array  # i32[candidates]
   vector: Array  # f32[candidates, dim]
   text: Array | None = None  # f32[candidates, llm_dim], of norm 1
 
 
-@_pytree
-class Pending:
+class Pending(Pytree):
   """Scored events whose update is still to be applied (SPEC 4).
 
   A group of equal times larger than a batch is collected over several
   batches; `ready` turns True with its last part.
   """
+
   events: EventBatch  # [capacity]
   user_vectors: Array  # f32[capacity, dim]
   item_vectors: Array  # f32[capacity, dim]
   ready: Array  # bool[]
 
 
-@_pytree
-class TrainState:
+class TrainState(Pytree):
   """All that training carries from one step to the next."""
+
   step: Array  # i32[]
   params: Params
   opt_state: Any
@@ -298,6 +314,7 @@ class Loss(NamedTuple):
   The vectors are what a system with feed 'stream' updates its memory from;
   without it they are not read.
   """
+
   total: Array  # f32[], as it is reported
   decay: Array  # f32[], what the regularizer adds
   user_vectors: Array | None = None  # f32[batch, dim]
@@ -342,6 +359,7 @@ class System(NamedTuple):
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.
   """
+
   feed: str
   by_time: bool
   init: Callable[..., tuple[Params, SystemMemory]]

@@ -16,41 +16,49 @@ from experiments import rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
-    'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
+  'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
+)
 _SYSTEM = flags.DEFINE_string('system', 'dynllm+text', 'What is taken apart.')
 _EPOCHS = flags.DEFINE_integer('epochs', 4, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _MAIN_ONLY = flags.DEFINE_bool(
-    'main_only', False, 'The five main ablations alone.')
+  'main_only', False, 'The five main ablations alone.'
+)
 _WORKDIR = flags.DEFINE_string(
-    'workdir', 'runs/ablation', 'Where run folders are kept.')
+  'workdir', 'runs/ablation', 'Where run folders are kept.'
+)
 
 MAIN: studies.Changes = {
-    'as configured': {},
-    'without facets': {'model.facets': '()'},
-    'without distillation': {'model.distill.order': 'none'},
-    'without item text': {'model.item_text': False},
-    'without memory': {'model.memory': False},
-    'without neighborhood': {'model.neighborhood': False},
+  'as configured': {},
+  'without facets': {'model.facets': '()'},
+  'without distillation': {'model.distill.order': 'none'},
+  'without item text': {'model.item_text': False},
+  'without memory': {'model.memory': False},
+  'without neighborhood': {'model.neighborhood': False},
 }
 OTHERS: studies.Changes = {
-    **{f'without {name}': {
-        'model.facets': str(tuple(f for f in FACETS if f != name))}
-       for name in FACETS},
-    'without projection': {'model.projection': 'none'},
-    'linear projection': {'model.projection': 'linear'},
-    'distillation in index order': {'model.distill.order': 'index'},
-    'distillation by mask': {'model.distill.order': 'mask'},
-    'blend fusion': {'model.fusion.mode': 'blend'},
-    'ties one by one': {'model.update_ties': 'each'},
-    'without item ids': {'model.item_id_embedding': False},
-    'without event features': {'model.event_features': False},
-    'without copy term': {'model.copy_term': False},
-    'without walk term': {'model.walk_term': False},
-    'without text term': {'model.text_term': False},
-    'softmax, 512 negatives': {
-        'train.loss': 'softmax', 'train.num_negatives': 512},
-    'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
+  **{
+    f'without {name}': {
+      'model.facets': str(tuple(f for f in FACETS if f != name))
+    }
+    for name in FACETS
+  },
+  'without projection': {'model.projection': 'none'},
+  'linear projection': {'model.projection': 'linear'},
+  'distillation in index order': {'model.distill.order': 'index'},
+  'distillation by mask': {'model.distill.order': 'mask'},
+  'blend fusion': {'model.fusion.mode': 'blend'},
+  'ties one by one': {'model.update_ties': 'each'},
+  'without item ids': {'model.item_id_embedding': False},
+  'without event features': {'model.event_features': False},
+  'without copy term': {'model.copy_term': False},
+  'without walk term': {'model.walk_term': False},
+  'without text term': {'model.text_term': False},
+  'softmax, 512 negatives': {
+    'train.loss': 'softmax',
+    'train.num_negatives': 512,
+  },
+  'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
 }
 
 
@@ -62,8 +70,13 @@ def main(argv: list[str]) -> int:
     for text in _LOGS.value:
       log = rows.parse_log('ablation', text)
       records = studies.run(
-          log, _SYSTEM.value, changes, _EPOCHS.value, _SEED.value,
-          pathlib.Path(_WORKDIR.value))
+        log,
+        _SYSTEM.value,
+        changes,
+        _EPOCHS.value,
+        _SEED.value,
+        pathlib.Path(_WORKDIR.value),
+      )
       studies.write_page(log, 'Ablation', _EPOCHS.value, records)
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)

@@ -2,15 +2,18 @@
 
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
-from dynllm_jax import reporting
+from dynllm_jax.runs import provenance
+from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
 from experiments import pages
 
 
 class Aim(NamedTuple):
   """What is wanted of a figure."""
+
   wanted: float
   at_most: bool = False  # else at least
 
@@ -25,19 +28,19 @@ class Aim(NamedTuple):
 # Of experiments/scaling.py; throughput.py passes them on. Costs are ratios of
 # one size to another, memory is the peak over what the tables take.
 SCALING = {
-    'cost_events': Aim(1.1, at_most=True),
-    'cost_nodes': Aim(1.1, at_most=True),
-    'cost_memory': Aim(1.3, at_most=True),
-    'cost_ranking': Aim(1.1, at_most=True),
-    'cost_ranking_memory': Aim(1.3, at_most=True),
+  'cost_events': Aim(1.1, at_most=True),
+  'cost_nodes': Aim(1.1, at_most=True),
+  'cost_memory': Aim(1.3, at_most=True),
+  'cost_ranking': Aim(1.1, at_most=True),
+  'cost_ranking_memory': Aim(1.3, at_most=True),
 }
 
 Found = dict[str, Any]  # 'value', or None where not run, and other figures
 
 
 def check_asked(
-    flag: str, asked: list[str], known: list[str], out: str,
-    default_out: str) -> None:
+  flag: str, asked: list[str], known: list[str], out: str, default_out: str
+) -> None:
   """Stops where a flag names nothing, or a part would replace a whole page.
 
   Args:
@@ -53,25 +56,32 @@ def check_asked(
   for value in asked:
     if not any(name.startswith(value) for name in known):
       raise InputError(
-          f'--{flag}: {value!r}; allowed: beginnings of {", ".join(known)}')
+        f'--{flag}: {value!r}; allowed: beginnings of {", ".join(known)}'
+      )
   whole = not asked or all(any(map(name.startswith, asked)) for name in known)
   if not whole and out == default_out:
     raise InputError(
-        f'--{flag}: {",".join(asked)!r} is a part of what is on the page '
-        f'{out}.md; allowed: all, or another page (--out)')
+      f'--{flag}: {",".join(asked)!r} is a part of what is on the page '
+      f'{out}.md; allowed: all, or another page (--out)'
+    )
 
 
 def line(name: str, aim: Aim, found: Found) -> str:
   """`aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>`."""
   value = found.get('value')
   shown = '-' if value is None else f'{value:.4g}'
-  return (f'aim={name} value={shown} wanted={aim.wanted:g} '
-          f'met={aim.met(value)}')
+  return f'aim={name} value={shown} wanted={aim.wanted:g} met={aim.met(value)}'
 
 
 def write(
-    path: str, title: str, about: dict[str, Any], aims: dict[str, Aim],
-    results: dict[str, Found], more: list[str], **data: Any) -> None:
+  path: str,
+  title: str,
+  about: dict[str, Any],
+  aims: dict[str, Aim],
+  results: dict[str, Found],
+  more: list[str],
+  **data: Any,
+) -> None:
   """Writes `<path>.json` and the page `<path>.md`.
 
   Args:
@@ -83,32 +93,56 @@ def write(
     more: further lines of the page.
     **data: further fields of the .json alone.
   """
-  about = {'commit': reporting.commit(), 'machine': reporting.machine(),
-           **about}
+  about = {
+    'commit': provenance.commit(),
+    'machine': provenance.machine(),
+    **about,
+  }
   judged = {
-      name: {'wanted': aim.wanted, 'at_most': aim.at_most,
-             'met': aim.met(results[name].get('value')), **results[name]}
-      for name, aim in aims.items() if name in results}
+    name: {
+      'wanted': aim.wanted,
+      'at_most': aim.at_most,
+      'met': aim.met(results[name].get('value')),
+      **results[name],
+    }
+    for name, aim in aims.items()
+    if name in results
+  }
   body = [
-      [name, '-' if r.get('value') is None else f'{r["value"]:.4g}',
-       f'{"at most" if r["at_most"] else "at least"} {r["wanted"]:g}',
-       r['met'], _figures(r)] for name, r in judged.items()]
+    [
+      name,
+      '-' if r.get('value') is None else f'{r["value"]:.4g}',
+      f'{"at most" if r["at_most"] else "at least"} {r["wanted"]:g}',
+      r['met'],
+      _figures(r),
+    ]
+    for name, r in judged.items()
+  ]
   page = [
-      f'# {title}', '', *(f'- {k}: {_shown(v)}' for k, v in about.items()), '',
-      *pages.table(['aim', 'value', 'wanted', 'met', 'figures'], body), '',
-      *more]
-  reporting.write_atomically(
-      pathlib.Path(path + '.json'),
-      json.dumps({**about, 'aims': judged, **data}, indent=2) + '\n')
-  reporting.write_atomically(
-      pathlib.Path(path + '.md'), '\n'.join(page).rstrip('\n') + '\n')
+    f'# {title}',
+    '',
+    *(f'- {k}: {_shown(v)}' for k, v in about.items()),
+    '',
+    *pages.table(['aim', 'value', 'wanted', 'met', 'figures'], body),
+    '',
+    *more,
+  ]
+  atomic.write_atomically(
+    pathlib.Path(path + '.json'),
+    json.dumps({**about, 'aims': judged, **data}, indent=2) + '\n',
+  )
+  atomic.write_atomically(
+    pathlib.Path(path + '.md'), '\n'.join(page).rstrip('\n') + '\n'
+  )
 
 
 def _figures(found: Found) -> str:
   skipped = ('value', 'wanted', 'at_most', 'met')
   return ', '.join(
-      f'{name}: {_shown(value)}' for name, value in found.items()
-      if name not in skipped and not isinstance(value, (dict, list)))
+    f'{name}: {_shown(value)}'
+    for name, value in found.items()
+    if name not in skipped and not isinstance(value, (dict, list))
+  )
 
 
 def _shown(value: Any) -> str:

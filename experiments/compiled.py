@@ -6,7 +6,8 @@ Shapes alone are lowered, so a log of billions of events takes no memory.
 import functools
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ import ml_collections
 import numpy as np
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import evaluate
-from dynllm_jax import rows
-from dynllm_jax import sharding
-from dynllm_jax import train
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import train
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
@@ -27,14 +28,17 @@ from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
 _OPERATION = re.compile(
-    r'^\s*(?:ROOT )?%?\S+ = (.*?) (all-gather|all-reduce|reduce-scatter|'
-    r'all-to-all|collective-permute)(-start)?\(', re.MULTILINE)
+  r'^\s*(?:ROOT )?%?\S+ = (.*?) (all-gather|all-reduce|reduce-scatter|'
+  r'all-to-all|collective-permute)(-start)?\(',
+  re.MULTILINE,
+)
 _SHAPE = re.compile(r'\b(pred|[suf]\d+|bf16)\[([\d,]*)\]')
 _BITS = {'pred': 8, 'bf16': 16}
 
 
 class LogSize(NamedTuple):
   """The size of a log, for shapes."""
+
   users: int
   items: int
   events: int
@@ -47,6 +51,7 @@ class LogSize(NamedTuple):
 
 class Collective(NamedTuple):
   """A collective of a compiled program, once for each time it stands there."""
+
   kind: str
   dtype: str
   shape: tuple[int, ...]  # of its largest array, on one device
@@ -58,17 +63,19 @@ def collectives(text: str) -> list[Collective]:
   found = []
   for shapes, kind, start in _OPERATION.findall(text):
     arrays = [
-        (dtype, tuple(int(n) for n in dims.split(',') if n))
-        for dtype, dims in _SHAPE.findall(shapes)]
+      (dtype, tuple(int(n) for n in dims.split(',') if n))
+      for dtype, dims in _SHAPE.findall(shapes)
+    ]
     # The beginning of an asynchronous one lists operands, results, and words
     # of its own.
     if start and kind != 'all-reduce':
       arrays = [(dtype, shape) for dtype, shape in arrays if shape]
-      arrays = arrays[len(arrays) // 2:]
+      arrays = arrays[len(arrays) // 2 :]
     sizes = [
-        math.prod(shape) * _BITS.get(dtype, 0) // 8
-        or math.prod(shape) * int(re.sub(r'\D', '', dtype) or 0) // 8
-        for dtype, shape in arrays]
+      math.prod(shape) * _BITS.get(dtype, 0) // 8
+      or math.prod(shape) * int(re.sub(r'\D', '', dtype) or 0) // 8
+      for dtype, shape in arrays
+    ]
     largest = max(range(len(sizes)), key=sizes.__getitem__, default=None)
     if largest is not None:
       found.append(Collective(kind, *arrays[largest], sum(sizes)))
@@ -77,7 +84,7 @@ def collectives(text: str) -> list[Collective]:
 
 def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
   """The inputs of a log of a size as shapes, laid out for a mesh."""
-  shards = mesh.shape[rows.NODES]
+  shards = mesh.shape[sharded_table.NODES]
   even = lambda count: -(-count // shards) * shards
   shape = lambda *dims: np.broadcast_to(np.int32(0), dims)
   half = lambda *dims: np.broadcast_to(np.float16(0), dims)
@@ -91,44 +98,62 @@ def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
 
   def graph(nodes):
     return TemporalGraph(
-        offsets(nodes + 1), entries(size.events), entries(size.events),
-        size.longest)
+      offsets(nodes + 1),
+      entries(size.events),
+      entries(size.events),
+      size.longest,
+    )
 
   profiles = size.users * size.windows
   log = shape(even(size.events))
   return Inputs(
-      users=log, items=log, times=log,
-      user_graph=graph(size.users), item_graph=graph(size.items),
-      same_time=SameTimeItems(
-          offsets(size.events), entries(size.events), log, 1000),
-      train_events=np.int32(0), mean_return_days=np.float32(1),
-      text_mean=np.zeros(size.llm_dim, np.float32),
-      item_text=half(even(size.items + 1), size.llm_dim),
-      facets=FacetBank(
-          texts=half(even(size.texts), size.llm_dim),
-          offsets=offsets(size.users + 1),
-          closes=entries(profiles), index=entries(profiles, len(FACETS)),
-          present=shape(even(size.texts))),
-      num_users=size.users, num_items=size.items)
+    users=log,
+    items=log,
+    times=log,
+    user_graph=graph(size.users),
+    item_graph=graph(size.items),
+    same_time=SameTimeItems(
+      offsets(size.events), entries(size.events), log, 1000
+    ),
+    train_events=np.int32(0),
+    mean_return_days=np.float32(1),
+    text_mean=np.zeros(size.llm_dim, np.float32),
+    item_text=half(even(size.items + 1), size.llm_dim),
+    facets=FacetBank(
+      texts=half(even(size.texts), size.llm_dim),
+      offsets=offsets(size.users + 1),
+      closes=entries(profiles),
+      index=entries(profiles, len(FACETS)),
+      present=shape(even(size.texts)),
+    ),
+    num_users=size.users,
+    num_items=size.items,
+  )
 
 
 def on_mesh(mesh: jax.sharding.Mesh, tree: Any) -> Any:
   """Shapes of a pytree's arrays, with the shardings that the rules give."""
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s),
-      tree, sharding.shardings(mesh, tree))
+    lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s),
+    tree,
+    device_mesh.shardings(mesh, tree),
+  )
 
 
 class Programs(NamedTuple):
   """The two programs of a run, lowered for a mesh."""
+
   train: Any
   rank: Any
   tables: dict[str, tuple[int, ...]]  # shapes of those that devices share
 
 
 def lower(
-    config: ml_collections.ConfigDict, size: LogSize,
-    mesh: jax.sharding.Mesh, num_batches: int = 2) -> Programs:
+  config: ml_collections.ConfigDict,
+  size: LogSize,
+  mesh: jax.sharding.Mesh,
+  num_batches: int = 2,
+) -> Programs:
   """Lowers training and ranking for a mesh, which may be of absent devices.
 
   Args:
@@ -143,46 +168,70 @@ def lower(
   system = config_lib.system_module(config.model.name).build(config.model)
   trainer = train.make_trainer(system, config, mesh, 1000)
   inputs = abstract_inputs(size, mesh)
-  with rows.use(mesh):
-    state = jax.eval_shape(functools.partial(
-        train.init_state, trainer, 0, capacity=config.train.batch_size),
-        inputs)
-    pending = jax.eval_shape(functools.partial(
-        train.init_state, trainer, 0, capacity=config.eval.batch_size),
-        inputs).pending
+  with sharded_table.use(mesh):
+    state = jax.eval_shape(
+      functools.partial(
+        train.init_state, trainer, 0, capacity=config.train.batch_size
+      ),
+      inputs,
+    )
+    pending = jax.eval_shape(
+      functools.partial(
+        train.init_state, trainer, 0, capacity=config.eval.batch_size
+      ),
+      inputs,
+    ).pending
     inputs, state, pending = (
-        on_mesh(mesh, tree) for tree in (inputs, state, pending))
+      on_mesh(mesh, tree) for tree in (inputs, state, pending)
+    )
     everywhere = NamedSharding(mesh, PartitionSpec())
     column = lambda dtype: jax.ShapeDtypeStruct(
-        [num_batches], dtype, sharding=everywhere)
+      [num_batches], dtype, sharding=everywhere
+    )
     plan = (*(column(jnp.int32) for _ in range(3)), column(jnp.bool))
-    memory = on_mesh(mesh, jax.eval_shape(
+    memory = on_mesh(
+      mesh,
+      jax.eval_shape(
         functools.partial(evaluate.after_pending, system),
-        state.params, state.memory, inputs, pending))
+        state.params,
+        state.memory,
+        inputs,
+        pending,
+      ),
+    )
     lowered = (
-        train.train_chunk.lower(
-            trainer, config.train.batch_size, inputs, state, plan, None),
-        evaluate.replay_chunk.lower(
-            system, evaluate.Ranking(config.eval.block_size, 0),
-            config.eval.batch_size, state.params, memory, pending, inputs,
-            jax.ShapeDtypeStruct(
-                [size.items + 1], jnp.bool, sharding=everywhere),
-            (*plan, column(jnp.bool))))
+      train.train_chunk.lower(
+        trainer, config.train.batch_size, inputs, state, plan, None
+      ),
+      evaluate.replay_chunk.lower(
+        system,
+        evaluate.Ranking(config.eval.block_size, 0),
+        config.eval.batch_size,
+        state.params,
+        memory,
+        pending,
+        inputs,
+        jax.ShapeDtypeStruct([size.items + 1], jnp.bool, sharding=everywhere),
+        (*plan, column(jnp.bool)),
+      ),
+    )
     return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))
 
 
 def _tables(tree):
   """Shapes of all arrays that devices share, by path."""
   named = jax.tree_util.tree_leaves_with_path(tree)
-  if rows.num_shards() == 1:
+  if sharded_table.num_shards() == 1:
     return {}
   return {
-      jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
-      for path, leaf in named if leaf.sharding.spec != PartitionSpec()}
+    jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape
+    for path, leaf in named
+    if leaf.sharding.spec != PartitionSpec()
+  }
 
 
 def whole_tables(
-    found: list[Collective], tables: dict[str, tuple[int, ...]]
+  found: list[Collective], tables: dict[str, tuple[int, ...]]
 ) -> list[str]:
   """The shared tables that a program brings together whole on a device.
 
@@ -209,15 +258,19 @@ def facts(compiled: Any) -> dict[str, Any]:
     count, size = by_kind.get(c.kind, (0, 0))
     by_kind[c.kind] = count + 1, size + c.bytes
   return {
-      'arguments_bytes': memory.argument_size_in_bytes,
-      'temporary_bytes': memory.temp_size_in_bytes,
-      'peak_bytes': (
-          memory.argument_size_in_bytes + memory.output_size_in_bytes
-          - memory.alias_size_in_bytes + memory.temp_size_in_bytes),
-      'flops': cost.get('flops', 0.0),
-      'bytes_accessed': cost.get('bytes accessed', 0.0),
-      'collectives': {
-          kind: {'count': count, 'bytes': size}
-          for kind, (count, size) in sorted(by_kind.items())},
-      'collective_bytes': sum(c.bytes for c in found),
+    'arguments_bytes': memory.argument_size_in_bytes,
+    'temporary_bytes': memory.temp_size_in_bytes,
+    'peak_bytes': (
+      memory.argument_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+      + memory.temp_size_in_bytes
+    ),
+    'flops': cost.get('flops', 0.0),
+    'bytes_accessed': cost.get('bytes accessed', 0.0),
+    'collectives': {
+      kind: {'count': count, 'bytes': size}
+      for kind, (count, size) in sorted(by_kind.items())
+    },
+    'collective_bytes': sum(c.bytes for c in found),
   }

@@ -20,14 +20,17 @@ from experiments import rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
-    'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
+  'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
+)
 _MODEL = flags.DEFINE_string('model', None, 'Directory of the encoder.')
 _SYSTEM = flags.DEFINE_string(
-    'system', 'dynllm+text', 'Whose texts are encoded.')
+  'system', 'dynllm+text', 'Whose texts are encoded.'
+)
 _EPOCHS = flags.DEFINE_integer('epochs', 3, 'Epochs of each run at most.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', 'runs/encoders', 'Where run folders are kept.')
+  'workdir', 'runs/encoders', 'Where run folders are kept.'
+)
 
 
 def changes(model: str) -> studies.Changes:
@@ -40,14 +43,18 @@ def changes(model: str) -> studies.Changes:
     The runs, hashing with all facets first.
   """
   encoders = {
-      'hashing': {},
-      os.path.basename(os.path.normpath(model)): {
-          'facets.encoder.name': 'flax', 'facets.encoder.model': model}}
+    'hashing': {},
+    os.path.basename(os.path.normpath(model)): {
+      'facets.encoder.name': 'flax',
+      'facets.encoder.model': model,
+    },
+  }
   choices = {'all facets': FACETS, 'no facets': ()}
   return {
-      f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
-      for choice, facets in choices.items()
-      for encoder, fields in encoders.items()}
+    f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
+    for choice, facets in choices.items()
+    for encoder, fields in encoders.items()
+  }
 
 
 def main(argv: list[str]) -> int:
@@ -57,11 +64,20 @@ def main(argv: list[str]) -> int:
     for text in _LOGS.value:
       log = rows.parse_log('encoders', text)
       records = studies.run(
-          log, _SYSTEM.value, changes(_MODEL.value), _EPOCHS.value,
-          _SEED.value, pathlib.Path(_WORKDIR.value))
+        log,
+        _SYSTEM.value,
+        changes(_MODEL.value),
+        _EPOCHS.value,
+        _SEED.value,
+        pathlib.Path(_WORKDIR.value),
+      )
       studies.write_page(
-          log, 'Encoders', _EPOCHS.value, records,
-          f'The other rows: {records[1]["facets"]["encoder"]}. ')
+        log,
+        'Encoders',
+        _EPOCHS.value,
+        records,
+        f'The other rows: {records[1]["facets"]["encoder"]}. ',
+      )
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2

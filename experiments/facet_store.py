@@ -27,13 +27,14 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from dynllm_jax import batching
-from dynllm_jax import reporting
-from dynllm_jax.facets import resident
-from dynllm_jax.text.store import digest
-from dynllm_jax.text.store import Store
-from dynllm_jax.types import FACETS
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import resident_texts
+from dynllm_jax.runs import provenance
+from dynllm_jax.storage import atomic
+from dynllm_jax.storage.store import digest
+from dynllm_jax.storage.store import Store
 from dynllm_jax.types import FacetBank
+from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
 
 _ROWS = flags.DEFINE_integer('rows', 10_000_000, 'Rows of the store.')
@@ -57,8 +58,7 @@ def fill(folder: str, rows: int, dim: int) -> dict[str, Any]:
     numbers = range(first, min(first + _BLOCK, rows))
     block = draw.standard_normal((len(numbers), dim), np.float32)
     block = block.astype(np.float16)
-    store.append([digest(n) for n in numbers],
-                 [row.tobytes() for row in block])
+    store.append([digest(n) for n in numbers], [row.tobytes() for row in block])
   size = sum(path.stat().st_size for path in pathlib.Path(folder).iterdir())
   return {'note': f'{len(store):,} rows, {size / 1e9:.2f} GB on the disk'}
 
@@ -77,49 +77,72 @@ def reopen(folder: str, rows: int, dim: int) -> dict[str, Any]:
     if len(store.read(row)) != 2 * dim:
       raise AssertionError('a row of another length')
   each = (time.perf_counter() - began) / _READS
-  return {'note': f'open in {opened:.1f} s, a row found and read in '
-                  f'{1e6 * each:.0f} us'}
+  return {
+    'note': f'open in {opened:.1f} s, a row found and read in '
+    f'{1e6 * each:.0f} us'
+  }
 
 
 def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
   """Takes what chunks of a random log read, as training and ranking do."""
-  import jax  # pylint: disable=g-import-not-at-top
+  import jax
+
   texts = Store(folder, _ABOUT).table(2 * dim).view(np.float16)
   profiles = rows // len(FACETS)
   users = profiles // _PROFILES
   draw = np.random.default_rng(2)
   bank = FacetBank(
-      texts=texts,
-      offsets=np.append(0, np.arange(users + 1) * _PROFILES).astype(np.int32),
-      closes=np.tile(np.arange(1, _PROFILES + 1, dtype=np.int32), users),
-      index=np.arange(users * _PROFILES * 4, dtype=np.int32).reshape(-1, 4))
-  few, host = resident.split(bank, True, 0.0)
+    texts=texts,
+    offsets=np.append(0, np.arange(users + 1) * _PROFILES).astype(np.int32),
+    closes=np.tile(np.arange(1, _PROFILES + 1, dtype=np.int32), users),
+    index=np.arange(users * _PROFILES * 4, dtype=np.int32).reshape(-1, 4),
+  )
+  few, host = resident_texts.split(bank, True, 0.0)
   events = chunks * _BATCHES * _BATCH
-  inputs = jax.device_put(Inputs(
-      users=draw.integers(1, users + 1, events, np.int32), items=None,
+  inputs = jax.device_put(
+    Inputs(
+      users=draw.integers(1, users + 1, events, np.int32),
+      items=None,
       times=np.sort(draw.integers(1, _PROFILES + 1, events, np.int32)),
-      user_graph=None, item_graph=None, same_time=None, train_events=None,
-      mean_return_days=None, item_text=None, text_mean=None, facets=few))
+      user_graph=None,
+      item_graph=None,
+      same_time=None,
+      train_events=None,
+      mean_return_days=None,
+      item_text=None,
+      text_mean=None,
+      facets=few,
+    )
+  )
   starts = np.arange(0, events, _BATCH, dtype=np.int32)
   plan = batching.BatchPlan(
-      starts, np.full_like(starts, _BATCH), np.zeros_like(starts),
-      np.ones_like(starts, bool), _BATCH, 1, 0)
+    starts,
+    np.full_like(starts, _BATCH),
+    np.zeros_like(starts),
+    np.ones_like(starts, bool),
+    _BATCH,
+    1,
+    0,
+  )
   seconds, peaks, sizes = [], [], []
   for chunk in batching.chunks(plan, _BATCHES):
     began = time.perf_counter()
-    got = resident.with_texts(inputs, host, chunk).facets
+    got = resident_texts.with_texts(inputs, host, chunk).facets
     got.texts.block_until_ready()
     seconds.append(time.perf_counter() - began)
-    peaks.append(reporting.peak_memory_bytes())
+    peaks.append(provenance.peak_memory_bytes())
     sizes.append(got.texts.nbytes)
   some = np.asarray(got.present[1:9])
   np.testing.assert_array_equal(np.asarray(got.texts[1:9]), texts[some])
   tenth = max(chunks // 10, 1)
-  return {'note': (
+  return {
+    'note': (
       f'{max(sizes) / 1e6:.0f} MB a chunk of {_BATCHES} batches, in '
       f'{1e3 * np.median(seconds):.0f} ms; resident peak after {tenth} chunks '
       f'{peaks[tenth - 1] / 1e6:,.0f} MB, after {chunks} '
-      f'{peaks[-1] / 1e6:,.0f} MB')}
+      f'{peaks[-1] / 1e6:,.0f} MB'
+    )
+  }
 
 
 def _measured(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -140,9 +163,13 @@ def _measured(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()
-  return {**result, 'phase': function, 'seconds': seconds,
-          'anonymous': max(anonymous),
-          'resident': reporting.peak_memory_bytes()}
+  return {
+    **result,
+    'phase': function,
+    'seconds': seconds,
+    'anonymous': max(anonymous),
+    'resident': provenance.peak_memory_bytes(),
+  }
 
 
 def main(argv: list[str]) -> None:
@@ -150,11 +177,15 @@ def main(argv: list[str]) -> None:
   del argv
   if os.path.exists(_FOLDER.value):
     raise app.UsageError(
-        f'--folder: {_FOLDER.value!r} is there; allowed: a folder that can be '
-        'made and removed')
+      f'--folder: {_FOLDER.value!r} is there; allowed: a folder that can be '
+      'made and removed'
+    )
   shape = (_FOLDER.value, _ROWS.value, _DIM.value)
-  phases = [('fill', shape), ('reopen', shape),
-            ('gather', (*shape, _CHUNKS.value))]
+  phases = [
+    ('fill', shape),
+    ('reopen', shape),
+    ('gather', (*shape, _CHUNKS.value)),
+  ]
   spawn = multiprocessing.get_context('spawn')
   records = []
   try:
@@ -167,24 +198,37 @@ def main(argv: list[str]) -> None:
   page = _page(records)
   print(page)
   if _OUT.value:
-    reporting.write_atomically(pathlib.Path(_OUT.value), page)
+    atomic.write_atomically(pathlib.Path(_OUT.value), page)
 
 
 def _page(records: list[dict[str, Any]]) -> str:
   lines = [
-      f"| {r['phase']} | {r['seconds']:,.1f} | {r['anonymous'] / 1e6:,.0f} | "
-      f"{r['resident'] / 1e6:,.0f} | {r['note']} |" for r in records]
-  return '\n'.join([
-      '# A store of many facet rows', '',
+    f'| {r["phase"]} | {r["seconds"]:,.1f} | {r["anonymous"] / 1e6:,.0f} | '
+    f'{r["resident"] / 1e6:,.0f} | {r["note"]} |'
+    for r in records
+  ]
+  return '\n'.join(
+    [
+      '# A store of many facet rows',
+      '',
       f'{_ROWS.value:,} synthetic rows of {_DIM.value} dims in half precision; '
-      f'commit `{reporting.commit()[:12]}`, {datetime.date.today()}. '
-      'A phase is a process of its own; memory is its peak.', '',
+      f'commit `{provenance.commit()[:12]}`, {datetime.date.today()}. '
+      'A phase is a process of its own; memory is its peak.',
+      '',
       '| phase | seconds | anonymous MB | resident MB | |',
-      '|---|---|---|---|---|', *lines, '',
+      '|---|---|---|---|---|',
+      *lines,
+      '',
       'Anonymous memory is what a process has taken for itself; resident '
-      'memory also counts\npages of the mapped files.', '',
-      '```', f'python -m experiments.facet_store --rows={_ROWS.value} '
-      f'--dim={_DIM.value} --chunks={_CHUNKS.value}', '```', ''])
+      'memory also counts\npages of the mapped files.',
+      '',
+      '```',
+      f'python -m experiments.facet_store --rows={_ROWS.value} '
+      f'--dim={_DIM.value} --chunks={_CHUNKS.value}',
+      '```',
+      '',
+    ]
+  )
 
 
 if __name__ == '__main__':

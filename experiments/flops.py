@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dynllm_jax import batching
-from dynllm_jax import graph
+from dynllm_jax.engine import batching
 from dynllm_jax.facets import lookup
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import Inputs
 
 SYSTEMS = ('tgn', 'dynllm')
@@ -48,6 +48,7 @@ class Counts:
     read_items: items read in any place.
     texts: pairs of a facet and a text.
   """
+
   events: float
   users: float
   user_edges: float
@@ -62,8 +63,12 @@ class Counts:
 
 
 def count_rows(
-    inputs: Inputs, plan: batching.BatchPlan, model: ml_collections.ConfigDict,
-    num_negatives: int, sample: int = 16) -> Counts:
+  inputs: Inputs,
+  plan: batching.BatchPlan,
+  model: ml_collections.ConfigDict,
+  num_negatives: int,
+  sample: int = 16,
+) -> Counts:
   """Counts what batches of a plan need, negatives drawn uniformly.
 
   Args:
@@ -74,18 +79,24 @@ def count_rows(
     sample: batches that are counted, spread over the plan.
   """
   rng = np.random.default_rng(0)
-  n, near = model.num_neighbors, jax.jit(
-      graph.neighborhood, static_argnums=3)
+  n, near = (
+    model.num_neighbors,
+    jax.jit(temporal.neighborhood, static_argnums=3),
+  )
   num_items = len(inputs.item_text) - 1
   rows = []
   places = (np.arange(sample) + 0.5) / sample * len(plan.start)
   for place in np.unique(places.astype(int)):
     at = slice(plan.start[place], plan.start[place] + plan.size[place])
     users, items, times = (
-        np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times))
+      np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times)
+    )
     whom, when = _distinct(users, times)
-    scored = np.unique(np.concatenate([
-        items, rng.integers(1, num_items + 1, num_negatives * len(items))]))
+    scored = np.unique(
+      np.concatenate(
+        [items, rng.integers(1, num_items + 1, num_negatives * len(items))]
+      )
+    )
     of_users = near(inputs.user_graph, whom, when, n)
     of_items = near(inputs.item_graph, scored, times[0], n)
     mask = np.asarray(of_users.mask)
@@ -96,12 +107,21 @@ def count_rows(
       inner = _distinct(seen, np.repeat(when, n).reshape(mask.shape)[mask])
       padded = [np.pad(x, (0, mask.size - len(x))) for x in inner]
       inner_edges = near(inputs.item_graph, *padded, n).mask.sum()
-    rows.append([
-        len(items), len(whom), mask.sum(), len(scored), of_items.mask.sum(),
-        len(inner[0]) if inner else 0, inner_edges, len(whom),
+    rows.append(
+      [
+        len(items),
+        len(whom),
+        mask.sum(),
+        len(scored),
+        of_items.mask.sum(),
+        len(inner[0]) if inner else 0,
+        inner_edges,
+        len(whom),
         len(_distinct(items, times)[0]),
         len(np.unique(np.concatenate([scored, seen]))),
-        _texts(inputs, model, whom, when)])
+        _texts(inputs, model, whom, when),
+      ]
+    )
   return Counts(*map(float, np.mean(np.array(rows, float), axis=0)))
 
 
@@ -116,9 +136,14 @@ def with_repeats(counts: Counts, num_negatives: int) -> Counts:
   items = counts.events * (1 + num_negatives) / counts.items
   inner = users * counts.user_edges / max(counts.inner, 1.0)
   return dataclasses.replace(
-      counts, users=counts.events, user_edges=users * counts.user_edges,
-      items=items * counts.items, item_edges=items * counts.item_edges,
-      inner=inner * counts.inner, inner_edges=inner * counts.inner_edges)
+    counts,
+    users=counts.events,
+    user_edges=users * counts.user_edges,
+    items=items * counts.items,
+    item_edges=items * counts.item_edges,
+    inner=inner * counts.inner,
+    inner_edges=inner * counts.inner_edges,
+  )
 
 
 def _distinct(nodes, times):
@@ -129,13 +154,15 @@ def _distinct(nodes, times):
 def _texts(inputs, model, users, times):
   if not model.get('facets', ()):
     return 0
-  found = np.asarray(lookup.lookup(
-      inputs.facets, jnp.asarray(users), jnp.asarray(times)))
+  found = np.asarray(
+    lookup.lookup(inputs.facets, jnp.asarray(users), jnp.asarray(times))
+  )
   return sum(len(np.unique(column[column > 0])) for column in found.T)
 
 
-def attention(rows: float, edges: float, query: int, key: int, dim: int,
-              num_heads: int) -> float:
+def attention(
+  rows: float, edges: float, query: int, key: int, dim: int, num_heads: int
+) -> float:
   """An attention without its output projection, forward.
 
   Args:
@@ -160,8 +187,11 @@ def recurrent(updates: float, message: int, dim: int) -> float:
 
 
 def step(
-    model: ml_collections.ConfigDict, counts: Counts, llm_dim: int,
-    num_negatives: int) -> float:
+  model: ml_collections.ConfigDict,
+  counts: Counts,
+  llm_dim: int,
+  num_negatives: int,
+) -> float:
   """Operations of a training step, forward and backward.
 
   Args:

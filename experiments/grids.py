@@ -17,26 +17,32 @@ VALIDATION_EVENTS = 10_000
 _LEARNING_RATES = (1e-3, 3e-3)
 # SPEC 3.9: the paper's loss, and what the per-log configs use.
 _LOSSES = (
-    (('train.loss', 'bpr'), ('train.num_negatives', 1)),
-    (('train.loss', 'softmax'), ('train.num_negatives', 512)),
+  (('train.loss', 'bpr'), ('train.num_negatives', 1)),
+  (('train.loss', 'softmax'), ('train.num_negatives', 512)),
 )
 # Tuning and training look at the same fixed sample of validation events.
 _COMMON = (
-    ('eval.validation_events', VALIDATION_EVENTS),
-    ('eval.compare', '()'))
+  ('eval.validation_events', VALIDATION_EVENTS),
+  ('eval.compare', '()'),
+)
 
 
 def grid() -> list[tuple[tuple[str, object], ...]]:
   """The points of a learned system's grid, as fields of the configuration."""
   return [
-      (('train.learning_rate', rate), *loss)
-      for rate, loss in itertools.product(_LEARNING_RATES, _LOSSES)]
+    (('train.learning_rate', rate), *loss)
+    for rate, loss in itertools.product(_LEARNING_RATES, _LOSSES)
+  ]
 
 
 def tuning_fields(point) -> tuple[tuple[str, object], ...]:
   """The fields of a short run that is ranked on validation alone."""
-  return (*point, *_COMMON, ('train.num_epochs', GRID_EPOCHS),
-          ('eval.test', False))
+  return (
+    *point,
+    *_COMMON,
+    ('train.num_epochs', GRID_EPOCHS),
+    ('eval.test', False),
+  )
 
 
 def final_fields(point, epoch_seconds: float) -> tuple[tuple[str, object], ...]:
@@ -50,8 +56,12 @@ def final_fields(point, epoch_seconds: float) -> tuple[tuple[str, object], ...]:
     The fields; as many epochs as MAX_SECONDS allows, MAX_EPOCHS at most.
   """
   epochs = max(GRID_EPOCHS, min(MAX_EPOCHS, int(MAX_SECONDS / epoch_seconds)))
-  return (*point, *_COMMON, ('train.num_epochs', epochs),
-          ('train.patience', PATIENCE))
+  return (
+    *point,
+    *_COMMON,
+    ('train.num_epochs', epochs),
+    ('train.patience', PATIENCE),
+  )
 
 
 def is_learned(system: str) -> bool:

@@ -6,7 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax import pipeline
+from dynllm_jax.runs import prepared
 from experiments import aims
 from experiments import flops
 from experiments import phases
@@ -14,8 +14,8 @@ from experiments.slices import Slices
 
 
 def measure(
-    slices: Slices, run: pipeline.Run, repeats: int,
-    side: int) -> aims.Found:
+  slices: Slices, run: prepared.Run, repeats: int, side: int
+) -> aims.Found:
   """The share of the GEMM peak that training reaches, and where time goes.
 
   Peaks and training are measured in turn; the best peak of all is taken, the
@@ -37,11 +37,11 @@ def measure(
     events, seconds = slices.step()
     times.append(seconds / events)
   negatives = config.train.num_negatives
-  counts = flops.count_rows(
-      run.inputs, run.train_plan, config.model, negatives)
-  per_event = lambda rows: flops.step(
-      config.model, rows, run.inputs.item_text.shape[1],
-      negatives) / counts.events
+  counts = flops.count_rows(run.inputs, run.train_plan, config.model, negatives)
+  per_event = lambda rows: (
+    flops.step(config.model, rows, run.inputs.item_text.shape[1], negatives)
+    / counts.events
+  )
   operations, seconds = per_event(counts), statistics.median(times[1:])
   repeated = per_event(flops.with_repeats(counts, negatives))
   size = float(run.train_plan.size.mean())  # events of a step
@@ -49,42 +49,57 @@ def measure(
   moved = slices.bytes_per_step()
   parts = phases.milliseconds(slices, config.model, repeats)
   return {
-      'value': operations / seconds / max(peaks),
-      'value_if_repeated_nodes_counted': repeated / seconds / max(peaks),
-      'gflop_per_step': size * operations / 1e9,
-      'ms_per_step': 1e3 * size * seconds, 'events_per_s': 1 / seconds,
-      'gemm_peak_gflop_per_s': max(peaks) / 1e9,
-      'gb_per_step_xla': moved / 1e9,
-      'copy_peak_gb_per_s': max(copies) / 1e9,
-      'share_of_copy_peak': moved / (size * seconds) / max(copies),
-      'flop_per_byte': size * operations / moved,
-      'peak_memory_mb': slices.peak_bytes() / 1e6,
-      'compile_s': slices.compile_s,
-      'phases_ms': parts,
-      'rows_of_a_batch': vars(counts),
-      'gemm_gflop_per_s_at': {k: v / 1e9 for k, v in gemm_rates([
-          (2 * batch, 2 * dim, dim), (2 * batch, dim, dim),
-          (batch, 3 * dim, 3 * dim)], repeats).items()}}
+    'value': operations / seconds / max(peaks),
+    'value_if_repeated_nodes_counted': repeated / seconds / max(peaks),
+    'gflop_per_step': size * operations / 1e9,
+    'ms_per_step': 1e3 * size * seconds,
+    'events_per_s': 1 / seconds,
+    'gemm_peak_gflop_per_s': max(peaks) / 1e9,
+    'gb_per_step_xla': moved / 1e9,
+    'copy_peak_gb_per_s': max(copies) / 1e9,
+    'share_of_copy_peak': moved / (size * seconds) / max(copies),
+    'flop_per_byte': size * operations / moved,
+    'peak_memory_mb': slices.peak_bytes() / 1e6,
+    'compile_s': slices.compile_s,
+    'phases_ms': parts,
+    'rows_of_a_batch': vars(counts),
+    'gemm_gflop_per_s_at': {
+      k: v / 1e9
+      for k, v in gemm_rates(
+        [
+          (2 * batch, 2 * dim, dim),
+          (2 * batch, dim, dim),
+          (batch, 3 * dim, 3 * dim),
+        ],
+        repeats,
+      ).items()
+    },
+  }
 
 
 def gemm_peak(side: int = 4096, repeats: int = 5) -> float:
   """Operations a second of the best large float32 product that JAX runs."""
   key = jax.random.key(0)
   left, right = (
-      jax.random.normal(k, (side, side)) for k in jax.random.split(key))
+    jax.random.normal(k, (side, side)) for k in jax.random.split(key)
+  )
   return max(_rates(left, right, repeats))
 
 
 def gemm_rates(
-    shapes: list[tuple[int, int, int]], repeats: int = 5
+  shapes: list[tuple[int, int, int]], repeats: int = 5
 ) -> dict[str, float]:
   """Operations a second of products of the step's own shapes, medians."""
   rates = {}
   for rows, inner, columns in shapes:
     keys = jax.random.split(jax.random.key(0))
-    rates[f'{rows}x{inner}x{columns}'] = statistics.median(_rates(
+    rates[f'{rows}x{inner}x{columns}'] = statistics.median(
+      _rates(
         jax.random.normal(keys[0], (rows, inner)),
-        jax.random.normal(keys[1], (inner, columns)), repeats))
+        jax.random.normal(keys[1], (inner, columns)),
+        repeats,
+      )
+    )
   return rates
 
 

@@ -20,7 +20,9 @@ from absl import app
 from absl import flags
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import reporting
+from dynllm_jax import progress
+from dynllm_jax.runs import provenance
+from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
 from experiments import grids
 from experiments import pages
@@ -28,17 +30,21 @@ from experiments import rows
 from experiments import statistics as statistics_lib
 
 _LOGS = flags.DEFINE_multi_string(
-    'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.')
+  'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
+)
 _SYSTEMS = flags.DEFINE_list('systems', [], 'Systems; default: all.')
 _SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds; tuning uses the first.')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', 'runs/overall', 'Where run folders are kept.')
+  'workdir', 'runs/overall', 'Where run folders are kept.'
+)
 _VERIFY = flags.DEFINE_string(
-    'verify', '', 'A system whose stored rows are computed again and compared.')
+  'verify', '', 'A system whose stored rows are computed again and compared.'
+)
 
 
-def tune(log: rows.Log, system: str, seed: int,
-         workdir: pathlib.Path) -> tuple[tuple, float]:
+def tune(
+  log: rows.Log, system: str, seed: int, workdir: pathlib.Path
+) -> tuple[tuple, float]:
   """The grid point with the best validation Recall@10 after two epochs.
 
   Args:
@@ -56,43 +62,60 @@ def tune(log: rows.Log, system: str, seed: int,
   """
   path = log.folder / f'{system}-grid.json'
   origin = rows.origin(
-      log, rows.Setting(system, grids.tuning_fields(grids.grid()[0])))
+    log, rows.Setting(system, grids.tuning_fields(grids.grid()[0]))
+  )
   if not path.exists():
     points = []
     for point in grids.grid():
       setting = rows.Setting(system, grids.tuning_fields(point), seed)
-      folder = rows.run_folder(workdir, log, f'grid/{setting.key}')
+      folder = rows.folder_of(workdir, log, f'grid/{setting.key}')
       try:
         rows.execute(rows.command(log, setting, str(folder)))
       except InputError as error:  # such as a loss that grows without bound
         points.append({'point': point, 'failed': str(error)})
         continue
       epochs = [
-          json.loads(line)
-          for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-      points.append({
+        json.loads(line)
+        for line in (folder / 'metrics.jsonl').read_text().splitlines()
+      ]
+      points.append(
+        {
           'point': point,
           'validation_recall@10': max(
-              e['validation_recall@10'] for e in epochs),
+            e['validation_recall@10'] for e in epochs
+          ),
           # The last epoch compiles nothing.
           'epoch_seconds': (
-              epochs[-1]['seconds'] + epochs[-1]['validation_seconds'])})
+            epochs[-1]['seconds'] + epochs[-1]['validation_seconds']
+          ),
+        }
+      )
     if all('failed' in point for point in points):
-      raise InputError(f'{system}: no point of the grid can be trained: '
-                       f'{points[0]["failed"]}')
-    found = {'log': log.name, 'system': system, 'seed': seed,
-             'origin': origin, 'commit': reporting.commit(), 'points': points}
+      raise InputError(
+        f'{system}: no point of the grid can be trained: {points[0]["failed"]}'
+      )
+    found = {
+      'log': log.name,
+      'system': system,
+      'seed': seed,
+      'origin': origin,
+      'commit': provenance.commit(),
+      'points': points,
+    }
     if not path.exists():  # another process may have tuned meanwhile
-      reporting.write_atomically(path, json.dumps(found, indent=2) + '\n')
+      atomic.write_atomically(path, json.dumps(found, indent=2) + '\n')
   found = json.loads(path.read_text())
   rows.check_origin(path, found, origin)
-  best = max((p for p in found['points'] if 'failed' not in p),
-             key=lambda p: p['validation_recall@10'])
+  best = max(
+    (p for p in found['points'] if 'failed' not in p),
+    key=lambda p: p['validation_recall@10'],
+  )
   return tuple(tuple(f) for f in best['point']), best['epoch_seconds']
 
 
-def settings_of(log: rows.Log, system: str, seeds: list[int],
-                workdir: pathlib.Path) -> list[rows.Setting]:
+def settings_of(
+  log: rows.Log, system: str, seeds: list[int], workdir: pathlib.Path
+) -> list[rows.Setting]:
   """What is tested of a system: the tuned run of every seed."""
   if not grids.is_learned(system):
     return [rows.Setting(system, (('eval.compare', '()'),))]
@@ -107,31 +130,36 @@ def summarize(found: list[dict]) -> dict:
   mean = lambda values: statistics.fmean(values)
   figures = [k for k in found[0]['test'] if k not in ('groups', 'events')]
   return {
-      'seeds': [r['seed'] for r in found],
-      'test': {k: mean(r['test'][k] for r in found) for k in figures},
-      'validation': {
-          k: mean(r['validation'][k] for r in found) for k in figures},
-      'spread': {
-          k: statistics.stdev(r['test'][k] for r in found) for k in figures
-      } if len(found) > 1 else {},
-      'groups': {
-          g: mean(r['test']['groups'][g].get('recall@10', 0.0) for r in found)
-          for g in groups},
-      'group_events': {
-          g: found[0]['test']['groups'][g]['events'] for g in groups},
-      'train_s': mean(r['train_s'] for r in found),
-      'rank_s': mean(r['test_seconds'] for r in found),
-      'train_events_per_s': mean(r['train_events_per_s'] for r in found),
-      'epochs': [r['epochs'] for r in found],
-      'parameters': found[0]['parameters'],
-      'peak_memory_bytes': max(r['peak_memory_bytes'] for r in found),
-      'fields': found[0]['fields'],
-      'commits': sorted({r['commit'] for r in found}),
-      'commands': [r['command'] for r in found]}
+    'seeds': [r['seed'] for r in found],
+    'test': {k: mean(r['test'][k] for r in found) for k in figures},
+    'validation': {k: mean(r['validation'][k] for r in found) for k in figures},
+    'spread': {
+      k: statistics.stdev(r['test'][k] for r in found) for k in figures
+    }
+    if len(found) > 1
+    else {},
+    'groups': {
+      g: mean(r['test']['groups'][g].get('recall@10', 0.0) for r in found)
+      for g in groups
+    },
+    'group_events': {
+      g: found[0]['test']['groups'][g]['events'] for g in groups
+    },
+    'train_s': mean(r['train_s'] for r in found),
+    'rank_s': mean(r['test_seconds'] for r in found),
+    'train_events_per_s': mean(r['train_events_per_s'] for r in found),
+    'epochs': [r['epochs'] for r in found],
+    'parameters': found[0]['parameters'],
+    'peak_memory_bytes': max(r['peak_memory_bytes'] for r in found),
+    'fields': found[0]['fields'],
+    'commits': sorted({r['commit'] for r in found}),
+    'commands': [r['command'] for r in found],
+  }
 
 
-def compare(log: rows.Log, found: dict[str, list[dict]],
-            systems: dict[str, dict]) -> list[dict]:
+def compare(
+  log: rows.Log, found: dict[str, list[dict]], systems: dict[str, dict]
+) -> list[dict]:
   """DynLLM's best variant against the best other system, metric by metric.
 
   Which are best is decided on validation.
@@ -144,16 +172,24 @@ def compare(log: rows.Log, found: dict[str, list[dict]],
   comparisons = []
   for metric in ('recall@10', 'ndcg@10'):
     best = functools.partial(
-        max, key=lambda name: systems[name]['validation'][metric])
+      max, key=lambda name: systems[name]['validation'][metric]
+    )
     system, rival = best(ours), best(others)
     values = [
-        statistics_lib.gains(rows.test_ranks(log, found[name][0]), metric)
-        for name in (system, rival)]
-    comparisons.append({
-        'metric': metric, 'system': system, 'rival': rival,
+      statistics_lib.gains(rows.test_ranks(log, found[name][0]), metric)
+      for name in (system, rival)
+    ]
+    comparisons.append(
+      {
+        'metric': metric,
+        'system': system,
+        'rival': rival,
         'ratio': (
-            systems[system]['test'][metric] / systems[rival]['test'][metric]),
-        'p': statistics_lib.p_value(*values, users)})
+          systems[system]['test'][metric] / systems[rival]['test'][metric]
+        ),
+        'p': statistics_lib.p_value(*values, users),
+      }
+    )
   return comparisons
 
 
@@ -165,28 +201,41 @@ def write_page(log: rows.Log) -> None:
   for system, some in found.items():
     systems[system] = summarize(some)
     systems[system]['interval'] = statistics_lib.interval(
-        statistics_lib.gains(rows.test_ranks(log, some[0]), 'recall@10'), users)
+      statistics_lib.gains(rows.test_ranks(log, some[0]), 'recall@10'), users
+    )
   row = next(iter(found.values()))[0]
-  shared = {k: row[k] for k in (
-      'source', 'simulated', 'split', 'fingerprint', 'facets', 'machine')}
+  shared = {
+    k: row[k]
+    for k in (
+      'source',
+      'simulated',
+      'split',
+      'fingerprint',
+      'facets',
+      'machine',
+    )
+  }
   batch = config_lib.default().eval.batch_size
   result = {
-      'log': log.name, **shared,
-      'commit': reporting.commit(),
-      'protocol': (
-          f'Learned systems share a state among {batch} events. Each was tuned '
-          f'on {len(grids.grid())} points of one grid, {grids.GRID_EPOCHS} '
-          'epochs each, by validation Recall@10 of a fixed sample of '
-          f'{grids.VALIDATION_EVENTS:,} events; the best point was trained '
-          f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s '
-          f'with patience {grids.PATIENCE}, and tested once.'),
-      'systems': systems,
-      'comparisons': compare(log, found, systems)}
+    'log': log.name,
+    **shared,
+    'commit': provenance.commit(),
+    'protocol': (
+      f'Learned systems share a state among {batch} events. Each was tuned '
+      f'on {len(grids.grid())} points of one grid, {grids.GRID_EPOCHS} '
+      'epochs each, by validation Recall@10 of a fixed sample of '
+      f'{grids.VALIDATION_EVENTS:,} events; the best point was trained '
+      f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s '
+      f'with patience {grids.PATIENCE}, and tested once.'
+    ),
+    'systems': systems,
+    'comparisons': compare(log, found, systems),
+  }
   folder = rows.RESULTS
-  reporting.write_atomically(
-      folder / f'{log.name}.json', json.dumps(result, indent=2) + '\n')
-  reporting.write_atomically(
-      folder / f'{log.name}.md', pages.markdown(result))
+  atomic.write_atomically(
+    folder / f'{log.name}.json', json.dumps(result, indent=2) + '\n'
+  )
+  atomic.write_atomically(folder / f'{log.name}.md', pages.markdown(result))
   pages.chart(result, folder / f'{log.name}.svg')
 
 
@@ -199,8 +248,9 @@ def verify(log: rows.Log, system: str) -> None:
   found = rows.finished(log)
   if system not in found:
     raise InputError(
-        f'--verify: {system!r} has no row in {log.folder}; allowed: '
-        f'{", ".join(found)}')
+      f'--verify: {system!r} has no row in {log.folder}; allowed: '
+      f'{", ".join(found)}'
+    )
   for old in found[system]:
     setting = rows.Setting(system, tuple(old['fields'].items()), old['seed'])
     with tempfile.TemporaryDirectory() as folder:
@@ -208,12 +258,14 @@ def verify(log: rows.Log, system: str) -> None:
       new = json.loads(pathlib.Path(folder, 'results.json').read_text())
     if new['data']['fingerprint'] != old['fingerprint']:
       raise InputError(
-          f'--logs: the log of {old["key"]} in {log.folder} is another one; '
-          'allowed: the same')
+        f'--logs: the log of {old["key"]} in {log.folder} is another one; '
+        'allowed: the same'
+      )
     for metric in ('recall@10', 'ndcg@10', 'mrr'):
-      reporting.say(
-          f'{log.name} {setting.system} seed {setting.seed} {metric}: stored '
-          f'{old["test"][metric]:.6f}, again {new["test"][metric]:.6f}')
+      progress.say(
+        f'{log.name} {setting.system} seed {setting.seed} {metric}: stored '
+        f'{old["test"][metric]:.6f}, again {new["test"][metric]:.6f}'
+      )
 
 
 def main(argv: list[str]) -> int:
@@ -233,10 +285,11 @@ def main(argv: list[str]) -> int:
       for system in systems:
         try:
           for setting in settings_of(
-              log, system, seeds, pathlib.Path(_WORKDIR.value)):
+            log, system, seeds, pathlib.Path(_WORKDIR.value)
+          ):
             rows.run(log, setting, pathlib.Path(_WORKDIR.value))
         except InputError as error:  # the others go on
-          reporting.say(f'{log.name} {system} failed: {error}')
+          progress.say(f'{log.name} {system} failed: {error}')
           failed.append(f'{system} on {log.name}: {error}')
           continue
         write_page(log)
@@ -253,8 +306,9 @@ def _seeds():
   seeds = [int(seed) for seed in _SEEDS.value if seed.isdecimal()]
   if not seeds or len(set(seeds)) < len(_SEEDS.value):
     raise InputError(
-        f'--seeds: {",".join(_SEEDS.value)!r} is not allowed; allowed: '
-        'different whole numbers from 0, such as 0,1,2')
+      f'--seeds: {",".join(_SEEDS.value)!r} is not allowed; allowed: '
+      'different whole numbers from 0, such as 0,1,2'
+    )
   return seeds
 
 
@@ -263,8 +317,9 @@ def _check(log, system):
   ks = log.config(system).eval.ks
   if not set(ks) >= {10, 20, 30}:
     raise InputError(
-        f'configs/{log.name}.py: eval.ks {tuple(ks)} lacks 10, 20 or 30, '
-        'which the page shows; allowed: these and others')
+      f'configs/{log.name}.py: eval.ks {tuple(ks)} lacks 10, 20 or 30, '
+      'which the page shows; allowed: these and others'
+    )
 
 
 if __name__ == '__main__':

@@ -1,12 +1,13 @@
 """The page of a log: a Markdown table of all systems, and a chart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import io
 import pathlib
 from typing import Any
 
-from dynllm_jax import reporting
+from dynllm_jax.storage import atomic
 from experiments import statistics
 
 COLUMNS = [f'{m}@{k}' for m in ('recall', 'ndcg') for k in (10, 20, 30)]
@@ -23,61 +24,134 @@ def markdown(result: dict[str, Any]) -> str:
     Markdown; systems in descending test Recall@10.
   """
   systems = sorted(
-      result['systems'].items(), key=lambda s: -s[1]['test']['recall@10'])
+    result['systems'].items(), key=lambda s: -s[1]['test']['recall@10']
+  )
   kind = 'Simulated log' if result['simulated'] else 'Log'
   train, validation, test = result['split']
   lines = [
-      f'# {result["log"]}', '',
-      f'{kind}: {result["source"]}. Split by time: {train:,} training, '
-      f'{validation:,} validation, {test:,} test events. The whole catalogue '
-      'is ranked for every test event; an event sees what is strictly earlier.',
-      '',
-      f'Facets: {result["facets"]["writer"]}; texts encoded by '
-      f'{result["facets"]["encoder"]}. {result["protocol"]}', '',
-      f'Machine: {result["machine"]}.', '',
-      '## Test', '',
-      *table(
-          ['system', 'seeds', *(_short(c) for c in COLUMNS), 'R@10 of seeds',
-           'R@10 95 %'],
-          [[name, len(s['seeds']), *(digits(s['test'][c]) for c in COLUMNS),
-            f'± {digits(s["spread"]["recall@10"])}' if s['spread'] else '',
-            '-'.join(digits(x) for x in s['interval'])]
-           for name, s in systems]), '',
-      'Figures are means over the seeds, ± is their standard deviation. The '
-      'interval is a bootstrap over users, of the first seed.', '']
+    f'# {result["log"]}',
+    '',
+    f'{kind}: {result["source"]}. Split by time: {train:,} training, '
+    f'{validation:,} validation, {test:,} test events. The whole catalogue '
+    'is ranked for every test event; an event sees what is strictly earlier.',
+    '',
+    f'Facets: {result["facets"]["writer"]}; texts encoded by '
+    f'{result["facets"]["encoder"]}. {result["protocol"]}',
+    '',
+    f'Machine: {result["machine"]}.',
+    '',
+    '## Test',
+    '',
+    *table(
+      [
+        'system',
+        'seeds',
+        *(_short(c) for c in COLUMNS),
+        'R@10 of seeds',
+        'R@10 95 %',
+      ],
+      [
+        [
+          name,
+          len(s['seeds']),
+          *(digits(s['test'][c]) for c in COLUMNS),
+          f'± {digits(s["spread"]["recall@10"])}' if s['spread'] else '',
+          '-'.join(digits(x) for x in s['interval']),
+        ]
+        for name, s in systems
+      ],
+    ),
+    '',
+    'Figures are means over the seeds, ± is their standard deviation. The '
+    'interval is a bootstrap over users, of the first seed.',
+    '',
+  ]
   if result['comparisons']:
-    lines += ['## Against the best rival', '', *table(
+    lines += [
+      '## Against the best rival',
+      '',
+      *table(
         ['system', 'rival', 'metric', 'ratio', 'p'],
-        [[c['system'], c['rival'], _short(c['metric']), f'{c["ratio"]:.2f}',
-          f'{c["p"]:.3f}' if c['p'] > statistics.SMALLEST
-          else f'< {statistics.SMALLEST:.3f}'] for c in result['comparisons']]),
-              '',
-              'The best of each side on validation. p is two-sided, from a '
-              'paired bootstrap over users of the first seed.', '']
+        [
+          [
+            c['system'],
+            c['rival'],
+            _short(c['metric']),
+            f'{c["ratio"]:.2f}',
+            f'{c["p"]:.3f}'
+            if c['p'] > statistics.SMALLEST
+            else f'< {statistics.SMALLEST:.3f}',
+          ]
+          for c in result['comparisons']
+        ],
+      ),
+      '',
+      'The best of each side on validation. p is two-sided, from a '
+      'paired bootstrap over users of the first seed.',
+      '',
+    ]
   groups = sorted(systems[0][1]['groups'])
   counts = systems[0][1]['group_events']
-  lines += ['## Recall@10 by group', '', *table(
+  lines += [
+    '## Recall@10 by group',
+    '',
+    *table(
       ['system', *(f'{g.replace("_", " ")} ({counts[g]:,})' for g in groups)],
-      [[name, *(digits(s['groups'][g]) if counts[g] else '-'
-                for g in groups)] for name, s in systems]), '']
-  lines += ['## Cost', '', *table(
-      ['system', 'parameters', 'epochs', 'training s', 'events/s',
-       'ranking s', 'peak GiB', 'commit'],
-      [[name, f'{s["parameters"]:,}', ', '.join(map(str, s['epochs'])),
-        f'{s["train_s"]:.0f}', f'{s["train_events_per_s"]:,.0f}',
-        f'{s["rank_s"]:.0f}', f'{s["peak_memory_bytes"] / 2**30:.2f}',
-        ', '.join(map(commit, s['commits']))]
-       for name, s in systems]), '']
-  lines += ['## Commands', '', '```', *(
-      command for _, s in sorted(systems) for command in s['commands']), '```',
-            '', f'![Recall@10]({result["log"]}.svg)', '']
+      [
+        [name, *(digits(s['groups'][g]) if counts[g] else '-' for g in groups)]
+        for name, s in systems
+      ],
+    ),
+    '',
+  ]
+  lines += [
+    '## Cost',
+    '',
+    *table(
+      [
+        'system',
+        'parameters',
+        'epochs',
+        'training s',
+        'events/s',
+        'ranking s',
+        'peak GiB',
+        'commit',
+      ],
+      [
+        [
+          name,
+          f'{s["parameters"]:,}',
+          ', '.join(map(str, s['epochs'])),
+          f'{s["train_s"]:.0f}',
+          f'{s["train_events_per_s"]:,.0f}',
+          f'{s["rank_s"]:.0f}',
+          f'{s["peak_memory_bytes"] / 2**30:.2f}',
+          ', '.join(map(commit, s['commits'])),
+        ]
+        for name, s in systems
+      ],
+    ),
+    '',
+  ]
+  lines += [
+    '## Commands',
+    '',
+    '```',
+    *(command for _, s in sorted(systems) for command in s['commands']),
+    '```',
+    '',
+    f'![Recall@10]({result["log"]}.svg)',
+    '',
+  ]
   return '\n'.join(lines)
 
 
 def chart(result: dict[str, Any], path: pathlib.Path) -> None:
   """Draws the systems' test Recall@10, with intervals, as SVG."""
   systems = sorted(
-      result['systems'].items(), key=lambda s: s[1]['test']['recall@10'])
+    result['systems'].items(), key=lambda s: s[1]['test']['recall@10']
+  )
   names = [name for name, _ in systems]
   values = [s['test']['recall@10'] for _, s in systems]
   colors = ['C0' if name.startswith('dynllm') else '0.65' for name in names]
@@ -87,14 +161,17 @@ def chart(result: dict[str, Any], path: pathlib.Path) -> None:
     axes.barh(names, values, color=colors)
     axes.hlines(names, low, high, color='black', linewidth=1)
     axes.set_xlabel(
-        'test Recall@10, whole catalogue; 95 % interval of the first seed')
-    axes.set_title(result['log'] + (
-        ' (simulated log)' if result['simulated'] else ''))
+      'test Recall@10, whole catalogue; 95 % interval of the first seed'
+    )
+    axes.set_title(
+      result['log'] + (' (simulated log)' if result['simulated'] else '')
+    )
 
 
 @contextlib.contextmanager
-def drawing(path: pathlib.Path, width: float, height: float, panels: int = 1
-            ) -> Iterator[Sequence[Any]]:
+def drawing(
+  path: pathlib.Path, width: float, height: float, panels: int = 1
+) -> Iterator[Sequence[Any]]:
   """Panels side by side, to be drawn on; written as SVG at the end.
 
   Args:
@@ -105,17 +182,20 @@ def drawing(path: pathlib.Path, width: float, height: float, panels: int = 1
   Yields:
     Matplotlib's axes of each.
   """
-  import matplotlib  # pylint: disable=g-import-not-at-top
+  import matplotlib
+
   matplotlib.use('svg')
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
+  from matplotlib import pyplot
+
   matplotlib.rcParams['svg.hashsalt'] = 'dynllm_jax'
   figure, axes = pyplot.subplots(
-      1, panels, figsize=(width, height), layout='constrained', squeeze=False)
+    1, panels, figsize=(width, height), layout='constrained', squeeze=False
+  )
   yield axes[0]
   content = io.BytesIO()
   figure.savefig(content, metadata={'Date': None})
   pyplot.close(figure)
-  reporting.write_atomically(path, content.getvalue())
+  atomic.write_atomically(path, content.getvalue())
 
 
 def table(head: list[str], body: list[list[Any]]) -> list[str]:
@@ -131,8 +211,9 @@ def commit(text: str) -> str:
 
 
 def _short(column: str) -> str:
-  return column.replace('recall', 'R').replace('ndcg', 'N').replace(
-      'mrr', 'MRR')
+  return (
+    column.replace('recall', 'R').replace('ndcg', 'N').replace('mrr', 'MRR')
+  )
 
 
 def digits(value: float) -> str:

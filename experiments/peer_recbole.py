@@ -35,21 +35,37 @@ def prepare(log, folder: str, model: str, batch: int, dim: int, layers: int):
     dim, layers: of the model.
   """
   os.makedirs(os.path.join(folder, 'log'))
-  with open(os.path.join(folder, 'log', 'log.inter'), 'w',
-            encoding='utf-8') as file:
+  with open(
+    os.path.join(folder, 'log', 'log.inter'), 'w', encoding='utf-8'
+  ) as file:
     file.write('user_id:token\titem_id:token\n')
     file.writelines(
-        f'{user}\t{item}\n' for user, item in zip(log['users'], log['items']))
+      f'{user}\t{item}\n' for user, item in zip(log['users'], log['items'])
+    )
   # Its options are read from the command line as well.
   sys.argv = sys.argv[:1]
-  config = Config(model=model, dataset='log', config_dict={
-      'data_path': folder, 'checkpoint_dir': folder, 'use_gpu': False,
-      'load_col': {'inter': ['user_id', 'item_id']}, 'show_progress': False,
-      'embedding_size': dim, 'n_layers': layers,
-      'hidden_size_list': [dim] * layers, 'train_batch_size': batch,
-      'learning_rate': 1e-3, 'eval_args': {
-          'split': {'RS': [1, 0, 0]}, 'order': 'RO', 'group_by': None,
-          'mode': 'full'}})
+  config = Config(
+    model=model,
+    dataset='log',
+    config_dict={
+      'data_path': folder,
+      'checkpoint_dir': folder,
+      'use_gpu': False,
+      'load_col': {'inter': ['user_id', 'item_id']},
+      'show_progress': False,
+      'embedding_size': dim,
+      'n_layers': layers,
+      'hidden_size_list': [dim] * layers,
+      'train_batch_size': batch,
+      'learning_rate': 1e-3,
+      'eval_args': {
+        'split': {'RS': [1, 0, 0]},
+        'order': 'RO',
+        'group_by': None,
+        'mode': 'full',
+      },
+    },
+  )
   dataset = create_dataset(config)
   batches, *_ = data_preparation(config, dataset)
   network = get_model(model)(config, batches.dataset)
@@ -62,13 +78,11 @@ def main():
   batch, dim, layers, slice_events = map(int, numbers)
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   with tempfile.TemporaryDirectory() as folder:
-    batches, network = prepare(
-        np.load(path), folder, model, batch, dim, layers)
+    batches, network = prepare(np.load(path), folder, model, batch, dim, layers)
   network.train()
   optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
   stream = itertools.chain.from_iterable(itertools.repeat(batches))
-  print(f'recbole {recbole.__version__}, torch {torch.__version__}',
-        flush=True)
+  print(f'recbole {recbole.__version__}, torch {torch.__version__}', flush=True)
   for _ in sys.stdin:
     began = time.perf_counter()
     for interaction in itertools.islice(stream, slice_events // batch):

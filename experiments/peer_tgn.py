@@ -30,7 +30,8 @@ class Attention(torch.nn.Module):
     super().__init__()
     self.encode = encode
     self.conv = TransformerConv(
-        dim, dim // 2, heads=2, dropout=0.1, edge_dim=dim + 1)
+      dim, dim // 2, heads=2, dropout=0.1, edge_dim=dim + 1
+    )
 
   def forward(self, state, last, edges, times, message):
     gap = (last[edges[0]] - times).to(state.dtype)
@@ -68,16 +69,26 @@ class Training:
     self.message = torch.zeros(len(self.users), 1)
     self.first_item, self.nodes = first_item, int(self.items.max()) + 1
     self.memory = TGNMemory(
-        self.nodes, 1, dim, dim, tgn.IdentityMessage(1, dim, dim),
-        tgn.LastAggregator())
+      self.nodes,
+      1,
+      dim,
+      dim,
+      tgn.IdentityMessage(1, dim, dim),
+      tgn.LastAggregator(),
+    )
     self.attention = Attention(dim, self.memory.time_enc)
     self.score = LinkPredictor(dim)
     self.loader = tgn.LastNeighborLoader(self.nodes, size=near)
     self.place = torch.empty(self.nodes, dtype=torch.long)
     # A set: memory and attention share the time encoding.
     self.optimizer = torch.optim.Adam(
-        {p for part in (self.memory, self.attention, self.score)
-         for p in part.parameters()}, lr=1e-3)
+      {
+        p
+        for part in (self.memory, self.attention, self.score)
+        for p in part.parameters()
+      },
+      lr=1e-3,
+    )
     self.loss = torch.nn.BCEWithLogitsLoss()
 
   def reset(self) -> None:
@@ -89,15 +100,21 @@ class Training:
     """Trains on a batch of events."""
     at = slice(low, high)
     users, items, times, message = (
-        self.users[at], self.items[at], self.times[at], self.message[at])
+      self.users[at],
+      self.items[at],
+      self.times[at],
+      self.message[at],
+    )
     others = torch.randint(self.first_item, self.nodes, (high - low,))
     self.optimizer.zero_grad()
     known, edges, events = self.loader(
-        torch.cat([users, items, others]).unique())
+      torch.cat([users, items, others]).unique()
+    )
     self.place[known] = torch.arange(len(known))
     state, last = self.memory(known)
     rows = self.attention(
-        state, last, edges, self.times[events], self.message[events])
+      state, last, edges, self.times[events], self.message[events]
+    )
     of = lambda nodes: rows[self.place[nodes]]
     right = self.score(of(users), of(items))
     wrong = self.score(of(users), of(others))
@@ -115,8 +132,10 @@ def main():
   batch, near, dim, slice_events = map(int, sys.argv[2:])
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   training = Training(np.load(sys.argv[1]), near, dim)
-  print(f'torch_geometric {torch_geometric.__version__}, '
-        f'torch {torch.__version__}', flush=True)
+  print(
+    f'torch_geometric {torch_geometric.__version__}, torch {torch.__version__}',
+    flush=True,
+  )
   at = 0
   for _ in sys.stdin:
     if at + slice_events > len(training.users):

@@ -14,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import batching
-from dynllm_jax import feeds
-from dynllm_jax import graph
-from dynllm_jax import memory as memory_lib
-from dynllm_jax import objective
-from dynllm_jax import train
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import train
+from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import pending_updates
+from dynllm_jax.graph import temporal
+from dynllm_jax.objectives import objective
+from dynllm_jax.objectives.negatives import sample_negatives
 from experiments.slices import Slices
 
 
 def milliseconds(
-    slices: Slices, model: ml_collections.ConfigDict,
-    repeats: int) -> dict[str, float]:
+  slices: Slices, model: ml_collections.ConfigDict, repeats: int
+) -> dict[str, float]:
   """Times the parts of a step.
 
   Args:
@@ -40,7 +41,10 @@ def milliseconds(
     `optimizer` (the rest of the step) and `step`, their sum.
   """
   trainer, inputs, size = (
-      slices.trainer, slices.inputs, slices.plan.batch_size)
+    slices.trainer,
+    slices.inputs,
+    slices.plan.batch_size,
+  )
   rows = slices.rows()
   state = slices.state
 
@@ -52,7 +56,8 @@ def milliseconds(
     memory, pending = carry
     batch, events, key = batch_of(row)
     return (memory, pending), _reads(
-        model, trainer.config, inputs, memory, batch, events, key)
+      model, trainer.config, inputs, memory, batch, events, key
+    )
 
   def update(carry, row):
     # The pending events move on with the batches: the compiler must not find
@@ -60,24 +65,32 @@ def milliseconds(
     memory, pending = carry
     batch, _, _ = batch_of(row)
     memory = trainer.system.update(
-        state.params, memory, inputs, batching.due(pending, row[1] > 0))
+      state.params, memory, inputs, pending_updates.due(pending, row[1] > 0)
+    )
     width = pending.user_vectors.shape[0]
-    pending = batching.add_pending(
-        pending, batch, pending.user_vectors[:size],
-        pending.item_vectors[:size], row[2] % (width // size), row[3])
+    pending = pending_updates.add_pending(
+      pending,
+      batch,
+      pending.user_vectors[:size],
+      pending.item_vectors[:size],
+      row[2] % (width // size),
+      row[3],
+    )
     return (memory, pending), jnp.float32(0)
 
   def loss_of(params, memory, pending, row):
     batch, events, key = batch_of(row)
     memory = trainer.system.update(
-        params, memory, inputs, batching.due(pending, row[1] > 0))
+      params, memory, inputs, pending_updates.due(pending, row[1] > 0)
+    )
     tables = trainer.system.propagate(params, memory, inputs, key)
     embed, visit = train.embed_once(
-        trainer.system, params, tables, inputs, batch, slices.plan.distinct)
+      trainer.system, params, tables, inputs, batch, slices.plan.distinct
+    )
     loss = objective.sampled_loss(
-        trainer.config, embed, inputs, batch, events, key, visit)
-    pending = feeds.add_pending(
-        trainer.system, pending, batch, loss, *row[2:])
+      trainer.config, embed, inputs, batch, events, key, visit
+    )
+    pending = feeds.add_pending(trainer.system, pending, batch, loss, *row[2:])
     return loss.total + loss.decay, (memory, pending)
 
   def forward(carry, row):
@@ -86,17 +99,23 @@ def milliseconds(
 
   def gradient(carry, row):
     (_, carry), grads = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params, *carry, row)
+      state.params, *carry, row
+    )
     return carry, sum(jnp.sum(x) for x in jax.tree.leaves(grads))
 
   parts = {
-      name: jax.jit(
-          functools.partial(jax.lax.scan, part), donate_argnums=0)
-      for name, part in (('lookup', lookup), ('update', update),
-                         ('forward', forward), ('gradient', gradient))}
+    name: jax.jit(functools.partial(jax.lax.scan, part), donate_argnums=0)
+    for name, part in (
+      ('lookup', lookup),
+      ('update', update),
+      ('forward', forward),
+      ('gradient', gradient),
+    )
+  }
   carries = {
-      name: jax.tree.map(jnp.copy, (state.memory, state.pending))
-      for name in parts}
+    name: jax.tree.map(jnp.copy, (state.memory, state.pending))
+    for name in parts
+  }
   whole = jax.tree.map(jnp.copy, state)
   seconds = {name: [] for name in (*parts, 'step')}
   for _ in range(repeats + 1):
@@ -105,43 +124,47 @@ def milliseconds(
       carries[name], _ = jax.block_until_ready(part(carries[name], rows))
       seconds[name].append(time.perf_counter() - began)
     began = time.perf_counter()
-    whole, _ = jax.block_until_ready(
-        slices.program(inputs, whole, rows, None))
+    whole, _ = jax.block_until_ready(slices.program(inputs, whole, rows, None))
     seconds['step'].append(time.perf_counter() - began)
   ms = {
-      name: 1e3 * statistics.median(s[1:]) / len(rows[0])
-      for name, s in seconds.items()}
+    name: 1e3 * statistics.median(s[1:]) / len(rows[0])
+    for name, s in seconds.items()
+  }
   return {
-      'lookup': ms['lookup'],
-      'update': ms['update'],
-      'embed': ms['forward'] - ms['update'] - ms['lookup'],
-      'backward': ms['gradient'] - ms['forward'],
-      'optimizer': ms['step'] - ms['gradient'],
-      'step': ms['step']}
+    'lookup': ms['lookup'],
+    'update': ms['update'],
+    'embed': ms['forward'] - ms['update'] - ms['lookup'],
+    'backward': ms['gradient'] - ms['forward'],
+    'optimizer': ms['step'] - ms['gradient'],
+    'step': ms['step'],
+  }
 
 
 def _reads(model, config, inputs, memory, batch, events, key):
   """A number that depends on all that a batch looks up."""
-  negatives, allowed = batching.sample_negatives(
-      key, inputs, events, (len(events), config.num_negatives),
-      config.negatives)
+  negatives, allowed = sample_negatives(
+    key, inputs, events, (len(events), config.num_negatives), config.negatives
+  )
   items = jnp.concatenate([batch.items, negatives.reshape(-1)])
   total = jnp.sum(allowed)
   hops = [
-      ('user', batch.users, batch.times, model.num_layers),
-      ('item', items, jnp.broadcast_to(batch.times[0], items.shape), 1)]
+    ('user', batch.users, batch.times, model.num_layers),
+    ('item', items, jnp.broadcast_to(batch.times[0], items.shape), 1),
+  ]
   while hops:
     side, nodes, times, depth = hops.pop()
     own = getattr(memory, side)
     states = memory_lib.read(own, nodes, jnp.zeros([own.state.shape[-1]]))
     total += jnp.sum(states)
     if depth:
-      near = graph.neighborhood(
-          getattr(inputs, f'{side}_graph'), nodes, times, model.num_neighbors)
+      near = temporal.neighborhood(
+        getattr(inputs, f'{side}_graph'), nodes, times, model.num_neighbors
+      )
       at = jnp.broadcast_to(times[..., None], near.nodes.shape)
       total += jnp.sum(near.times)
-      hops.append((
-          'item' if side == 'user' else 'user', near.nodes, at, depth - 1))
+      hops.append(
+        ('item' if side == 'user' else 'user', near.nodes, at, depth - 1)
+      )
       if depth > 1:  # a deeper layer asks for the node's own, too
         hops.append((side, nodes, times, depth - 1))
   return total

@@ -24,8 +24,12 @@ _RETAIL_LONGEST = 500  # lines of an invoice
 
 
 def uniform(
-    num_events: int, num_users: int, num_items: int, seed: int = 0,
-    active: int = 0) -> EventLog:
+  num_events: int,
+  num_users: int,
+  num_items: int,
+  seed: int = 0,
+  active: int = 0,
+) -> EventLog:
   """A log in which every node is as likely as any other.
 
   Args:
@@ -47,10 +51,10 @@ def uniform(
     few = rng.integers(1, size + 1, active, dtype=np.int32)
     return few[rng.integers(0, active, num_events)]
 
-  times = np.sort(rng.integers(
-      0, _DAYS * SECONDS_PER_DAY, num_events, dtype=np.int64))
-  return _log(
-      nodes(num_users), nodes(num_items), times, num_users, num_items)
+  times = np.sort(
+    rng.integers(0, _DAYS * SECONDS_PER_DAY, num_events, dtype=np.int64)
+  )
+  return _log(nodes(num_users), nodes(num_items), times, num_users, num_items)
 
 
 def retail(share: float = 1.0, seed: int = 0) -> EventLog:
@@ -69,25 +73,32 @@ def retail(share: float = 1.0, seed: int = 0) -> EventLog:
   rng = np.random.default_rng(seed)
   num_events = max(1, int(share * _RETAIL['events']))
   sizes = np.minimum(
-      1 + rng.geometric(1 / _RETAIL_LINES, num_events), _RETAIL_LONGEST)
+    1 + rng.geometric(1 / _RETAIL_LINES, num_events), _RETAIL_LONGEST
+  )
   sizes[rng.random(num_events) < 1 / 500] = _RETAIL_LONGEST
-  sizes = sizes[:np.searchsorted(np.cumsum(sizes), num_events) + 1]
+  sizes = sizes[: np.searchsorted(np.cumsum(sizes), num_events) + 1]
   buyers = _in_demand(rng, _RETAIL['users'], len(sizes))
   days = _RETAIL['days'] * share
-  starts = np.sort(rng.integers(
-      0, max(1, int(days * SECONDS_PER_DAY)), len(sizes), dtype=np.int64))
+  starts = np.sort(
+    rng.integers(
+      0, max(1, int(days * SECONDS_PER_DAY)), len(sizes), dtype=np.int64
+    )
+  )
   return _log(
-      np.repeat(buyers, sizes)[:num_events],
-      _in_demand(rng, _RETAIL['items'], num_events),
-      np.repeat(starts, sizes)[:num_events],
-      _RETAIL['users'], _RETAIL['items'])
+    np.repeat(buyers, sizes)[:num_events],
+    _in_demand(rng, _RETAIL['items'], num_events),
+    np.repeat(starts, sizes)[:num_events],
+    _RETAIL['users'],
+    _RETAIL['items'],
+  )
 
 
 def _in_demand(rng, num_nodes, size):
   """Nodes drawn in proportion to 1 / sqrt(rank)."""
   weights = np.arange(1, num_nodes + 1) ** -0.5
-  return rng.choice(num_nodes, size, p=weights / weights.sum()).astype(
-      np.int32) + 1
+  return (
+    rng.choice(num_nodes, size, p=weights / weights.sum()).astype(np.int32) + 1
+  )
 
 
 def _log(users, items, times, num_users, num_items):
@@ -95,11 +106,22 @@ def _log(users, items, times, num_users, num_items):
   none = lambda size: np.broadcast_to(np.array(''), size + 1)
   of_item = none(num_items)
   return EventLog(
-      users=users, items=items, times=times - times[0],
-      user_ids=none(num_users), item_ids=of_item, titles=of_item,
-      categories=of_item, brands=of_item, train_end=len(users),
-      validation_end=len(users), start_time=0, counts={},
-      source='drawn at random', simulated=True, fingerprint='')
+    users=users,
+    items=items,
+    times=times - times[0],
+    user_ids=none(num_users),
+    item_ids=of_item,
+    titles=of_item,
+    categories=of_item,
+    brands=of_item,
+    train_end=len(users),
+    validation_end=len(users),
+    start_time=0,
+    counts={},
+    source='drawn at random',
+    simulated=True,
+    fingerprint='',
+  )
 
 
 def texts(log: EventLog, llm_dim: int) -> tuple[np.ndarray, FacetBank]:
@@ -123,13 +145,19 @@ def texts(log: EventLog, llm_dim: int) -> tuple[np.ndarray, FacetBank]:
   profiles = _PROFILES if llm_dim else 0
   num_texts = min(_TEXTS, 4 * profiles * log.num_users) + 1
   first = rng.integers(
-      1, _DAYS // _WINDOW_DAYS - _PROFILES, log.num_users, dtype=np.int32)
+    1, _DAYS // _WINDOW_DAYS - _PROFILES, log.num_users, dtype=np.int32
+  )
   closes = first[:, None] + np.arange(profiles, dtype=np.int32)
   return embedding(log.num_items + 1), FacetBank(
-      texts=embedding(num_texts),
-      offsets=np.append(
-          [0], profiles * np.arange(log.num_users + 1)).astype(np.int32),
-      closes=closes.reshape(-1) * np.int32(_WINDOW_DAYS * SECONDS_PER_DAY),
-      index=rng.integers(
-          min(1, num_texts - 1), num_texts, (profiles * log.num_users, 4),
-          dtype=np.int32))
+    texts=embedding(num_texts),
+    offsets=np.append([0], profiles * np.arange(log.num_users + 1)).astype(
+      np.int32
+    ),
+    closes=closes.reshape(-1) * np.int32(_WINDOW_DAYS * SECONDS_PER_DAY),
+    index=rng.integers(
+      min(1, num_texts - 1),
+      num_texts,
+      (profiles * log.num_users, 4),
+      dtype=np.int32,
+    ),
+  )

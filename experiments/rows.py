@@ -26,14 +26,27 @@ import ml_collections
 import numpy as np
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import reporting
+from dynllm_jax import progress
+from dynllm_jax.runs import provenance
+from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _KEPT = (
-    'validation', 'test', 'train_events_per_s', 'train_seconds_per_epoch',
-    'rank_events_per_s', 'test_seconds', 'epochs', 'best_epoch', 'parameters',
-    'peak_memory_bytes', 'evaluation', 'commit', 'machine')
+  'validation',
+  'test',
+  'train_events_per_s',
+  'train_seconds_per_epoch',
+  'rank_events_per_s',
+  'test_seconds',
+  'epochs',
+  'best_epoch',
+  'parameters',
+  'peak_memory_bytes',
+  'evaluation',
+  'commit',
+  'machine',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Log:
     name: of the log's config file in configs/.
     events, items: paths, '' where the config needs none.
   """
+
   experiment: str
   name: str
   events: str = ''
@@ -76,7 +90,8 @@ def parse_log(experiment: str, text: str) -> Log:
   if not pathlib.Path('configs', f'{name}.py').is_file():
     known = sorted(p.stem for p in pathlib.Path('configs').glob('*.py'))
     raise InputError(
-        f'--logs: no configs/{name}.py; allowed: {", ".join(known)}')
+      f'--logs: no configs/{name}.py; allowed: {", ".join(known)}'
+    )
   for path in filter(None, (events, items)):
     if not os.path.isfile(path):
       raise InputError(f'--logs: {path!r} of {name} is no file')
@@ -86,6 +101,7 @@ def parse_log(experiment: str, text: str) -> Log:
 @dataclasses.dataclass(frozen=True)
 class Setting:
   """What is run: a system, fields of the configuration, a seed."""
+
   system: str
   fields: tuple[tuple[str, Any], ...] = ()
   seed: int = 0
@@ -118,13 +134,16 @@ def origin(log: Log, setting: Setting) -> dict[str, Any]:
     with open(path, 'rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
   own = {f'config.{name}' for name in (*dict(setting.fields), 'seed')}
-  config = {name: value for name, value in config_lib.leaves(
-      log.config(setting.system)).items() if name not in own}
+  config = {
+    name: value
+    for name, value in config_lib.leaves(log.config(setting.system)).items()
+    if name not in own
+  }
   return {'files': digest.hexdigest()[:12], 'config': config}
 
 
 def check_origin(
-    path: pathlib.Path, stored: dict[str, Any], current: dict[str, Any]
+  path: pathlib.Path, stored: dict[str, Any], current: dict[str, Any]
 ) -> None:
   """Stops where what is stored was made with something else.
 
@@ -141,27 +160,34 @@ def check_origin(
   old, new = stored.get('origin', {}), current
   if old.get('files', new['files']) != new['files']:
     raise InputError(
-        f'{path}: was made from other files than those of --logs; allowed: '
-        'the same files, another NAME, or results without it')
+      f'{path}: was made from other files than those of --logs; allowed: '
+      'the same files, another NAME, or results without it'
+    )
   for name, value in old.get('config', {}).items():
     if name in new['config'] and new['config'][name] != value:
       raise InputError(
-          f'{path}: was made with {name} {value!r}, which is '
-          f'{new["config"][name]!r} now; allowed: the same, or results '
-          'without it')
+        f'{path}: was made with {name} {value!r}, which is '
+        f'{new["config"][name]!r} now; allowed: the same, or results '
+        'without it'
+      )
 
 
-def run_folder(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:
+def folder_of(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:
   """Where a run is kept: what another commit has begun is not gone on with."""
-  return workdir / reporting.commit().replace(' ', '_') / log.name / name
+  return workdir / provenance.commit().replace(' ', '_') / log.name / name
 
 
 def command(log: Log, setting: Setting, workdir: str) -> list[str]:
   """The command of a run."""
   return [
-      sys.executable, '-m', 'dynllm_jax.main',
-      f'--config=configs/{log.name}.py:{setting.system}', *log.flags(),
-      *setting.flags(), f'--workdir={workdir}']
+    sys.executable,
+    '-m',
+    'dynllm_jax.main',
+    f'--config=configs/{log.name}.py:{setting.system}',
+    *log.flags(),
+    *setting.flags(),
+    f'--workdir={workdir}',
+  ]
 
 
 def read(log: Log, setting: Setting) -> dict[str, Any] | None:
@@ -195,28 +221,33 @@ def finished(log: Log) -> dict[str, list[dict[str, Any]]]:
     keys, seeds = [[row[k] for row in some] for k in ('key', 'seed')]
     if len(set(seeds)) < len(seeds):
       raise InputError(
-          f'{log.folder}: {system} has two rows of one seed, {seeds} of '
-          f'{keys}; allowed: one, of the tuned setting')
+        f'{log.folder}: {system} has two rows of one seed, {seeds} of '
+        f'{keys}; allowed: one, of the tuned setting'
+      )
     if any(row['fields'] != some[0]['fields'] for row in some):
       raise InputError(
-          f'{log.folder}: the rows {keys} of {system} have other fields each; '
-          'allowed: the same for all seeds')
+        f'{log.folder}: the rows {keys} of {system} have other fields each; '
+        'allowed: the same for all seeds'
+      )
   every = [row for some in found.values() for row in some]
   for row in every:
     for name, value in _shared(row).items():
       if value != _shared(every[0])[name]:
         raise InputError(
-            f'{log.folder}: {row["key"]} and {every[0]["key"]} differ in '
-            f'{name}, {value!r} and {_shared(every[0])[name]!r}; allowed: rows '
-            'that can stand in one table')
+          f'{log.folder}: {row["key"]} and {every[0]["key"]} differ in '
+          f'{name}, {value!r} and {_shared(every[0])[name]!r}; allowed: rows '
+          'that can stand in one table'
+        )
   return found
 
 
 def _shared(row):
   """What all rows of a table have in common."""
   evaluation = row['evaluation']
-  return {**{name: row[name] for name in ('fingerprint', 'split', 'facets')},
-          **{name: evaluation[name] for name in ('candidates', 'filter_seen')}}
+  return {
+    **{name: row[name] for name in ('fingerprint', 'split', 'facets')},
+    **{name: evaluation[name] for name in ('candidates', 'filter_seen')},
+  }
 
 
 def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
@@ -236,33 +267,36 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
   done = read(log, setting)
   if done:
     return done
-  folder = run_folder(workdir, log, setting.key)
+  folder = folder_of(workdir, log, setting.key)
   line = command(log, setting, str(folder))
   execute(line)
   results = json.loads((folder / 'results.json').read_text())
   row = {
-      'key': setting.key,
-      'log': log.name,
-      'system': setting.system,
-      'seed': setting.seed,
-      'fields': dict(setting.fields),
-      'origin': origin(log, setting),
-      'command': _public(line, log),
-      'config_hash': hashlib.sha256(
-          (folder / 'config.json').read_bytes()).hexdigest()[:12],
-      'source': results['data']['source'],
-      'simulated': results['data']['simulated'],
-      'split': [results['data'][f'{s}_events']
-                for s in ('train', 'validation', 'test')],
-      'fingerprint': results['data']['fingerprint'],
-      'facets': {k: results['facets'][k] for k in ('writer', 'encoder')},
-      'train_s': results['train_seconds_per_epoch'] * results['epochs'],
-      **{k: results[k] for k in _KEPT}}
+    'key': setting.key,
+    'log': log.name,
+    'system': setting.system,
+    'seed': setting.seed,
+    'fields': dict(setting.fields),
+    'origin': origin(log, setting),
+    'command': _public(line, log),
+    'config_hash': hashlib.sha256(
+      (folder / 'config.json').read_bytes()
+    ).hexdigest()[:12],
+    'source': results['data']['source'],
+    'simulated': results['data']['simulated'],
+    'split': [
+      results['data'][f'{s}_events'] for s in ('train', 'validation', 'test')
+    ],
+    'fingerprint': results['data']['fingerprint'],
+    'facets': {k: results['facets'][k] for k in ('writer', 'encoder')},
+    'train_s': results['train_seconds_per_epoch'] * results['epochs'],
+    **{k: results[k] for k in _KEPT},
+  }
   with np.load(folder / 'ranks.npz') as ranks:
     test, users = ranks['test'], ranks['test_users']
   # Halves are ties; 65535 stands for all that is further down.
   doubled = np.minimum(test * 2, 65_535).astype(np.uint16)
-  files = reporting.RunFolder(str(log.folder))
+  files = run_folder.RunFolder(str(log.folder))
   files.write_arrays('test_users.npz', {'users': users})
   files.write_arrays(f'{setting.key}.npz', {'doubled_ranks': doubled})
   files.write_json(f'{setting.key}.json', row)
@@ -287,7 +321,7 @@ def execute(line: list[str]) -> None:
   Raises:
     InputError: if it fails.
   """
-  reporting.say('$ ' + shlex.join(line))
+  progress.say('$ ' + shlex.join(line))
   done = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
   if done.returncode:
     tail = ' '.join(done.stderr.strip().splitlines()[-3:])

@@ -21,7 +21,7 @@ from typing import Any
 from absl import app
 from absl import flags
 
-from dynllm_jax import reporting
+from dynllm_jax import progress
 from dynllm_jax.types import InputError
 from experiments import aims
 from experiments import pages
@@ -29,24 +29,34 @@ from experiments import scaling_devices
 from experiments.worker import Worker
 
 _SLICES = flags.DEFINE_integer(
-    'slices', 5, 'Slices that are counted, after one to warm up.')
+  'slices', 5, 'Slices that are counted, after one to warm up.'
+)
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
 _SYSTEMS = flags.DEFINE_list('systems', ['tgn', 'dynllm'], 'That are trained.')
 _LOGS = flags.DEFINE_list(
-    'events', ['250000', '1000000', '4000000'], 'Lengths of logs.')
+  'events', ['250000', '1000000', '4000000'], 'Lengths of logs.'
+)
 _NODES = flags.DEFINE_list(
-    'nodes', ['10000', '100000', '1000000', '10000000'],
-    'Numbers of nodes, half of them users.')
+  'nodes',
+  ['10000', '100000', '1000000', '10000000'],
+  'Numbers of nodes, half of them users.',
+)
 _ITEMS = flags.DEFINE_list(
-    'items', ['10000', '100000', '1000000', '10000000'], 'Catalogues ranked.')
+  'items', ['10000', '100000', '1000000', '10000000'], 'Catalogues ranked.'
+)
 _FIELDS = flags.DEFINE_list(
-    'fields', [], 'Of the configuration, as model.dim=128.')
+  'fields', [], 'Of the configuration, as model.dim=128.'
+)
 _CURVES = flags.DEFINE_list(
-    'curves', ['events', 'nodes', 'ranking', 'devices'],
-    'That are measured; devices is experiments/scaling_devices.py.')
+  'curves',
+  ['events', 'nodes', 'ranking', 'devices'],
+  'That are measured; devices is experiments/scaling_devices.py.',
+)
 _OUT = flags.DEFINE_string(
-    'out', str(pathlib.Path(__file__).parent / 'results' / 'scaling'),
-    'Where .json, .md and .svg go.')
+  'out',
+  str(pathlib.Path(__file__).parent / 'results' / 'scaling'),
+  'Where .json, .md and .svg go.',
+)
 
 _USERS, _CATALOGUE = 5_651, 10_333  # of the curve over events: Tmall's
 _ACTIVE = 5_000  # users, and items, with events where the rest only take room
@@ -78,35 +88,59 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
   for worker in workers.values():
     worker.close()
   smallest = min(specs)
-  return [{
+  return [
+    {
       'size': size,
       'us_per_event': 1e6 * statistics.median(r[size] for r in rounds[1:]),
-      'ratio': statistics.median(
-          r[size] / r[smallest] for r in rounds[1:]),
-      'peak_rss': peaks[size], **worker.about,
-  } for size, worker in workers.items()]
+      'ratio': statistics.median(r[size] / r[smallest] for r in rounds[1:]),
+      'peak_rss': peaks[size],
+      **worker.about,
+    }
+    for size, worker in workers.items()
+  ]
 
 
-def spec_of(kind: str, system: str, events: int, users: int, items: int,
-            item_ids: bool = False, **rest: Any) -> dict[str, Any]:
+def spec_of(
+  kind: str,
+  system: str,
+  events: int,
+  users: int,
+  items: int,
+  item_ids: bool = False,
+  **rest: Any,
+) -> dict[str, Any]:
   """What a worker is told; `item_ids`: a learned vector an item."""
   fields = {'train.batch_size': 2048, 'model.item_id_embedding': item_ids}
   for text in _FIELDS.value:
     name, _, value = text.partition('=')
     fields[name] = int(value)
-  return {'kind': kind, 'system': system, 'num_events': events,
-          'num_users': users, 'num_items': items, 'active': 0,
-          'llm_dim': _LLM_DIM if system == 'dynllm' else 0,
-          'slice_events': _EVENTS.value, 'spread': 0, 'batches': 1,
-          'fields': fields, **rest}
+  return {
+    'kind': kind,
+    'system': system,
+    'num_events': events,
+    'num_users': users,
+    'num_items': items,
+    'active': 0,
+    'llm_dim': _LLM_DIM if system == 'dynllm' else 0,
+    'slice_events': _EVENTS.value,
+    'spread': 0,
+    'batches': 1,
+    'fields': fields,
+    **rest,
+  }
 
 
 def over_events(system: str) -> list[Point]:
   """Training on logs of several lengths, seen from end to end."""
-  return measure({
-      events: spec_of('train', system, events, _USERS, _CATALOGUE,
-                      spread=_SLICES.value + 1)
-      for events in map(int, _LOGS.value)}, _SLICES.value)
+  return measure(
+    {
+      events: spec_of(
+        'train', system, events, _USERS, _CATALOGUE, spread=_SLICES.value + 1
+      )
+      for events in map(int, _LOGS.value)
+    },
+    _SLICES.value,
+  )
 
 
 def over_nodes(system: str, active: int) -> list[Point]:
@@ -117,18 +151,39 @@ def over_nodes(system: str, active: int) -> list[Point]:
     active: nodes a side that have events, at random places of the tables;
       0: all.
   """
-  return measure({
-      nodes: spec_of('train', system, _NODE_EVENTS, nodes // 2, nodes // 2,
-                     item_ids=True, active=min(active, nodes // 2))
-      for nodes in map(int, _NODES.value)}, _SLICES.value)
+  return measure(
+    {
+      nodes: spec_of(
+        'train',
+        system,
+        _NODE_EVENTS,
+        nodes // 2,
+        nodes // 2,
+        item_ids=True,
+        active=min(active, nodes // 2),
+      )
+      for nodes in map(int, _NODES.value)
+    },
+    _SLICES.value,
+  )
 
 
 def over_catalogue(system: str) -> list[Point]:
   """Ranking of several catalogues; microseconds of an event for each item."""
-  points = measure({
-      items: spec_of('rank', system, 10_000, _USERS, items,
-                     batches=min(8, max(1, _RANKED // items)))
-      for items in map(int, _ITEMS.value)}, _SLICES.value)
+  points = measure(
+    {
+      items: spec_of(
+        'rank',
+        system,
+        10_000,
+        _USERS,
+        items,
+        batches=min(8, max(1, _RANKED // items)),
+      )
+      for items in map(int, _ITEMS.value)
+    },
+    _SLICES.value,
+  )
   # By item: the cost is linear where this does not grow.
   first = points[0]['size']
   return [{**p, 'ratio': p['ratio'] * first / p['size']} for p in points]
@@ -156,8 +211,7 @@ def several_blocks(points: list[Point]) -> list[Point]:
   return [{**p, 'ratio': p['ratio'] / many[0]['ratio']} for p in many]
 
 
-def judge(curves: dict[str, dict[str, list[Point]]]) -> dict[
-    str, aims.Found]:
+def judge(curves: dict[str, dict[str, list[Point]]]) -> dict[str, aims.Found]:
   """The aims' figures.
 
   Args:
@@ -166,17 +220,21 @@ def judge(curves: dict[str, dict[str, list[Point]]]) -> dict[
   Returns:
     By aim.
   """
-  ranking = {system: several_blocks(points) or points
-             for system, points in curves['ranking'].items()}
+  ranking = {
+    system: several_blocks(points) or points
+    for system, points in curves['ranking'].items()
+  }
   growth = [p['ratio'] for points in ranking.values() for p in points]
   return {
-      'cost_events': {'value': farthest(curves['events'])},
-      'cost_nodes': {
-          'value': farthest(curves['nodes']),
-          'with_all_nodes_in_use': farthest(curves['all_nodes'])},
-      'cost_memory': {'value': memory(curves['nodes'])},
-      'cost_ranking': {'value': max(growth, default=None)},
-      'cost_ranking_memory': {'value': memory(curves['ranking'])}}
+    'cost_events': {'value': farthest(curves['events'])},
+    'cost_nodes': {
+      'value': farthest(curves['nodes']),
+      'with_all_nodes_in_use': farthest(curves['all_nodes']),
+    },
+    'cost_memory': {'value': memory(curves['nodes'])},
+    'cost_ranking': {'value': max(growth, default=None)},
+    'cost_ranking_memory': {'value': memory(curves['ranking'])},
+  }
 
 
 def main(argv: list[str]) -> int:
@@ -184,36 +242,53 @@ def main(argv: list[str]) -> int:
   del argv
   began = time.perf_counter()
   curves = {'events': {}, 'nodes': {}, 'all_nodes': {}, 'ranking': {}}
-  jobs = [('events', 'events', over_events),
-          ('nodes', 'nodes', lambda system: over_nodes(system, _ACTIVE)),
-          ('nodes', 'all_nodes', lambda system: over_nodes(system, 0)),
-          ('ranking', 'ranking', over_catalogue)]
+  jobs = [
+    ('events', 'events', over_events),
+    ('nodes', 'nodes', lambda system: over_nodes(system, _ACTIVE)),
+    ('nodes', 'all_nodes', lambda system: over_nodes(system, 0)),
+    ('ranking', 'ranking', over_catalogue),
+  ]
   try:
     aims.check_asked(
-        'curves', _CURVES.value, list(flags.FLAGS['curves'].default),
-        _OUT.value, flags.FLAGS['out'].default)
-    for (flag, kind, curve), system in itertools.product(
-        jobs, _SYSTEMS.value):
+      'curves',
+      _CURVES.value,
+      list(flags.FLAGS['curves'].default),
+      _OUT.value,
+      flags.FLAGS['out'].default,
+    )
+    for (flag, kind, curve), system in itertools.product(jobs, _SYSTEMS.value):
       # Ranking costs minutes a system, and all rank by the same code.
       if flag not in _CURVES.value or (
-          kind == 'ranking' and system != _SYSTEMS.value[-1]):
+        kind == 'ranking' and system != _SYSTEMS.value[-1]
+      ):
         continue
       curves[kind][system] = curve(system)
-      reporting.say(f'{kind} {system}: ' + ', '.join(
+      progress.say(
+        f'{kind} {system}: '
+        + ', '.join(
           f'{p["size"]:,}: {p["us_per_event"]:.4g} us ({p["ratio"]:.3f})'
-          for p in curves[kind][system]) +
-                    f'; {time.perf_counter() - began:.0f} s so far')
+          for p in curves[kind][system]
+        )
+        + f'; {time.perf_counter() - began:.0f} s so far'
+      )
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2
   results = judge(curves)
   for name, found in results.items():
-    reporting.say(aims.line(name, aims.SCALING[name], found))
+    progress.say(aims.line(name, aims.SCALING[name], found))
   aims.write(
-      _OUT.value, 'Cost curves', {
-          'log': 'drawn at random',
-          'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events'},
-      aims.SCALING, results, _page(curves), curves=curves)
+    _OUT.value,
+    'Cost curves',
+    {
+      'log': 'drawn at random',
+      'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
+    },
+    aims.SCALING,
+    results,
+    _page(curves),
+    curves=curves,
+  )
   chart(curves, pathlib.Path(_OUT.value + '.svg'))
   if 'devices' in _CURVES.value:
     scaling_devices.run()
@@ -221,10 +296,10 @@ def main(argv: list[str]) -> int:
 
 
 TITLES = {
-    'events': 'Training, by events of the log',
-    'nodes': f'Training with item ids, by nodes, {_ACTIVE:,} a side in use',
-    'all_nodes': 'Training with item ids, by nodes, all in use',
-    'ranking': 'Ranking, by items of the catalogue',
+  'events': 'Training, by events of the log',
+  'nodes': f'Training with item ids, by nodes, {_ACTIVE:,} a side in use',
+  'all_nodes': 'Training with item ids, by nodes, all in use',
+  'ranking': 'Ranking, by items of the catalogue',
 }
 
 
@@ -233,26 +308,48 @@ def _page(curves):
   for kind, systems in curves.items():
     for system, points in systems.items():
       unit = 'ratio an item' if kind == 'ranking' else 'ratio'
-      lines += [f'## {TITLES[kind]}: {system}', '', *pages.table(
+      lines += [
+        f'## {TITLES[kind]}: {system}',
+        '',
+        *pages.table(
           ['size', 'microseconds an event', unit, 'peak GiB', 'tables GiB'],
-          [[f'{p["size"]:,}', f'{p["us_per_event"]:,.4g}',
-            f'{p["ratio"]:.3f}', f'{p["peak_rss"] / 2**30:.2f}',
-            f'{p["table_bytes"] / 2**30:.2f}'] for p in points]), '']
+          [
+            [
+              f'{p["size"]:,}',
+              f'{p["us_per_event"]:,.4g}',
+              f'{p["ratio"]:.3f}',
+              f'{p["peak_rss"] / 2**30:.2f}',
+              f'{p["table_bytes"] / 2**30:.2f}',
+            ]
+            for p in points
+          ],
+        ),
+        '',
+      ]
   return [
-      *lines, 'A catalogue beyond one block (65,536 items) is scored twice, '
-      'once for the positives and once to compare; its ratios are judged '
-      'among themselves. Tables are all arrays on the device; a ranking works '
-      'on a copy of the memory, which is counted.', '', '![Cost](scaling.svg)']
+    *lines,
+    'A catalogue beyond one block (65,536 items) is scored twice, '
+    'once for the positives and once to compare; its ratios are judged '
+    'among themselves. Tables are all arrays on the device; a ranking works '
+    'on a copy of the memory, which is counted.',
+    '',
+    '![Cost](scaling.svg)',
+  ]
 
 
-def chart(curves: dict[str, dict[str, list[Point]]],
-          path: pathlib.Path) -> None:
+def chart(
+  curves: dict[str, dict[str, list[Point]]], path: pathlib.Path
+) -> None:
   """Draws time an event over size, a panel a kind, as SVG."""
   with pages.drawing(path, 4 * len(curves), 3, len(curves)) as panels:
     for axes, (kind, systems) in zip(panels, curves.items()):
       for system, points in systems.items():
-        axes.plot([p['size'] for p in points],
-                  [p['us_per_event'] for p in points], marker='o', label=system)
+        axes.plot(
+          [p['size'] for p in points],
+          [p['us_per_event'] for p in points],
+          marker='o',
+          label=system,
+        )
       axes.set_xscale('log')
       if kind == 'ranking':
         axes.set_yscale('log')

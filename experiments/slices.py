@@ -11,13 +11,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from dynllm_jax import batching
 from dynllm_jax import config as config_lib
-from dynllm_jax import feeds
-from dynllm_jax import inputs as inputs_lib
-from dynllm_jax import pipeline
-from dynllm_jax import sharding
-from dynllm_jax import train
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import train
+from dynllm_jax.graph import inputs as inputs_lib
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.runs import prepared
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import Inputs
@@ -45,8 +45,14 @@ class Slices:
   """
 
   def __init__(
-      self, trainer: train.Trainer, inputs: Inputs, plan: batching.BatchPlan,
-      state: TrainState, slice_events: int, spread: int = 0):
+    self,
+    trainer: train.Trainer,
+    inputs: Inputs,
+    plan: batching.BatchPlan,
+    state: TrainState,
+    slice_events: int,
+    spread: int = 0,
+  ):
     self.trainer, self.inputs, self.plan = trainer, inputs, plan
     self.state = train.start_epoch(trainer, state)
     length = min(len(plan.start), max(1, slice_events // plan.batch_size))
@@ -65,8 +71,14 @@ class Slices:
     """What trains on a slice, compiled when it is first wanted."""
     began = time.perf_counter()
     program = train.train_chunk.lower(
-        self.trainer, self.plan.batch_size, self.inputs, self.state,
-        self.rows(), None, self.plan.distinct).compile()
+      self.trainer,
+      self.plan.batch_size,
+      self.inputs,
+      self.state,
+      self.rows(),
+      None,
+      self.plan.distinct,
+    ).compile()
     self.compile_s = time.perf_counter() - began
     return program
 
@@ -91,8 +103,12 @@ class Slices:
   def peak_bytes(self) -> int:
     """Device memory at the program's peak: arguments, results, temporaries."""
     found = self.program.memory_analysis()
-    return (found.argument_size_in_bytes + found.output_size_in_bytes
-            - found.alias_size_in_bytes + found.temp_size_in_bytes)
+    return (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      - found.alias_size_in_bytes
+      + found.temp_size_in_bytes
+    )
 
   def step(self) -> tuple[int, float]:
     """Trains on the next slice; its events and the seconds it took."""
@@ -103,14 +119,16 @@ class Slices:
     jax.block_until_ready(self.state)
     began = time.perf_counter()
     self.state, (_, sizes) = jax.block_until_ready(
-        program(self.inputs, self.state, rows, None))
+      program(self.inputs, self.state, rows, None)
+    )
     seconds = time.perf_counter() - began
     self._next += 1
     return int(np.sum(sizes)), seconds
 
 
-def of_config(config: ml_collections.ConfigDict, slice_events: int) -> tuple[
-    Slices, pipeline.Run]:
+def of_config(
+  config: ml_collections.ConfigDict, slice_events: int
+) -> tuple[Slices, prepared.Run]:
   """A configuration's system on its own log.
 
   Args:
@@ -120,18 +138,24 @@ def of_config(config: ml_collections.ConfigDict, slice_events: int) -> tuple[
   Returns:
     The slices, and what was prepared.
   """
-  run = pipeline.prepare(config)
+  run = prepared.prepare(config)
   # What is compiled here is timed: nothing may come from disk.
   jax.config.update('jax_compilation_cache_dir', None)
   return Slices(
-      run.trainer, run.inputs, run.train_plan, pipeline.initial_state(run),
-      slice_events), run
+    run.trainer,
+    run.inputs,
+    run.train_plan,
+    prepared.initial_state(run),
+    slice_events,
+  ), run
 
 
 def build(
-    config: ml_collections.ConfigDict, log: EventLog, item_text: np.ndarray,
-    facets: FacetBank) -> tuple[
-        train.Trainer, Inputs, batching.BatchPlan, TrainState]:
+  config: ml_collections.ConfigDict,
+  log: EventLog,
+  item_text: np.ndarray,
+  facets: FacetBank,
+) -> tuple[train.Trainer, Inputs, batching.BatchPlan, TrainState]:
   """A configuration's system on a log that no source holds.
 
   Args:
@@ -144,15 +168,22 @@ def build(
   Returns:
     Trainer, inputs, plan and first state, as `Slices` takes them.
   """
-  mesh = sharding.make_mesh(config)
+  mesh = device_mesh.make_mesh(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   plan = feeds.training_plan(system, log, config.train.batch_size)
-  inputs = sharding.place(mesh, inputs_lib.build_inputs(
-      log, item_text, facets,
-      max(config.train.batch_size, config.eval.batch_size)))
+  inputs = device_mesh.place(
+    mesh,
+    inputs_lib.build_inputs(
+      log,
+      item_text,
+      facets,
+      max(config.train.batch_size, config.eval.batch_size),
+    ),
+  )
   trainer = train.make_trainer(system, config, mesh, len(plan.start))
-  state = sharding.place(mesh, train.init_state(
-      trainer, config.seed, inputs, plan.capacity))
+  state = device_mesh.place(
+    mesh, train.init_state(trainer, config.seed, inputs, plan.capacity)
+  )
   return trainer, inputs, plan, state
 
 
@@ -167,8 +198,9 @@ def crowding(slices: Slices) -> tuple[int, float]:
     rounds of the ordered update: the most distinct times of a node.
   """
   users, items, times = (
-      np.asarray(x) for x in (
-          slices.inputs.users, slices.inputs.items, slices.inputs.times))
+    np.asarray(x)
+    for x in (slices.inputs.users, slices.inputs.items, slices.inputs.times)
+  )
   most, rounds = 0, []
   for start, size in zip(slices.plan.start, slices.plan.size):
     at = slice(start, start + size)

@@ -41,7 +41,8 @@ def seconds_to_first_step(command: list[str]) -> float:
   fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 25, 100, 0, 0))
   began = time.perf_counter()
   process = subprocess.Popen(
-      command, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL)
+    command, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL
+  )
   os.close(terminal)
   seen = b''
   try:
@@ -53,8 +54,9 @@ def seconds_to_first_step(command: list[str]) -> float:
         seen += os.read(master, 4096)
       except OSError as error:  # the terminal is closed: the command is over
         raise InputError(
-            f'{command}: ended before its first training step; it said: '
-            f'{seen[-2000:].decode(errors="replace")}') from error
+          f'{command}: ended before its first training step; it said: '
+          f'{seen[-2000:].decode(errors="replace")}'
+        ) from error
     return time.perf_counter() - began
   finally:
     process.send_signal(signal.SIGKILL)
@@ -69,8 +71,18 @@ def measure(size: str) -> aims.Found:
   the first step itself.
   """
   with tempfile.TemporaryDirectory() as folder:
-    times = [seconds_to_first_step([
-        sys.executable, '-m', 'dynllm_jax.main', '--config=configs/tmall.py',
-        f'--workdir={folder}/{run}', f'--config.data.size={size}',
-        '--config.train.chunk=1']) for run in range(4)]
+    times = [
+      seconds_to_first_step(
+        [
+          sys.executable,
+          '-m',
+          'dynllm_jax.main',
+          '--config=configs/tmall.py',
+          f'--workdir={folder}/{run}',
+          f'--config.data.size={size}',
+          '--config.train.chunk=1',
+        ]
+      )
+      for run in range(4)
+    ]
   return {'value': statistics.median(times[1:]), 'first_run_s': times[0]}

@@ -26,7 +26,7 @@ def gains(ranks: np.ndarray, metric: str) -> np.ndarray:
 
 
 def interval(
-    values: np.ndarray, users: np.ndarray, seed: int = 0
+  values: np.ndarray, users: np.ndarray, seed: int = 0
 ) -> tuple[float, float]:
   """A 95 % bootstrap interval of the mean over events.
 
@@ -47,7 +47,7 @@ def interval(
 
 
 def p_value(
-    values: np.ndarray, rival: np.ndarray, users: np.ndarray, seed: int = 0
+  values: np.ndarray, rival: np.ndarray, users: np.ndarray, seed: int = 0
 ) -> float:
   """Two-sided p of no difference between two systems on the same events.
 
@@ -75,6 +75,7 @@ def _resampled_means(values, users, seed):
   means, at_once = [], max(1, _BLOCK // len(sums))
   for first in range(0, RESAMPLES, at_once):
     draws = rng.multinomial(
-        len(sums), share, size=min(at_once, RESAMPLES - first))
+      len(sums), share, size=min(at_once, RESAMPLES - first)
+    )
     means.append((draws @ sums) / (draws @ counts))
   return np.concatenate(means)

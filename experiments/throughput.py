@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import tmall
-from dynllm_jax import evaluate
-from dynllm_jax import pipeline
-from dynllm_jax import reporting
+from dynllm_jax import progress
+from dynllm_jax.engine import evaluate
+from dynllm_jax.runs import prepared
 from dynllm_jax.types import InputError
 from experiments import aims
 from experiments import machine_use
@@ -40,24 +40,35 @@ from experiments import slices as slices_lib
 from experiments import start_up
 
 _PEER = flags.DEFINE_string(
-    'peer_python', sys.executable, 'Python that has torch_geometric.')
+  'peer_python', sys.executable, 'Python that has torch_geometric.'
+)
 _RECBOLE = flags.DEFINE_string(
-    'recbole_python', sys.executable, 'Python that has RecBole 1.2, which '
-    'needs numpy 1.')
+  'recbole_python',
+  sys.executable,
+  'Python that has RecBole 1.2, which needs numpy 1.',
+)
 _SLICES = flags.DEFINE_integer(
-    'slices', 5, 'Slices that are counted, after one to warm up.')
+  'slices', 5, 'Slices that are counted, after one to warm up.'
+)
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
 _SIZE = flags.DEFINE_enum(
-    'size', 'tmall', ['tmall', 'demo'], 'Of the simulated log.')
+  'size', 'tmall', ['tmall', 'demo'], 'Of the simulated log.'
+)
 _RETAIL = flags.DEFINE_string(
-    'retail', '', 'EVENTS[,ITEMS] of online_retail; a log drawn in its shape '
-    'where there is none.')
+  'retail',
+  '',
+  'EVENTS[,ITEMS] of online_retail; a log drawn in its shape '
+  'where there is none.',
+)
 _SIDE = flags.DEFINE_integer(
-    'gemm_side', 4096, 'Of the product that finds the peak.')
+  'gemm_side', 4096, 'Of the product that finds the peak.'
+)
 _AIMS = flags.DEFINE_list('aims', [], 'Beginnings of names; default: all.')
 _OUT = flags.DEFINE_string(
-    'out', str(pathlib.Path(__file__).parent / 'results' / 'throughput'),
-    'Where .json and .md go.')
+  'out',
+  str(pathlib.Path(__file__).parent / 'results' / 'throughput'),
+  'Where .json and .md go.',
+)
 
 # The authors' DynLLM (PyTorch, B 2048, L 2, n 3) on another machine with two
 # cores and AVX-512: figures to aim at, not of this run.
@@ -66,21 +77,21 @@ _AUTHORS = "the authors' code on another machine"
 _NEIGHBORS = 10  # of tgn
 
 AIMS = {
-    'tgn_b2048_n10': aims.Aim(3.0),
-    'tgn_b200_n10': aims.Aim(4.0),
-    'tgn_b200_n50': aims.Aim(8.0),
-    'lightgcn': aims.Aim(1.0),
-    'ngcf': aims.Aim(1.0),
-    'dynllm_384': aims.Aim(5.0),
-    'dynllm_1536': aims.Aim(5.0),
-    'dynllm_ranking': aims.Aim(60.0),
-    'mfu_tgn': aims.Aim(0.5),
-    'mfu_dynllm': aims.Aim(0.5),
-    'retail_tgn': aims.Aim(0.5),
-    'retail_dynllm': aims.Aim(0.5),
-    'accelerator_tgn': aims.Aim(1e6),
-    'accelerator_dynllm': aims.Aim(4e5),
-    'start_up_s': aims.Aim(10.0, at_most=True),
+  'tgn_b2048_n10': aims.Aim(3.0),
+  'tgn_b200_n10': aims.Aim(4.0),
+  'tgn_b200_n50': aims.Aim(8.0),
+  'lightgcn': aims.Aim(1.0),
+  'ngcf': aims.Aim(1.0),
+  'dynllm_384': aims.Aim(5.0),
+  'dynllm_1536': aims.Aim(5.0),
+  'dynllm_ranking': aims.Aim(60.0),
+  'mfu_tgn': aims.Aim(0.5),
+  'mfu_dynllm': aims.Aim(0.5),
+  'retail_tgn': aims.Aim(0.5),
+  'retail_dynllm': aims.Aim(0.5),
+  'accelerator_tgn': aims.Aim(1e6),
+  'accelerator_dynllm': aims.Aim(4e5),
+  'start_up_s': aims.Aim(10.0, at_most=True),
 }
 
 
@@ -90,7 +101,8 @@ def config_of(system: str, **fields: Any):
   config.data.size = _SIZE.value
   config.eval.compare = ()
   config.update_from_flattened_dict(
-      {name.replace('__', '.'): value for name, value in fields.items()})
+    {name.replace('__', '.'): value for name, value in fields.items()}
+  )
   return config
 
 
@@ -107,26 +119,42 @@ def rate(slices: slices_lib.Slices) -> float:
 
 def beside_tgn(batch: int, near: int) -> aims.Found:
   """TGN of ours and torch_geometric's, slice after slice."""
-  slices, run = ours(
-      'tgn', train__batch_size=batch, model__num_neighbors=near)
+  slices, run = ours('tgn', train__batch_size=batch, model__num_neighbors=near)
   return beside_peer(
-      _PEER.value, 'torch_geometric', 'peer_tgn.py', slices, run,
-      [batch, near, run.config.model.dim], batch)
+    _PEER.value,
+    'torch_geometric',
+    'peer_tgn.py',
+    slices,
+    run,
+    [batch, near, run.config.model.dim],
+    batch,
+  )
 
 
 def beside_recbole(system: str, model: str) -> aims.Found:
   """A static graph system of ours and RecBole's, slice after slice."""
   batch, layers = 2048, 2
-  slices, run = ours(
-      system, train__batch_size=batch, model__num_layers=layers)
+  slices, run = ours(system, train__batch_size=batch, model__num_layers=layers)
   return beside_peer(
-      _RECBOLE.value, 'recbole', 'peer_recbole.py', slices, run,
-      [model, batch, run.config.model.dim, layers], batch)
+    _RECBOLE.value,
+    'recbole',
+    'peer_recbole.py',
+    slices,
+    run,
+    [model, batch, run.config.model.dim, layers],
+    batch,
+  )
 
 
 def beside_peer(
-    python: str, package: str, file: str, slices: slices_lib.Slices,
-    run: pipeline.Run, arguments: list[Any], batch: int) -> aims.Found:
+  python: str,
+  package: str,
+  file: str,
+  slices: slices_lib.Slices,
+  run: prepared.Run,
+  arguments: list[Any],
+  batch: int,
+) -> aims.Found:
   """A system of ours and a peer's on the same training events, in turn.
 
   Args:
@@ -139,19 +167,32 @@ def beside_peer(
     batch: events of a batch.
   """
   if subprocess.run(
-      [python, '-c', f'import {package}'], check=False,
-      capture_output=True).returncode:
+    [python, '-c', f'import {package}'], check=False, capture_output=True
+  ).returncode:
     return {'value': None, 'why': f'{python} has no {package}'}
   log = run.log
   events = max(batch, min(_EVENTS.value, log.train_end) // batch * batch)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'log.npz')
-    np.savez(path, **{name: getattr(log, name)[:log.train_end]
-                      for name in ('users', 'items', 'times')})
+    np.savez(
+      path,
+      **{
+        name: getattr(log, name)[: log.train_end]
+        for name in ('users', 'items', 'times')
+      },
+    )
     peer = subprocess.Popen(
-        [python, str(pathlib.Path(__file__).parent / file), path,
-         *map(str, arguments), str(events)],
-        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+      [
+        python,
+        str(pathlib.Path(__file__).parent / file),
+        path,
+        *map(str, arguments),
+        str(events),
+      ],
+      text=True,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+    )
     name = peer.stdout.readline().strip()
     pairs = []
     for _ in range(_SLICES.value + 1):
@@ -162,20 +203,25 @@ def beside_peer(
     peer.stdin.close()
     peer.wait()
   mine, theirs = zip(*pairs[1:])
-  return {'value': statistics.median(a / b for a, b in pairs[1:]),
-          'ours_events_per_s': statistics.median(mine),
-          'peer_events_per_s': statistics.median(theirs), 'peer': name,
-          'compile_s': slices.compile_s}
+  return {
+    'value': statistics.median(a / b for a, b in pairs[1:]),
+    'ours_events_per_s': statistics.median(mine),
+    'peer_events_per_s': statistics.median(theirs),
+    'peer': name,
+    'compile_s': slices.compile_s,
+  }
 
 
 def dynllm_training(llm_dim: int) -> aims.Found:
   """DynLLM in the paper's setting; texts of a width."""
   slices, _ = ours('dynllm', facets__encoder__dim=llm_dim)
   rates = [rate(slices) for _ in range(_SLICES.value + 1)][1:]
-  return {'value': statistics.median(rates) / _AUTHORS_TRAIN,
-          'ours_events_per_s': statistics.median(rates),
-          'peer': f'{_AUTHORS}, {_AUTHORS_TRAIN:,}',
-          'compile_s': slices.compile_s}
+  return {
+    'value': statistics.median(rates) / _AUTHORS_TRAIN,
+    'ours_events_per_s': statistics.median(rates),
+    'peer': f'{_AUTHORS}, {_AUTHORS_TRAIN:,}',
+    'compile_s': slices.compile_s,
+  }
 
 
 def dynllm_ranking() -> aims.Found:
@@ -187,24 +233,31 @@ def dynllm_ranking() -> aims.Found:
   candidates = jnp.asarray(evaluate.candidate_mask(run.log, 'all'))
   ranking = evaluate.ranking_of(run.config, run.log)
   memory = evaluate.after_pending(
-      run.system, state.params, state.memory, run.inputs, state.pending)
+    run.system, state.params, state.memory, run.inputs, state.pending
+  )
   # A part of the split, so that five are soon done.
   length = max(1, _EVENTS.value // plan.batch_size)
-  plan = plan._replace(**{
+  plan = plan._replace(
+    **{
       name: getattr(plan, name)[:length]
-      for name in ('start', 'size', 'part', 'ready')})
+      for name in ('start', 'size', 'part', 'ready')
+    }
+  )
   seconds = []
   for _ in range(_SLICES.value + 1):
     began = time.perf_counter()
     _, ranks = evaluate.replay(
-        run.system, state.params, memory, run.inputs, plan, ranking,
-        candidates)
+      run.system, state.params, memory, run.inputs, plan, ranking, candidates
+    )
     seconds.append(time.perf_counter() - began)
   per_thousand = 1e6 * statistics.median(seconds[1:]) / len(ranks)
-  return {'value': _AUTHORS_RANK_MS / per_thousand,
-          'ours_ms_per_1000_events': per_thousand,
-          'peer': f'{_AUTHORS}, {_AUTHORS_RANK_MS:,} ms per 1,000 events',
-          'catalogue': run.log.num_items, 'events': len(ranks)}
+  return {
+    'value': _AUTHORS_RANK_MS / per_thousand,
+    'ours_ms_per_1000_events': per_thousand,
+    'peer': f'{_AUTHORS}, {_AUTHORS_RANK_MS:,} ms per 1,000 events',
+    'catalogue': run.log.num_items,
+    'events': len(ranks),
+  }
 
 
 def use_of_machine(system: str) -> aims.Found:
@@ -231,43 +284,48 @@ def retail(system: str) -> aims.Found:
     config = config_of(system)
     item_text, bank = random_logs.texts(drawn, config.facets.encoder.dim)
     crowded = slices_lib.Slices(
-        *slices_lib.build(config, drawn, item_text, bank), _EVENTS.value)
+      *slices_lib.build(config, drawn, item_text, bank), _EVENTS.value
+    )
     log = 'drawn at random in its shape'
-  pairs = [(rate(crowded), rate(plain))
-           for _ in range(_SLICES.value + 1)][1:]
+  pairs = [(rate(crowded), rate(plain)) for _ in range(_SLICES.value + 1)][1:]
   busiest, rounds = slices_lib.crowding(crowded)
-  return {'value': statistics.median(a / b for a, b in pairs),
-          'retail_events_per_s': statistics.median(a for a, _ in pairs),
-          'tmall_events_per_s': statistics.median(b for _, b in pairs),
-          'log': log, 'events_of_a_node_in_a_batch': busiest,
-          'rounds_of_a_batch': rounds}
+  return {
+    'value': statistics.median(a / b for a, b in pairs),
+    'retail_events_per_s': statistics.median(a for a, _ in pairs),
+    'tmall_events_per_s': statistics.median(b for _, b in pairs),
+    'log': log,
+    'events_of_a_node_in_a_batch': busiest,
+    'rounds_of_a_batch': rounds,
+  }
 
 
 def accelerator(system: str) -> aims.Found:
   """Training events a second on a GPU, with its place under the roofline."""
   if jax.devices()[0].platform != 'gpu':
-    return {'value': None,
-            'why': f'no GPU; the device is {jax.devices()[0].platform}'}
+    return {
+      'value': None,
+      'why': f'no GPU; the device is {jax.devices()[0].platform}',
+    }
   found = use_of_machine(system)
   return {**found, 'mfu': found['value'], 'value': found['events_per_s']}
 
 
 MEASURES = {
-    'tgn_b2048_n10': lambda: beside_tgn(2048, _NEIGHBORS),
-    'tgn_b200_n10': lambda: beside_tgn(200, 10),
-    'tgn_b200_n50': lambda: beside_tgn(200, 50),
-    'lightgcn': lambda: beside_recbole('lightgcn', 'LightGCN'),
-    'ngcf': lambda: beside_recbole('ngcf', 'NGCF'),
-    'dynllm_384': lambda: dynllm_training(384),
-    'dynllm_1536': lambda: dynllm_training(1536),
-    'dynllm_ranking': dynllm_ranking,
-    'mfu_tgn': lambda: use_of_machine('tgn'),
-    'mfu_dynllm': lambda: use_of_machine('dynllm'),
-    'retail_tgn': lambda: retail('tgn'),
-    'retail_dynllm': lambda: retail('dynllm'),
-    'accelerator_tgn': lambda: accelerator('tgn'),
-    'accelerator_dynllm': lambda: accelerator('dynllm'),
-    'start_up_s': lambda: start_up.measure(_SIZE.value),
+  'tgn_b2048_n10': lambda: beside_tgn(2048, _NEIGHBORS),
+  'tgn_b200_n10': lambda: beside_tgn(200, 10),
+  'tgn_b200_n50': lambda: beside_tgn(200, 50),
+  'lightgcn': lambda: beside_recbole('lightgcn', 'LightGCN'),
+  'ngcf': lambda: beside_recbole('ngcf', 'NGCF'),
+  'dynllm_384': lambda: dynllm_training(384),
+  'dynllm_1536': lambda: dynllm_training(1536),
+  'dynllm_ranking': dynllm_ranking,
+  'mfu_tgn': lambda: use_of_machine('tgn'),
+  'mfu_dynllm': lambda: use_of_machine('dynllm'),
+  'retail_tgn': lambda: retail('tgn'),
+  'retail_dynllm': lambda: retail('dynllm'),
+  'accelerator_tgn': lambda: accelerator('tgn'),
+  'accelerator_dynllm': lambda: accelerator('dynllm'),
+  'start_up_s': lambda: start_up.measure(_SIZE.value),
 }
 
 
@@ -276,39 +334,49 @@ def scaling_results() -> dict[str, aims.Found]:
   path = pathlib.Path(__file__).parent / 'results' / 'scaling.json'
   stored = json.loads(path.read_text()) if path.exists() else {'aims': {}}
   return {
-      name: {**stored['aims'][name], 'commit': stored['commit']}
-      if name in stored['aims']
-      else {'value': None, 'why': 'run experiments.scaling'}
-      for name in aims.SCALING}
+    name: {**stored['aims'][name], 'commit': stored['commit']}
+    if name in stored['aims']
+    else {'value': None, 'why': 'run experiments.scaling'}
+    for name in aims.SCALING
+  }
 
 
 def main(argv: list[str]) -> int:
   """Measures the aims that were asked for and writes the page."""
   del argv
   results, began = {}, time.perf_counter()
-  asked = lambda name: not _AIMS.value or any(
-      map(name.startswith, _AIMS.value))
+  asked = lambda name: not _AIMS.value or any(map(name.startswith, _AIMS.value))
   kept = scaling_results()
   try:
     aims.check_asked(
-        'aims', _AIMS.value, list(MEASURES), _OUT.value,
-        flags.FLAGS['out'].default)
+      'aims',
+      _AIMS.value,
+      list(MEASURES),
+      _OUT.value,
+      flags.FLAGS['out'].default,
+    )
     for name, measure in MEASURES.items():
       results[name] = measure() if asked(name) else {'value': None}
       jax.clear_caches()
-      reporting.say(aims.line(name, AIMS[name], results[name]))
+      progress.say(aims.line(name, AIMS[name], results[name]))
       if asked(name):
-        reporting.say(f'  {time.perf_counter() - began:.0f} s so far')
+        progress.say(f'  {time.perf_counter() - began:.0f} s so far')
   except InputError as error:
     print('error:', ' '.join(str(error).split()), file=sys.stderr)
     return 2
   for name, found in kept.items():
-    reporting.say(aims.line(name, aims.SCALING[name], found))
+    progress.say(aims.line(name, aims.SCALING[name], found))
   aims.write(
-      _OUT.value, 'Throughput', {
-          'log': f'simulated, size {_SIZE.value}',
-          'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events'},
-      AIMS | aims.SCALING, results | kept, _page(results))
+    _OUT.value,
+    'Throughput',
+    {
+      'log': f'simulated, size {_SIZE.value}',
+      'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
+    },
+    AIMS | aims.SCALING,
+    results | kept,
+    _page(results),
+  )
   return 0
 
 
@@ -320,16 +388,27 @@ def _page(results):
       continue
     whole = found['phases_ms']['step']
     lines += [
-        f'## Where a step of {name.removeprefix("mfu_")} goes', '',
-        *pages.table(
-            ['phase', 'ms', 'share'],
-            [[part, f'{ms:.1f}', f'{ms / whole:.0%}']
-             for part, ms in found['phases_ms'].items()]), '',
-        'Programs of their own, timed in turn; differences of their times.',
-        '', *pages.table(
-            ['product', 'GFLOP/s'],
-            [[shape, f'{value:.0f}']
-             for shape, value in found['gemm_gflop_per_s_at'].items()]), '']
+      f'## Where a step of {name.removeprefix("mfu_")} goes',
+      '',
+      *pages.table(
+        ['phase', 'ms', 'share'],
+        [
+          [part, f'{ms:.1f}', f'{ms / whole:.0%}']
+          for part, ms in found['phases_ms'].items()
+        ],
+      ),
+      '',
+      'Programs of their own, timed in turn; differences of their times.',
+      '',
+      *pages.table(
+        ['product', 'GFLOP/s'],
+        [
+          [shape, f'{value:.0f}']
+          for shape, value in found['gemm_gflop_per_s_at'].items()
+        ],
+      ),
+      '',
+    ]
   return lines
 
 

@@ -13,49 +13,61 @@ import time
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'tpu_compile.json'
 # By name: topology, mesh, events of a batch, size of the log.
 CASES = {
-    'v5e_2x2_tmall': ('v5e:2x2', (4, 1), 2048, 'tmall'),
-    'v5e_4x4_tmall': ('v5e:4x4', (16, 1), 2048, 'tmall'),
-    'v5e_16x16_tmall': ('v5e:16x16', (256, 1), 2048, 'tmall'),
-    'v5e_16x16_huge': ('v5e:16x16', (8, 32), 65_536, 'huge'),
+  'v5e_2x2_tmall': ('v5e:2x2', (4, 1), 2048, 'tmall'),
+  'v5e_4x4_tmall': ('v5e:4x4', (16, 1), 2048, 'tmall'),
+  'v5e_16x16_tmall': ('v5e:16x16', (256, 1), 2048, 'tmall'),
+  'v5e_16x16_huge': ('v5e:16x16', (8, 32), 65_536, 'huge'),
 }
 
 
 def compile_case(name: str) -> dict:
   """Bytes and operations of one case, by program."""
-  import jax  # pylint: disable=g-import-not-at-top
-  from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
-  import numpy as np  # pylint: disable=g-import-not-at-top
-  from dynllm_jax import config as config_lib  # pylint: disable=g-import-not-at-top
-  from dynllm_jax import reporting  # pylint: disable=g-import-not-at-top
-  from experiments import compiled  # pylint: disable=g-import-not-at-top
+  import jax
+  from jax.experimental import topologies
+  import numpy as np
+
+  from dynllm_jax import config as config_lib
+  from dynllm_jax.runs import provenance
+  from experiments import compiled
+
   sizes = {
-      'tmall': compiled.LogSize(5_651, 10_333, 258_390, 24, 60_000),
-      # Facet texts of a chunk of batches alone; the others stay on hosts.
-      'huge': compiled.LogSize(
-          100_000_000, 10_000_000, 2_000_000_000, 20, 1 << 22)}
+    'tmall': compiled.LogSize(5_651, 10_333, 258_390, 24, 60_000),
+    # Facet texts of a chunk of batches alone; the others stay on hosts.
+    'huge': compiled.LogSize(
+      100_000_000, 10_000_000, 2_000_000_000, 20, 1 << 22
+    ),
+  }
   topology, shape, batch_size, size = CASES[name]
   devices = topologies.get_topology_desc(
-      platform='tpu', topology_name=topology).devices
-  mesh = jax.sharding.Mesh(
-      np.array(devices).reshape(shape), ('data', 'nodes'))
+    platform='tpu', topology_name=topology
+  ).devices
+  mesh = jax.sharding.Mesh(np.array(devices).reshape(shape), ('data', 'nodes'))
   config = config_lib.default('dynllm')
   config.train.batch_size = batch_size
   programs = compiled.lower(config, sizes[size], mesh)
-  result = {'mesh': f'{shape[0]} x {shape[1]}', 'batch_size': batch_size,
-            'size': sizes[size]._asdict(), 'jax': jax.__version__,
-            'commit': reporting.commit()}
+  result = {
+    'mesh': f'{shape[0]} x {shape[1]}',
+    'batch_size': batch_size,
+    'size': sizes[size]._asdict(),
+    'jax': jax.__version__,
+    'commit': provenance.commit(),
+  }
   for part in ('train', 'rank'):
     began = time.perf_counter()
     program = getattr(programs, part).compile()
     found = compiled.collectives(program.as_text())
     result[part] = {
-        **compiled.facts(program),
-        'whole_tables': compiled.whole_tables(found, programs.tables),
-        'compile_seconds': round(time.perf_counter() - began, 1)}
-    print(f'{name} {part}: '
-          f'{result[part]["peak_bytes"] / 2 ** 30:.2f} GiB a chip, '
-          f'{result[part]["collective_bytes"] / 1e6:.2f} MB of collectives, '
-          f'whole tables: {result[part]["whole_tables"] or "none"}', flush=True)
+      **compiled.facts(program),
+      'whole_tables': compiled.whole_tables(found, programs.tables),
+      'compile_seconds': round(time.perf_counter() - began, 1),
+    }
+    print(
+      f'{name} {part}: '
+      f'{result[part]["peak_bytes"] / 2**30:.2f} GiB a chip, '
+      f'{result[part]["collective_bytes"] / 1e6:.2f} MB of collectives, '
+      f'whole tables: {result[part]["whole_tables"] or "none"}',
+      flush=True,
+    )
   return result
 
 

@@ -1,4 +1,4 @@
-"""Settings that all tests share; `helpers.py` beside it makes their data."""
+"""Settings that all tests share; `logs.py` beside it makes their data."""
 
 import os
 import pathlib
@@ -21,8 +21,9 @@ hypothesis.settings.load_profile('tests')
 
 # Most of the time goes into compiling programs that run for milliseconds. Read
 # when the first array is made; processes that tests start inherit it.
-os.environ['XLA_FLAGS'] = ' '.join([
-    os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0'])
+os.environ['XLA_FLAGS'] = ' '.join(
+  [os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0']
+)
 
 # Accelerators round the factors of a product unless they are told not to, and
 # the tests compare with plain Python.
@@ -39,12 +40,13 @@ _MAX_MAPPINGS = 30_000
 def few_compiled_programs():
   """Forgets compiled programs long before a process has too many."""
   yield
-  if (_MAPPINGS.exists()
-      and _MAPPINGS.read_bytes().count(b'\n') > _MAX_MAPPINGS):
+  if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b'\n') > _MAX_MAPPINGS:
     jax.clear_caches()
 
 
 def pytest_addoption(parser):
   parser.addoption(
-      '--all-combinations', action='store_true',
-      help='every option of every system, not each system once')
+    '--all-combinations',
+    action='store_true',
+    help='every option of every system, not each system once',
+  )

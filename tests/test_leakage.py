@@ -1,19 +1,19 @@
 """From log to score with real facets: the future changes nothing earlier."""
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import replays
-import variants
 
-from dynllm_jax import batching
 from dynllm_jax import config as config_lib
-from dynllm_jax import sharding
-from dynllm_jax import train
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import train
 from dynllm_jax.facets import bank
-from dynllm_jax.inputs import build_inputs
+from dynllm_jax.graph.inputs import build_inputs
+from dynllm_jax.parallel import device_mesh
+from tests.testing import logs
+from tests.testing import replays
+from tests.testing import variants
 
 LONGEST = 255
 
@@ -23,11 +23,14 @@ def inputs_of(log, config, folder):
   facets, _ = bank.build(config.facets, log, str(folder), lambda line: None)
   text = bank.item_text(config.facets.encoder, log, str(folder))
   inputs = jax.tree.map(
-      jnp.asarray, build_inputs(log, text, facets, replays.BATCH))
+    jnp.asarray, build_inputs(log, text, facets, replays.BATCH)
+  )
   fixed = lambda graph: graph.replace(longest=LONGEST)
   return inputs.replace(
-      user_graph=fixed(inputs.user_graph), item_graph=fixed(inputs.item_graph),
-      same_time=fixed(inputs.same_time))
+    user_graph=fixed(inputs.user_graph),
+    item_graph=fixed(inputs.item_graph),
+    same_time=fixed(inputs.same_time),
+  )
 
 
 @pytest.mark.parametrize('how', ['changed', 'permuted', 'truncated', 'items'])
@@ -36,28 +39,32 @@ def test_the_future_changes_no_earlier_score(tmp_path, how):
   config.model.event_features = True
   config.facets.window_days = 10.0
   config.facets.encoder.dim = 16
-  log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
-                           num_times=70)
+  log = logs.random_log(
+    3, num_users=12, num_items=15, num_events=150, num_times=70
+  )
   system = config_lib.system_module('dynllm').build(config.model)
   inputs = inputs_of(log, config, tmp_path)
   assert len(inputs.facets.closes) > 20
   plan = batching.plan_batches(log.times, 0, log.train_end, replays.BATCH)
   trainer = train.make_trainer(
-      system, config, sharding.make_mesh(config), len(plan.start))
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
   state = train.init_state(trainer, 0, inputs, replays.BATCH * plan.num_parts)
   state, _ = train.run_epoch(
-      trainer, state, inputs, plan, lambda events, loss: None)
+    trainer, state, inputs, plan, lambda events, loss: None
+  )
   cut = int(np.searchsorted(log.times, log.times[log.validation_end - 2]))
   assert cut > log.train_end
   other = replays.changed_future(log, cut, how)
   # The split is made by counting events; what training has seen stands.
   figures = ('train_events', 'mean_return_days')
   altered = inputs_of(other, config, tmp_path).replace(
-      **{name: getattr(inputs, name) for name in figures})
-  expected = replays.all_scores(
-      system, state.params, state.memory, inputs, log)
+    **{name: getattr(inputs, name) for name in figures}
+  )
+  expected = replays.all_scores(system, state.params, state.memory, inputs, log)
   actual = replays.all_scores(
-      system, state.params, state.memory, altered, other)
+    system, state.params, state.memory, altered, other
+  )
   end = cut
   if how == 'items':  # users and times stand, and so do the scores at the cut
     end = int(np.searchsorted(log.times, log.times[cut], side='right'))
@@ -72,8 +79,9 @@ def test_training_does_not_see_the_future(tmp_path):
   config = variants.tiny_config('dynllm+text')
   config.facets.encoder.dim = 16
   config.facets.window_days = 10.0
-  log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
-                           num_times=70)
+  log = logs.random_log(
+    3, num_users=12, num_items=15, num_events=150, num_times=70
+  )
   system = config_lib.system_module('dynllm').build(config.model)
   states = []
   for how in ('', 'changed'):
@@ -81,12 +89,17 @@ def test_training_does_not_see_the_future(tmp_path):
     inputs = inputs_of(seen, config, tmp_path)
     plan = batching.plan_batches(log.times, 0, log.train_end, replays.BATCH)
     trainer = train.make_trainer(
-        system, config, sharding.make_mesh(config), len(plan.start))
+      system, config, device_mesh.make_mesh(config), len(plan.start)
+    )
     state = train.init_state(
-        trainer, 0, inputs.replace(train_events=jnp.int32(log.train_end)),
-        replays.BATCH * plan.num_parts)
+      trainer,
+      0,
+      inputs.replace(train_events=jnp.int32(log.train_end)),
+      replays.BATCH * plan.num_parts,
+    )
     state, record = train.run_epoch(
-        trainer, state, inputs, plan, lambda events, loss: None)
+      trainer, state, inputs, plan, lambda events, loss: None
+    )
     states.append((state.params, record['loss'], state.memory.user.time))
   variants.assert_trees_equal(states[0][0], states[1][0])
   assert states[0][1] == states[1][1]

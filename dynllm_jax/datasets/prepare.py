@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.datasets import assemble
-from dynllm_jax.types import EventLog, InputError, RawLog
+from dynllm_jax.datasets.reading import assemble
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import RawLog
 
 
 def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
@@ -31,39 +33,54 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
   keep = np.flatnonzero(first_occurrences(users, items, raw.times))
   counts['exact duplicates dropped'] = len(users) - len(keep)
   if data_config.sample_users < 1:
-    kept_users = sampled_users(user_ids, data_config.sample_users,
-                               data_config.sample_seed)
+    kept_users = sampled_users(
+      user_ids, data_config.sample_users, data_config.sample_seed
+    )
     counts['users left out by sampling'] = int((~kept_users).sum())
     keep = keep[kept_users[users[keep]]]
   least = data_config.min_user_items, data_config.min_item_users
   core = k_core(users[keep], items[keep], *least)
   if not core.any():
     raise InputError(
-        f'data.min_user_items={least[0]}, data.min_item_users={least[1]}: '
-        f'nothing is left of {len(np.unique(users[keep]))} users, '
-        f'{len(np.unique(items[keep]))} items and {len(keep)} events '
-        f'({raw.source}); lower thresholds or a longer log are needed')
+      f'data.min_user_items={least[0]}, data.min_item_users={least[1]}: '
+      f'nothing is left of {len(np.unique(users[keep]))} users, '
+      f'{len(np.unique(items[keep]))} items and {len(keep)} events '
+      f'({raw.source}); lower thresholds or a longer log are needed'
+    )
   counts['events outside of the core'] = int((~core).sum())
   keep = keep[core]
   keep = keep[np.argsort(raw.times[keep], kind='stable')]
   times = raw.times[keep] - raw.times[keep[0]]
   if times[-1] > np.iinfo(np.int32).max:
     raise InputError(
-        f'data.time_unit: the log spans {times[-1]} seconds ({raw.source}); '
-        f'at most {np.iinfo(np.int32).max} (68 years) are allowed')
+      f'data.time_unit: the log spans {times[-1]} seconds ({raw.source}); '
+      f'at most {np.iinfo(np.int32).max} (68 years) are allowed'
+    )
   users, user_rows = _number(users[keep])
   items, item_rows = _number(items[keep])
   train_end, validation_end = split_points(times)
   counts |= _summary(users, items, times, train_end, validation_end)
   item_ids = item_ids[item_rows]
   return EventLog(
-      users, items, times, _padded(user_ids[user_rows]), _padded(item_ids),
-      *_texts(raw, item_ids), train_end, validation_end,
-      int(raw.times[keep[0]]), counts, raw.source, raw.simulated, fingerprint)
+    users,
+    items,
+    times,
+    _padded(user_ids[user_rows]),
+    _padded(item_ids),
+    *_texts(raw, item_ids),
+    train_end,
+    validation_end,
+    int(raw.times[keep[0]]),
+    counts,
+    raw.source,
+    raw.simulated,
+    fingerprint,
+  )
 
 
-def first_occurrences(users: np.ndarray, items: np.ndarray,
-                      times: np.ndarray) -> np.ndarray:
+def first_occurrences(
+  users: np.ndarray, items: np.ndarray, times: np.ndarray
+) -> np.ndarray:
   """Marks the first event of every (user, item, time), bool[events]."""
   order = np.lexsort((items, users, times))  # Stable: file order among equals.
   new = np.zeros(len(order), bool)
@@ -79,14 +96,15 @@ def first_occurrences(users: np.ndarray, items: np.ndarray,
 def sampled_users(user_ids: np.ndarray, share: float, seed: int) -> np.ndarray:
   """Draws users, at least one, whatever their order; bool[users]."""
   drawn = np.random.default_rng(seed).permutation(len(user_ids))
-  drawn = drawn[:max(1, round(share * len(user_ids)))]
+  drawn = drawn[: max(1, round(share * len(user_ids)))]
   keep = np.zeros(len(user_ids), bool)
   keep[np.argsort(user_ids, kind='stable')[drawn]] = True
   return keep
 
 
-def k_core(users: np.ndarray, items: np.ndarray, min_user_items: int,
-           min_item_users: int) -> np.ndarray:
+def k_core(
+  users: np.ndarray, items: np.ndarray, min_user_items: int, min_item_users: int
+) -> np.ndarray:
   """Marks the events of the core (SPEC 2.2), bool[events].
 
   The core is the largest part of the log in which every user has at least
@@ -102,10 +120,12 @@ def k_core(users: np.ndarray, items: np.ndarray, min_user_items: int,
   pairs = np.unique(users * num_items + items)
   pair_users, pair_items = pairs // num_items, pairs % num_items
   while True:
-    user_good = (np.bincount(pair_users, minlength=num_users)
-                 >= max(min_user_items, 1))
-    item_good = (np.bincount(pair_items, minlength=num_items)
-                 >= max(min_item_users, 1))
+    user_good = np.bincount(pair_users, minlength=num_users) >= max(
+      min_user_items, 1
+    )
+    item_good = np.bincount(pair_items, minlength=num_items) >= max(
+      min_item_users, 1
+    )
     good = user_good[pair_users] & item_good[pair_items]
     if good.all():
       return user_good[users] & item_good[items]
@@ -126,24 +146,29 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
   num_events = len(times)
   if num_events < 3:
     raise InputError(
-        f'data.events: {num_events} events are left; at least 3 are needed to '
-        'split them into training, validation and test')
-  ends = [int(np.searchsorted(times, times[num_events * percent // 100]))
-          for percent in (70, 85)]
+      f'data.events: {num_events} events are left; at least 3 are needed to '
+      'split them into training, validation and test'
+    )
+  ends = [
+    int(np.searchsorted(times, times[num_events * percent // 100]))
+    for percent in (70, 85)
+  ]
   sizes = np.diff([0, *ends, num_events])
   if not sizes.all():
     part = ('training', 'validation', 'test')[int(sizes.argmin())]
     raise InputError(
-        f'data.events: the {part} part of the 70 / 15 / 15 split is empty: '
-        f'{num_events} events at {len(np.unique(times))} distinct times cannot '
-        'be split by time; more events at distinct times are needed')
+      f'data.events: the {part} part of the 70 / 15 / 15 split is empty: '
+      f'{num_events} events at {len(np.unique(times))} distinct times cannot '
+      'be split by time; more events at distinct times are needed'
+    )
   return ends[0], ends[1]
 
 
 def _number(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Numbers codes from 1 by first appearance; i32[events], codes by number."""
-  distinct, first, inverse = np.unique(codes, return_index=True,
-                                       return_inverse=True)
+  distinct, first, inverse = np.unique(
+    codes, return_index=True, return_inverse=True
+  )
   order = np.argsort(first)
   rank = np.empty(len(order), np.int32)
   rank[order] = np.arange(1, len(order) + 1)
@@ -154,7 +179,7 @@ def _texts(raw: RawLog, item_ids: np.ndarray) -> list[np.ndarray]:
   """Titles, categories and brands by item number; '' where there is none."""
   # Items first, so that they are numbered as in the log.
   codes, _ = assemble.encode(np.concatenate([item_ids, raw.item_ids]))
-  table = codes[len(item_ids):]
+  table = codes[len(item_ids) :]
   known = table < len(item_ids)
   columns = []
   for column in (raw.titles, raw.categories, raw.brands):
@@ -169,14 +194,21 @@ def _padded(column: np.ndarray) -> np.ndarray:
   return np.concatenate([np.array([''], object), column])
 
 
-def _summary(users: np.ndarray, items: np.ndarray, times: np.ndarray,
-             train_end: int, validation_end: int) -> dict[str, int]:
+def _summary(
+  users: np.ndarray,
+  items: np.ndarray,
+  times: np.ndarray,
+  train_end: int,
+  validation_end: int,
+) -> dict[str, int]:
   groups = np.unique(times, return_counts=True)[1]
   return {
-      'users': int(users.max()), 'items': int(items.max()),
-      'events': len(users), 'training events': train_end,
-      'validation events': validation_end - train_end,
-      'test events': len(users) - validation_end,
-      'distinct times': len(groups),
-      'events in the largest group of equal times': int(groups.max()),
+    'users': int(users.max()),
+    'items': int(items.max()),
+    'events': len(users),
+    'training events': train_end,
+    'validation events': validation_end - train_end,
+    'test events': len(users) - validation_end,
+    'distinct times': len(groups),
+    'events in the largest group of equal times': int(groups.max()),
   }

@@ -12,32 +12,130 @@ _NUM_FOLLOWERS = 3
 _PER_BRAND = 25  # items, on average
 
 _DEPARTMENTS = {
-    'Home & Kitchen': ('Mug', 'Tea Kettle', 'Table Lamp', 'Storage Box',
-                       'Cushion', 'Knife Set', 'Bath Towel', 'Wall Clock'),
-    'Beauty': ('Face Cream', 'Lipstick', 'Shampoo', 'Hair Dryer', 'Perfume',
-               'Eye Shadow', 'Hand Soap', 'Sunscreen'),
-    'Clothing': ('T-Shirt', 'Sneakers', 'Down Jacket', 'Dress', 'Jeans',
-                 'Wool Scarf', 'Socks', 'Handbag'),
-    'Electronics': ('Headphones', 'Phone Case', 'Keyboard', 'Power Bank',
-                    'Smart Watch', 'Speaker', 'Webcam', 'Charging Cable'),
-    'Food': ('Green Tea', 'Coffee Beans', 'Dried Fruit', 'Noodles',
-             'Chocolate', 'Olive Oil', 'Rice Cakes', 'Mixed Nuts'),
-    'Mother & Baby': ('Baby Bottle', 'Diapers', 'Toy Blocks', 'Stroller',
-                      'Milk Powder', 'Bib', 'Baby Lotion', 'Picture Book'),
-    'Sports': ('Yoga Mat', 'Dumbbell', 'Running Shorts', 'Tent', 'Bike Helmet',
-               'Swim Goggles', 'Backpack', 'Jump Rope'),
-    'Pets & Garden': ('Cat Litter', 'Dog Leash', 'Plant Pot', 'Fish Tank',
-                      'Bird Feeder', 'Garden Hose', 'Pet Bed', 'Pruner'),
+  'Home & Kitchen': (
+    'Mug',
+    'Tea Kettle',
+    'Table Lamp',
+    'Storage Box',
+    'Cushion',
+    'Knife Set',
+    'Bath Towel',
+    'Wall Clock',
+  ),
+  'Beauty': (
+    'Face Cream',
+    'Lipstick',
+    'Shampoo',
+    'Hair Dryer',
+    'Perfume',
+    'Eye Shadow',
+    'Hand Soap',
+    'Sunscreen',
+  ),
+  'Clothing': (
+    'T-Shirt',
+    'Sneakers',
+    'Down Jacket',
+    'Dress',
+    'Jeans',
+    'Wool Scarf',
+    'Socks',
+    'Handbag',
+  ),
+  'Electronics': (
+    'Headphones',
+    'Phone Case',
+    'Keyboard',
+    'Power Bank',
+    'Smart Watch',
+    'Speaker',
+    'Webcam',
+    'Charging Cable',
+  ),
+  'Food': (
+    'Green Tea',
+    'Coffee Beans',
+    'Dried Fruit',
+    'Noodles',
+    'Chocolate',
+    'Olive Oil',
+    'Rice Cakes',
+    'Mixed Nuts',
+  ),
+  'Mother & Baby': (
+    'Baby Bottle',
+    'Diapers',
+    'Toy Blocks',
+    'Stroller',
+    'Milk Powder',
+    'Bib',
+    'Baby Lotion',
+    'Picture Book',
+  ),
+  'Sports': (
+    'Yoga Mat',
+    'Dumbbell',
+    'Running Shorts',
+    'Tent',
+    'Bike Helmet',
+    'Swim Goggles',
+    'Backpack',
+    'Jump Rope',
+  ),
+  'Pets & Garden': (
+    'Cat Litter',
+    'Dog Leash',
+    'Plant Pot',
+    'Fish Tank',
+    'Bird Feeder',
+    'Garden Hose',
+    'Pet Bed',
+    'Pruner',
+  ),
 }
 _ATTRIBUTES = (
-    'Red', 'Blue', 'Ivory', 'Black', 'Olive', 'Pink', 'Grey', 'Golden',
-    'Bamboo', 'Cotton', 'Ceramic', 'Leather', 'Steel', 'Glass', 'Linen',
-    'Classic', 'Modern', 'Vintage', 'Nordic', 'Compact', 'Portable', 'Soft',
-    'Light', 'Large', 'Mini', 'Family', 'Travel', 'Premium', 'Everyday',
-    'Organic', 'Foldable', 'Quiet', 'Winter', 'Summer', 'Gift', 'New')
-_SYLLABLES = (('Ka', 'Lo', 'Mi', 'Su', 'Te', 'Vo', 'An', 'Ber', 'Del', 'Hua'),
-              ('ra', 'ne', 'li', 'mo', 'sha', 'ti', 'vel', 'do', 'xin', 'pe'),
-              ('', 'n', 'to', 'ri', 'lux', 'co', 'way', 'mei', 'ka', 'ta'))
+  'Red',
+  'Blue',
+  'Ivory',
+  'Black',
+  'Olive',
+  'Pink',
+  'Grey',
+  'Golden',
+  'Bamboo',
+  'Cotton',
+  'Ceramic',
+  'Leather',
+  'Steel',
+  'Glass',
+  'Linen',
+  'Classic',
+  'Modern',
+  'Vintage',
+  'Nordic',
+  'Compact',
+  'Portable',
+  'Soft',
+  'Light',
+  'Large',
+  'Mini',
+  'Family',
+  'Travel',
+  'Premium',
+  'Everyday',
+  'Organic',
+  'Foldable',
+  'Quiet',
+  'Winter',
+  'Summer',
+  'Gift',
+  'New',
+)
+_SYLLABLES = (
+  ('Ka', 'Lo', 'Mi', 'Su', 'Te', 'Vo', 'An', 'Ber', 'Del', 'Hua'),
+  ('ra', 'ne', 'li', 'mo', 'sha', 'ti', 'vel', 'do', 'xin', 'pe'),
+  ('', 'n', 'to', 'ri', 'lux', 'co', 'way', 'mei', 'ka', 'ta'),
+)
 
 
 class Items(NamedTuple):
@@ -52,6 +150,7 @@ class Items(NamedTuple):
     followers: i64[items, 3], what is often bought next.
     titles, categories, brands: str[items].
   """
+
   category: np.ndarray
   category_tastes: np.ndarray
   tastes: np.ndarray
@@ -62,8 +161,9 @@ class Items(NamedTuple):
   brands: np.ndarray
 
 
-def make_items(rng: np.random.Generator, num_items: int, num_leaves: int,
-               title_length: float) -> Items:
+def make_items(
+  rng: np.random.Generator, num_items: int, num_leaves: int, title_length: float
+) -> Items:
   """Draws a catalogue.
 
   Args:
@@ -72,13 +172,21 @@ def make_items(rng: np.random.Generator, num_items: int, num_leaves: int,
     num_leaves: leaf categories in each of the eight departments, up to 8.
     title_length: mean length of the titles in characters.
   """
-  leaves = [(department, leaf) for department, names in _DEPARTMENTS.items()
-            for leaf in names[:num_leaves]]
+  leaves = [
+    (department, leaf)
+    for department, names in _DEPARTMENTS.items()
+    for leaf in names[:num_leaves]
+  ]
   shares = rng.dirichlet(np.full(len(leaves), 4.0))
   # Two of every leaf at least, so that an item has something to follow it.
-  category = np.sort(np.concatenate([
-      np.tile(np.arange(len(leaves)), 2),
-      rng.choice(len(leaves), num_items - 2 * len(leaves), p=shares)]))
+  category = np.sort(
+    np.concatenate(
+      [
+        np.tile(np.arange(len(leaves)), 2),
+        rng.choice(len(leaves), num_items - 2 * len(leaves), p=shares),
+      ]
+    )
+  )
   num_brands = max(num_items // _PER_BRAND, len(_DEPARTMENTS))
   # A brand belongs to one department: brand b to department b mod 8.
   slots = rng.zipf(1.6, num_items) % (num_brands // len(_DEPARTMENTS))
@@ -86,22 +194,33 @@ def make_items(rng: np.random.Generator, num_items: int, num_leaves: int,
 
   category_tastes = _directions(rng, len(leaves))
   brand_tastes = _directions(rng, num_brands)
-  tastes = (0.6 * category_tastes[category] + 0.5 * brand_tastes[brand]
-            + 0.6 * _directions(rng, num_items))
+  tastes = (
+    0.6 * category_tastes[category]
+    + 0.5 * brand_tastes[brand]
+    + 0.6 * _directions(rng, num_items)
+  )
   popularity = _popularity(rng, num_items)
   names = _brand_names(rng, num_brands)
   leaf_names = [leaves[c][1] for c in category]
   return Items(
-      category, category_tastes, tastes,
-      np.concatenate([[0.0], np.cumsum(popularity)]),
-      _followers(rng, category, popularity.mean(axis=0)),
-      _titles(rng, [names[b] for b in brand], leaf_names, title_length),
-      np.array([' > '.join(leaves[c]) for c in category], object),
-      np.array([names[b] for b in brand], object))
+    category,
+    category_tastes,
+    tastes,
+    np.concatenate([[0.0], np.cumsum(popularity)]),
+    _followers(rng, category, popularity.mean(axis=0)),
+    _titles(rng, [names[b] for b in brand], leaf_names, title_length),
+    np.array([' > '.join(leaves[c]) for c in category], object),
+    np.array([names[b] for b in brand], object),
+  )
 
 
-def draw_items(rng: np.random.Generator, items: Items, periods: np.ndarray,
-               categories: np.ndarray, count: int) -> np.ndarray:
+def draw_items(
+  rng: np.random.Generator,
+  items: Items,
+  periods: np.ndarray,
+  categories: np.ndarray,
+  count: int,
+) -> np.ndarray:
   """Draws items of categories by their popularity in a period.
 
   Args:
@@ -113,8 +232,9 @@ def draw_items(rng: np.random.Generator, items: Items, periods: np.ndarray,
   """
   num_items = len(items.category)
   low = periods * num_items + np.searchsorted(items.category, categories)
-  high = periods * num_items + np.searchsorted(items.category, categories,
-                                               'right')
+  high = periods * num_items + np.searchsorted(
+    items.category, categories, 'right'
+  )
   start, end = items.cumulative[low], items.cumulative[high]
   point = rng.random((len(periods), count))
   point = start[:, None] + point * (end - start)[:, None]
@@ -134,17 +254,21 @@ def _popularity(rng: np.random.Generator, num_items: int) -> np.ndarray:
   rank = rng.permutation(num_items) + 1.0
   drift = np.cumsum(rng.normal(0, 0.12, (NUM_PERIODS, num_items)), axis=0)
   period = np.arange(NUM_PERIODS)[:, None]
-  appears = np.where(rng.random(num_items) < 0.6, 0,
-                     rng.integers(0, NUM_PERIODS, num_items))
-  fades = appears + np.where(rng.random(num_items) < 0.6, NUM_PERIODS,
-                             rng.geometric(0.12, num_items))
-  alive = np.where(period < appears, 1e-4,
-                   np.exp(-0.5 * np.maximum(period - fades, 0)) + 1e-4)
-  return rank ** -0.55 * np.exp(drift) * alive
+  appears = np.where(
+    rng.random(num_items) < 0.6, 0, rng.integers(0, NUM_PERIODS, num_items)
+  )
+  fades = appears + np.where(
+    rng.random(num_items) < 0.6, NUM_PERIODS, rng.geometric(0.12, num_items)
+  )
+  alive = np.where(
+    period < appears, 1e-4, np.exp(-0.5 * np.maximum(period - fades, 0)) + 1e-4
+  )
+  return rank**-0.55 * np.exp(drift) * alive
 
 
-def _followers(rng: np.random.Generator, category: np.ndarray,
-               popularity: np.ndarray) -> np.ndarray:
+def _followers(
+  rng: np.random.Generator, category: np.ndarray, popularity: np.ndarray
+) -> np.ndarray:
   """Items often bought after each: of its own leaf and of one other."""
   num_categories = category[-1] + 1
   other = rng.permutation(num_categories)
@@ -160,25 +284,34 @@ def _followers(rng: np.random.Generator, category: np.ndarray,
 
 
 def _brand_names(rng: np.random.Generator, count: int) -> list[str]:
-  names = [a + b + c for a in _SYLLABLES[0] for b in _SYLLABLES[1]
-           for c in _SYLLABLES[2]]
+  names = [
+    a + b + c
+    for a in _SYLLABLES[0]
+    for b in _SYLLABLES[1]
+    for c in _SYLLABLES[2]
+  ]
   picked = rng.permutation(len(names))
   # Past the supply of names, brands are numbered lines of one house.
-  return [names[picked[b % len(names)]] + ('' if b < len(names) else
-                                           f' {b // len(names) + 1}')
-          for b in range(count)]
+  return [
+    names[picked[b % len(names)]]
+    + ('' if b < len(names) else f' {b // len(names) + 1}')
+    for b in range(count)
+  ]
 
 
-def _titles(rng: np.random.Generator, brands: list[str], leaves: list[str],
-            length: float) -> np.ndarray:
+def _titles(
+  rng: np.random.Generator, brands: list[str], leaves: list[str], length: float
+) -> np.ndarray:
   """Titles `brand attributes leaf` of a mean length, str[items]."""
   wanted = np.clip(rng.normal(length, 6, len(brands)), 18, 60)
-  words = rng.permuted(np.tile(np.arange(len(_ATTRIBUTES)), (len(brands), 1)),
-                       axis=1)
+  words = rng.permuted(
+    np.tile(np.arange(len(_ATTRIBUTES)), (len(brands), 1)), axis=1
+  )
   shift = 0.0
   for _ in range(4):  # Whole words miss the length; the shift makes up for it.
-    titles = [_title(*parts) for parts in
-              zip(brands, leaves, words, wanted + shift)]
+    titles = [
+      _title(*parts) for parts in zip(brands, leaves, words, wanted + shift)
+    ]
     shift += length - np.mean([len(title) for title in titles])
   return np.array(titles, object)
 

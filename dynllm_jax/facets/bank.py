@@ -8,21 +8,25 @@ A folder appears whole, under its final name, or not at all; `sums.json` in it
 says how long each file is and its check sum, so that damage is found.
 """
 
+from collections.abc import Callable
 import hashlib
 import json
 import os
 import pathlib
 import time
-import zlib
-from collections.abc import Callable
 from typing import Any
+import zlib
 
 import numpy as np
 
-from dynllm_jax import bucket, scratch
-from dynllm_jax.facets import windows, writers
-from dynllm_jax.text import encoders
-from dynllm_jax.types import FACETS, EventLog, FacetBank
+from dynllm_jax.facets import windows
+from dynllm_jax.facets import writing
+from dynllm_jax.storage import bucket
+from dynllm_jax.storage import build_folder
+from dynllm_jax.text import encoding
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import FACETS
 
 VERSION = 2
 
@@ -32,7 +36,7 @@ Report = Callable[[str], None]
 
 
 def build(
-    facets_config: Any, log: EventLog, cache_dir: str, report: Report = print
+  facets_config: Any, log: EventLog, cache_dir: str, report: Report = print
 ) -> tuple[FacetBank, dict[str, Any]]:
   """Writes and encodes the facets of a log, or finds them in the cache.
 
@@ -58,55 +62,74 @@ def build(
   def make(folder: pathlib.Path) -> dict[str, Any]:
     start = time.monotonic()
     profiles = windows.profiles(log, window)
-    report(f'facets: writing {len(profiles):,} profiles, '
-           f'{writers.describe(writer_config)}')
-    facets = writers.write(
-        writer_config, log, profiles, _written(cache_dir), report)
-    report(f'facets: encoding {len(facets.texts) - 1:,} texts, '
-           f'{encoders.describe(encoder_config)}')
-    texts = _encode_table(
-        encoder_config, ['', *facets.texts[1:]], cache_dir)
+    report(
+      f'facets: writing {len(profiles):,} profiles, '
+      f'{writing.describe(writer_config)}'
+    )
+    facets = writing.write(
+      writer_config, log, profiles, _written(cache_dir), report
+    )
+    report(
+      f'facets: encoding {len(facets.texts) - 1:,} texts, '
+      f'{encoding.describe(encoder_config)}'
+    )
+    texts = _encode_table(encoder_config, ['', *facets.texts[1:]], cache_dir)
     np.save(folder / 'texts.npy', texts)
-    np.save(folder / 'offsets.npy', np.searchsorted(
-        profiles.users, np.arange(log.num_users + 2)).astype(np.int32))
+    np.save(
+      folder / 'offsets.npy',
+      np.searchsorted(profiles.users, np.arange(log.num_users + 2)).astype(
+        np.int32
+      ),
+    )
     np.save(folder / 'closes.npy', profiles.closes.astype(np.int32))
     np.save(folder / 'index.npy', facets.index)
     _write_provenance(folder, log, profiles, facets)
     unknown = (facets.index == 0).mean(axis=0) if len(profiles) else [0.0] * 4
     return {
-        'writer': writers.describe(writer_config),
-        'encoder': encoders.describe(encoder_config),
-        'window_days': float(facets_config.window_days),
-        'num_windows': len(np.unique(profiles.closes)),
-        'num_profiles': len(profiles),
-        'num_unique_texts': len(facets.texts) - 1,
-        'num_failed': facets.num_failed,
-        'failure_rate': facets.num_failed / max(len(profiles), 1),
-        'unknown': dict(zip(FACETS, map(float, unknown))),
-        'llm_dim': texts.shape[1],
-        'seconds': time.monotonic() - start}
+      'writer': writing.describe(writer_config),
+      'encoder': encoding.describe(encoder_config),
+      'window_days': float(facets_config.window_days),
+      'num_windows': len(np.unique(profiles.closes)),
+      'num_profiles': len(profiles),
+      'num_unique_texts': len(facets.texts) - 1,
+      'num_failed': facets.num_failed,
+      'failure_rate': facets.num_failed / max(len(profiles), 1),
+      'unknown': dict(zip(FACETS, map(float, unknown))),
+      'llm_dim': texts.shape[1],
+      'seconds': time.monotonic() - start,
+    }
 
   arrays, about, folder = _cached(
-      place(facets_config, log, cache_dir),
-      ('texts', 'offsets', 'closes', 'index'), make, report)
+    place(facets_config, log, cache_dir),
+    ('texts', 'offsets', 'closes', 'index'),
+    make,
+    report,
+  )
   return FacetBank(**arrays), {**about, 'folder': str(folder)}
 
 
-def place(
-    facets_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
+def place(facets_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
   """The folder of a log's facets, which may not be there yet.
 
   Raises:
     InputError: if a field of the config is not allowed.
   """
-  return pathlib.Path(cache_dir, 'facets', _key(
-      VERSION, windows.VERSION, log.fingerprint,
+  return pathlib.Path(
+    cache_dir,
+    'facets',
+    _key(
+      VERSION,
+      windows.VERSION,
+      log.fingerprint,
       windows.window_seconds(facets_config.window_days),
-      *identities(facets_config, cache_dir)))
+      *identities(facets_config, cache_dir),
+    ),
+  )
 
 
 def identities(
-    facets_config: Any, cache_dir: str) -> tuple[dict[str, Any], ...]:
+  facets_config: Any, cache_dir: str
+) -> tuple[dict[str, Any], ...]:
   """What texts and embeddings follow from but log and window, as JSON values.
 
   Args:
@@ -119,34 +142,42 @@ def identities(
   Raises:
     InputError: if a field of the config is not allowed.
   """
-  return (writers.identity(facets_config.writer, _written(cache_dir)),
-          encoders.identity(facets_config.encoder, _store(cache_dir)))
+  return (
+    writing.identity(facets_config.writer, _written(cache_dir)),
+    encoding.identity(facets_config.encoder, _store(cache_dir)),
+  )
 
 
 def plan(
-    facets_config: Any, log: EventLog, cache_dir: str,
-    report: Report = print) -> None:
+  facets_config: Any, log: EventLog, cache_dir: str, report: Report = print
+) -> None:
   """Reports what `build` would take; spends nothing.
 
   Raises:
     InputError: if a field of the config is not allowed.
   """
   folder = place(facets_config, log, cache_dir)
-  report(f'facets: {writers.describe(facets_config.writer)}; '
-         f'{encoders.describe(facets_config.encoder)}')
+  report(
+    f'facets: {writing.describe(facets_config.writer)}; '
+    f'{encoding.describe(facets_config.encoder)}'
+  )
   texts = 0
   if bucket.fetch(folder):
     report(f'facets: nothing to write, all are in {folder}')
   else:
     profiles = windows.profiles(
-        log, windows.window_seconds(facets_config.window_days))
-    writers.plan(
-        facets_config.writer, log, profiles, _written(cache_dir), report)
+      log, windows.window_seconds(facets_config.window_days)
+    )
+    writing.plan(
+      facets_config.writer, log, profiles, _written(cache_dir), report
+    )
     texts = len(FACETS) * len(profiles)
-  items = log.num_items * (not bucket.fetch(
-      _item_place(facets_config.encoder, log, cache_dir)))
-  report(f'facets: at most {texts:,} facet texts and {items:,} item texts to '
-         'embed')
+  items = log.num_items * (
+    not bucket.fetch(_item_place(facets_config.encoder, log, cache_dir))
+  )
+  report(
+    f'facets: at most {texts:,} facet texts and {items:,} item texts to embed'
+  )
 
 
 def _written(cache_dir: str) -> str:
@@ -155,8 +186,7 @@ def _written(cache_dir: str) -> str:
 
 
 def item_text(
-    encoder_config: Any, log: EventLog, cache_dir: str,
-    report: Report = print
+  encoder_config: Any, log: EventLog, cache_dir: str, report: Report = print
 ) -> np.ndarray:
   """Encodes `title | category | brand` of every item; empty parts left out.
 
@@ -172,32 +202,44 @@ def item_text(
   Raises:
     InputError: if a field of the config is not allowed.
   """
+
   def make(folder: pathlib.Path) -> dict[str, Any]:
     texts = [
-        ' | '.join(part for part in map(str.strip, map(str, parts)) if part)
-        for parts in zip(log.titles, log.categories, log.brands, strict=True)]
-    np.save(folder / 'texts.npy',
-            _encode_table(encoder_config, ['', *texts[1:]], cache_dir))
-    return {'encoder': encoders.describe(encoder_config)}
+      ' | '.join(part for part in map(str.strip, map(str, parts)) if part)
+      for parts in zip(log.titles, log.categories, log.brands, strict=True)
+    ]
+    np.save(
+      folder / 'texts.npy',
+      _encode_table(encoder_config, ['', *texts[1:]], cache_dir),
+    )
+    return {'encoder': encoding.describe(encoder_config)}
 
   arrays, _, _ = _cached(
-      _item_place(encoder_config, log, cache_dir), ('texts',), make, report)
+    _item_place(encoder_config, log, cache_dir), ('texts',), make, report
+  )
   return arrays['texts']
 
 
 def _item_place(
-    encoder_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
+  encoder_config: Any, log: EventLog, cache_dir: str
+) -> pathlib.Path:
   """The folder of the items' texts, which may not be there yet."""
-  return pathlib.Path(cache_dir, 'item_text', _key(
-      VERSION, log.fingerprint,
-      encoders.identity(encoder_config, _store(cache_dir))))
+  return pathlib.Path(
+    cache_dir,
+    'item_text',
+    _key(
+      VERSION,
+      log.fingerprint,
+      encoding.identity(encoder_config, _store(cache_dir)),
+    ),
+  )
 
 
 def _encode_table(
-    encoder_config: Any, texts: list[str], cache_dir: str
+  encoder_config: Any, texts: list[str], cache_dir: str
 ) -> np.ndarray:
   """Encodes texts; row 0 is zeros whatever an encoder makes of ''."""
-  table = encoders.encode(encoder_config, texts, _store(cache_dir))
+  table = encoding.encode(encoder_config, texts, _store(cache_dir))
   table[0] = 0
   return table
 
@@ -208,8 +250,10 @@ def _store(cache_dir: str) -> str:
 
 
 def _write_provenance(
-    folder: pathlib.Path, log: EventLog, profiles: windows.Profiles,
-    facets: writers.FacetTexts
+  folder: pathlib.Path,
+  log: EventLog,
+  profiles: windows.Profiles,
+  facets: writing.FacetTexts,
 ) -> None:
   """For people: every text, and which purchases each profile could read.
 
@@ -220,20 +264,33 @@ def _write_provenance(
   """
   with open(folder / 'texts.jsonl', 'w', encoding='utf-8') as file:
     file.writelines(
-        json.dumps({'row': row, 'text': text}, ensure_ascii=False) + '\n'
-        for row, text in enumerate(facets.texts))
+      json.dumps({'row': row, 'text': text}, ensure_ascii=False) + '\n'
+      for row, text in enumerate(facets.texts)
+    )
   times = log.times[profiles.order]
   columns = zip(
-      log.user_ids[profiles.users].tolist(), profiles.closes.tolist(),
-      (profiles.last - profiles.first).tolist(), facets.num_read.tolist(),
-      times[profiles.first].tolist(), times[profiles.last - 1].tolist(),
-      facets.index.tolist())
-  names = ('user', 'close', 'num_purchases', 'num_read', 'first_time',
-           'last_time', 'texts')
+    log.user_ids[profiles.users].tolist(),
+    profiles.closes.tolist(),
+    (profiles.last - profiles.first).tolist(),
+    facets.num_read.tolist(),
+    times[profiles.first].tolist(),
+    times[profiles.last - 1].tolist(),
+    facets.index.tolist(),
+  )
+  names = (
+    'user',
+    'close',
+    'num_purchases',
+    'num_read',
+    'first_time',
+    'last_time',
+    'texts',
+  )
   with open(folder / 'profiles.jsonl', 'w', encoding='utf-8') as file:
     file.writelines(
-        json.dumps(dict(zip(names, row)), ensure_ascii=False) + '\n'
-        for row in columns)
+      json.dumps(dict(zip(names, row)), ensure_ascii=False) + '\n'
+      for row in columns
+    )
 
 
 # --------------------------------------------------------- folders on disk
@@ -245,8 +302,10 @@ def _key(*parts: Any) -> str:
 
 
 def _cached(
-    folder: pathlib.Path, names: tuple[str, ...],
-    make: Callable[[pathlib.Path], dict[str, Any]], report: Report
+  folder: pathlib.Path,
+  names: tuple[str, ...],
+  make: Callable[[pathlib.Path], dict[str, Any]],
+  report: Report,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], pathlib.Path]:
   """Loads a folder; makes it first where it is missing or damaged.
 
@@ -264,21 +323,21 @@ def _cached(
     if not damage:
       return *_load(folder, names), folder
     report(f'{folder}: {damage}; building it again')
-    scratch.remove(folder)
-  with scratch.folder(folder.parent) as fresh:
+    build_folder.remove(folder)
+  with build_folder.folder(folder.parent) as fresh:
     (fresh / _ABOUT).write_text(json.dumps(make(fresh), indent=1))
     sums = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
     (fresh / _SUMS).write_text(json.dumps(sums, indent=1))
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
-    scratch.place(fresh, folder)
+    build_folder.place(fresh, folder)
   bucket.publish(folder)
   return *loaded, folder
 
 
 def _load(
-    folder: pathlib.Path, names: tuple[str, ...]
+  folder: pathlib.Path, names: tuple[str, ...]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   about = json.loads((folder / _ABOUT).read_text())
   return {n: np.load(folder / f'{n}.npy', mmap_mode='r') for n in names}, about

@@ -17,39 +17,157 @@ _HAN = re.compile(r'[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+')
 _LEVELS = ('>', '›', '|', ';', '/', ',')  # the first one present separates
 
 # Words after which a title says for what or of what, no longer what.
-_LINKS = frozenset('at by for from in into of on to with without'.split())
+_LINKS = frozenset(
+  ['at', 'by', 'for', 'from', 'in', 'into', 'of', 'on', 'to', 'with', 'without']
+)
 _FILLERS = _LINKS | frozenset(
-    'a all an and any are as be best buy can cm comes count ct de design do '
-    'each fl fluid free get has have how inch is it its just kg la lb make '
-    'mg ml mm more my new no not off one or our ounce ounces out oz pcs per '
-    'piece pieces plus set size sure that the them this two up use very when '
-    'x you your'.split())
+  [
+    'a',
+    'all',
+    'an',
+    'and',
+    'any',
+    'are',
+    'as',
+    'be',
+    'best',
+    'buy',
+    'can',
+    'cm',
+    'comes',
+    'count',
+    'ct',
+    'de',
+    'design',
+    'do',
+    'each',
+    'fl',
+    'fluid',
+    'free',
+    'get',
+    'has',
+    'have',
+    'how',
+    'inch',
+    'is',
+    'it',
+    'its',
+    'just',
+    'kg',
+    'la',
+    'lb',
+    'make',
+    'mg',
+    'ml',
+    'mm',
+    'more',
+    'my',
+    'new',
+    'no',
+    'not',
+    'off',
+    'one',
+    'or',
+    'our',
+    'ounce',
+    'ounces',
+    'out',
+    'oz',
+    'pcs',
+    'per',
+    'piece',
+    'pieces',
+    'plus',
+    'set',
+    'size',
+    'sure',
+    'that',
+    'the',
+    'them',
+    'this',
+    'two',
+    'up',
+    'use',
+    'very',
+    'when',
+    'x',
+    'you',
+    'your',
+  ]
+)
 _HOLDERS = frozenset(
-    'ass assorted asst asstd box bundle case kit pack pair set'.split())
+  [
+    'ass',
+    'assorted',
+    'asst',
+    'asstd',
+    'box',
+    'bundle',
+    'case',
+    'kit',
+    'pack',
+    'pair',
+    'set',
+  ]
+)
 # Seldom what a thing is, often how its title ends.
 _LOOKS = frozenset(
-    'assorted beige big black blue brown clear color colour dark finish gold '
-    'gray green grey ivory large light lilac long medium orange pack pink '
-    'purple red round set short silver small tall turquoise violet white '
-    'yellow'.split())
+  [
+    'assorted',
+    'beige',
+    'big',
+    'black',
+    'blue',
+    'brown',
+    'clear',
+    'color',
+    'colour',
+    'dark',
+    'finish',
+    'gold',
+    'gray',
+    'green',
+    'grey',
+    'ivory',
+    'large',
+    'light',
+    'lilac',
+    'long',
+    'medium',
+    'orange',
+    'pack',
+    'pink',
+    'purple',
+    'red',
+    'round',
+    'set',
+    'short',
+    'silver',
+    'small',
+    'tall',
+    'turquoise',
+    'violet',
+    'white',
+    'yellow',
+  ]
+)
 # Crowd segments and the words of a title or category that speak of them.
 _SEGMENTS = {
-    "women's things": "her ladies lady women women's womens 女士 女装 女式",
-    "men's things": "him men men's mens 男士 男装 男式",
-    "children's things":
-        "babies baby boys child children children's girls kids kid teen "
-        "toddler toys 儿童 宝宝 婴儿",
-    'gifts':
-        'anniversary birthday christmas easter gift gifts party present '
-        'presents valentine wedding xmas 礼品 礼物 生日',
-    'organic products': 'eco natural nature organic organics vegan 天然 有机',
-    'professional products': 'pro professional salon 专业',
-    'vintage style': 'antique classic retro retrospot vintage 复古',
-    'things for the home':
-        'bathroom bedroom decoration garden home kitchen 家居 厨房',
-    'things for pets': 'cat cats dog dogs pet pets 宠物'}
+  "women's things": "her ladies lady women women's womens 女士 女装 女式",
+  "men's things": "him men men's mens 男士 男装 男式",
+  "children's things": "babies baby boys child children children's girls kids kid teen "
+  'toddler toys 儿童 宝宝 婴儿',
+  'gifts': 'anniversary birthday christmas easter gift gifts party present '
+  'presents valentine wedding xmas 礼品 礼物 生日',
+  'organic products': 'eco natural nature organic organics vegan 天然 有机',
+  'professional products': 'pro professional salon 专业',
+  'vintage style': 'antique classic retro retrospot vintage 复古',
+  'things for the home': 'bathroom bedroom decoration garden home kitchen 家居 厨房',
+  'things for pets': 'cat cats dog dogs pet pets 宠物',
+}
 _SEGMENT_OF = {
-    word: name for name, words in _SEGMENTS.items() for word in words.split()}
+  word: name for name, words in _SEGMENTS.items() for word in words.split()
+}
 
 
 class Item(NamedTuple):
@@ -65,6 +183,7 @@ class Item(NamedTuple):
     brand: as it stands in the table.
     segments: crowds that the title or the category speaks of.
   """
+
   words: list[tuple[str, float]]
   kind: str
   group: str
@@ -75,7 +194,7 @@ class Item(NamedTuple):
 
 
 def describe_items(
-    titles: np.ndarray, categories: np.ndarray, brands: np.ndarray
+  titles: np.ndarray, categories: np.ndarray, brands: np.ndarray
 ) -> list[Item]:
   """Reads the item table.
 
@@ -93,22 +212,29 @@ def describe_items(
   tokens = [_tokens(text) for text in titles]
   levels = _category_levels(categories)
   frequency = collections.Counter(
-      itertools.chain.from_iterable(map(set, tokens)))
+    itertools.chain.from_iterable(map(set, tokens))
+  )
   weight = {
-      word: math.log((len(titles) + 1) / count) * count / (count + 2)
-      for word, count in frequency.items()}
+    word: math.log((len(titles) + 1) / count) * count / (count + 2)
+    for word, count in frequency.items()
+  }
   own = [set(_tokens(text)) for text in brands]
   products = _products(titles, own, frequency)
   return [
-      _item(*row, weight) for row in
-      zip(tokens, levels, brands, own, products, strict=True)]
+    _item(*row, weight)
+    for row in zip(tokens, levels, brands, own, products, strict=True)
+  ]
 
 
 def _item(tokens, levels, brand, own, product, weight) -> Item:
   words = [
-      (word, weight[word]) for word in dict.fromkeys(tokens)
-      if word not in own and word not in _FILLERS and not word[0].isdigit()
-      and len(word) > 1]
+    (word, weight[word])
+    for word in dict.fromkeys(tokens)
+    if word not in own
+    and word not in _FILLERS
+    and not word[0].isdigit()
+    and len(word) > 1
+  ]
   if levels:
     kind, group = levels[-1], levels[0]
     above = ', '.join(levels[:-1][:2])
@@ -117,8 +243,9 @@ def _item(tokens, levels, brand, own, product, weight) -> Item:
     kind = path = product
     group = product.split(' ')[-1]
   spoken = tokens + _tokens(' '.join(levels))
-  segments = tuple(dict.fromkeys(
-      _SEGMENT_OF[word] for word in spoken if word in _SEGMENT_OF))
+  segments = tuple(
+    dict.fromkeys(_SEGMENT_OF[word] for word in spoken if word in _SEGMENT_OF)
+  )
   return Item(words, kind, group, path, product, brand, segments)
 
 
@@ -131,13 +258,13 @@ def _tokens(text: str) -> list[str]:
       out.append(token)
       continue
     for run in han:
-      out += [run[i:i + 2] for i in range(max(len(run) - 1, 1))]
+      out += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
     out += _TOKEN.findall(_HAN.sub(' ', token))
   return out
 
 
 def _products(
-    titles: list[str], own: list[set[str]], frequency: dict[str, int]
+  titles: list[str], own: list[set[str]], frequency: dict[str, int]
 ) -> list[str]:
   """The product type in each title, one or two words, '' if none.
 
@@ -146,8 +273,11 @@ def _products(
   is the last four characters.
   """
   parts = [_naming_words(*row) for row in zip(titles, own)]
-  plain = [[word for word in words if word not in _LOOKS
-            and word not in _SEGMENT_OF] or words for words in parts]
+  plain = [
+    [word for word in words if word not in _LOOKS and word not in _SEGMENT_OF]
+    or words
+    for words in parts
+  ]
   ends = collections.Counter(words[-1] for words in plain if words)
 
   def product(words, heads):
@@ -156,10 +286,11 @@ def _products(
     if han := _HAN.findall(words[-1]):
       return han[-1][-4:]
     # Of equals the last, as that is where English puts it.
-    head = max(reversed(heads), key=lambda word: (
-        ends[word] ** 2 / frequency.get(word, 1)))
+    head = max(
+      reversed(heads), key=lambda word: ends[word] ** 2 / frequency.get(word, 1)
+    )
     at = words.index(head)
-    return ' '.join(words[max(at - 1, 0):at + 1])
+    return ' '.join(words[max(at - 1, 0) : at + 1])
 
   return [product(*row) for row in zip(parts, plain)]
 

@@ -1,21 +1,22 @@
 """Batched generation with a Flax language model on all local devices."""
 
 import bisect
-import functools
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dynllm_jax.types import Array
 
 # A program is compiled for each of these lengths that occurs, and a prompt is
 # padded to the next one: by a fifth on average.
-_BUCKETS = tuple(
-    size * 2 ** k for k in range(16) for size in (32, 48))
+_BUCKETS = tuple(size * 2**k for k in range(16) for size in (32, 48))
 
 
 class Generator:
@@ -27,8 +28,15 @@ class Generator:
   """
 
   def __init__(
-      self, model: Any, params: Any, batch_size: int, max_input_tokens: int,
-      max_output_tokens: int, pad: int, ends: Sequence[int]):
+    self,
+    model: Any,
+    params: Any,
+    batch_size: int,
+    max_input_tokens: int,
+    max_output_tokens: int,
+    pad: int,
+    ends: Sequence[int],
+  ):
     """Places the parameters on all local devices.
 
     Args:
@@ -45,21 +53,24 @@ class Generator:
     mesh = Mesh(np.array(devices), ('data',))
     self._rows = NamedSharding(mesh, PartitionSpec('data'))
     self.batch_size = -(-batch_size // len(devices)) * len(devices)
-    self._params = jax.device_put(
-        params, NamedSharding(mesh, PartitionSpec()))
+    self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     self._left = not model.config.is_encoder_decoder
     self._longest = max_input_tokens
     self._pad, self._ends = pad, frozenset(ends)
-    self._generate = jax.jit(functools.partial(
-        _generate, model, max_output_tokens, pad, tuple(ends)))
+    self._generate = jax.jit(
+      functools.partial(_generate, model, max_output_tokens, pad, tuple(ends))
+    )
 
   def length(self, tokens: int) -> int:
     """The length to which a prompt is padded."""
     return min(_BUCKETS[bisect.bisect_left(_BUCKETS, tokens)], self._longest)
 
   def __call__(
-      self, prompts: Sequence[Sequence[int]], temperatures: Sequence[float],
-      seeds: Sequence[int]) -> list[list[int]]:
+    self,
+    prompts: Sequence[Sequence[int]],
+    temperatures: Sequence[float],
+    seeds: Sequence[int],
+  ) -> list[list[int]]:
     """Continues at most `batch_size` prompts of any lengths.
 
     Args:
@@ -77,24 +88,42 @@ class Generator:
     mask = np.zeros((self.batch_size, length), np.int32)
     for row, source in enumerate(filled):
       prompt = prompts[source]
-      where = slice(length - len(prompt), None) if self._left else slice(
-          len(prompt))
+      where = (
+        slice(length - len(prompt), None) if self._left else slice(len(prompt))
+      )
       tokens[row, where], mask[row, where] = prompt, 1
     halves = [[seeds[i] & 0xFFFFFFFF, seeds[i] >> 32] for i in filled]
-    out = self._generate(self._params, *jax.device_put((
-        tokens, mask, np.array([temperatures[i] for i in filled], np.float32),
-        np.array(halves, np.uint32)), self._rows))
-    return [self._cut(row) for row in np.asarray(out)[:len(prompts)].tolist()]
+    out = self._generate(
+      self._params,
+      *jax.device_put(
+        (
+          tokens,
+          mask,
+          np.array([temperatures[i] for i in filled], np.float32),
+          np.array(halves, np.uint32),
+        ),
+        self._rows,
+      ),
+    )
+    return [self._cut(row) for row in np.asarray(out)[: len(prompts)].tolist()]
 
   def _cut(self, tokens: list[int]) -> list[int]:
-    end = next((
-        k for k, token in enumerate(tokens) if token in self._ends), None)
+    end = next(
+      (k for k, token in enumerate(tokens) if token in self._ends), None
+    )
     return tokens[:end]
 
 
 def _generate(
-    model: Any, max_new: int, pad: int, ends: tuple[int, ...], params: Any,
-    tokens: Array, mask: Array, temperatures: Array, seeds: Array
+  model: Any,
+  max_new: int,
+  pad: int,
+  ends: tuple[int, ...],
+  params: Any,
+  tokens: Array,
+  mask: Array,
+  temperatures: Array,
+  seeds: Array,
 ) -> jax.Array:
   """Generates greedily from logits with noise, which is sampling.
 
@@ -113,36 +142,50 @@ def _generate(
     i32[batch, max_new], padded behind each row's end.
   """
   from transformers import GenerationConfig
+
   start = 1 if model.config.is_encoder_decoder else tokens.shape[1]
-  keys = jax.vmap(lambda pair: jax.random.fold_in(
-      jax.random.key(pair[0]), pair[1]))(seeds)
+  keys = jax.vmap(
+    lambda pair: jax.random.fold_in(jax.random.key(pair[0]), pair[1])
+  )(seeds)
 
   def process(_, logits: jax.Array, length: jax.Array) -> jax.Array:
     logits = logits.astype(jnp.float32)
 
     def noisy():
-      noise = jax.vmap(lambda key: jax.random.gumbel(
-          jax.random.fold_in(key, length - start), logits.shape[1:]))(keys)
+      noise = jax.vmap(
+        lambda key: jax.random.gumbel(
+          jax.random.fold_in(key, length - start), logits.shape[1:]
+        )
+      )(keys)
       return logits + temperatures[:, None] * noise
 
     logits = jax.lax.cond((temperatures > 0).any(), noisy, lambda: logits)
     # transformers stops at one token only.
     if len(ends) > 1:
-      logits = logits.at[:, ends[0]].set(
-          logits[:, jnp.array(ends)].max(axis=1))
+      logits = logits.at[:, ends[0]].set(logits[:, jnp.array(ends)].max(axis=1))
     return logits
 
   settings = GenerationConfig(
-      max_new_tokens=max_new, do_sample=False, num_beams=1, pad_token_id=pad,
-      eos_token_id=ends[0],
-      decoder_start_token_id=model.config.decoder_start_token_id
-      if model.config.is_encoder_decoder else None)
+    max_new_tokens=max_new,
+    do_sample=False,
+    num_beams=1,
+    pad_token_id=pad,
+    eos_token_id=ends[0],
+    decoder_start_token_id=model.config.decoder_start_token_id
+    if model.config.is_encoder_decoder
+    else None,
+  )
   out = model.generate(
-      tokens, attention_mask=mask, params=params, generation_config=settings,
-      logits_processor=_as_list(process))
+    tokens,
+    attention_mask=mask,
+    params=params,
+    generation_config=settings,
+    logits_processor=_as_list(process),
+  )
   return out.sequences[:, start:]
 
 
 def _as_list(process: Any) -> Any:
   from transformers.generation import FlaxLogitsProcessorList
+
   return FlaxLogitsProcessorList([process])

@@ -1,9 +1,12 @@
 """A language model as the writers see it, and the fields of its config."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+from typing import NamedTuple
 
 from dynllm_jax.facets import prompts
 from dynllm_jax.types import InputError
@@ -11,6 +14,7 @@ from dynllm_jax.types import InputError
 
 class Request(NamedTuple):
   """One call."""
+
   prompt: int  # its place among the distinct ones
   message: str  # of the user
   tokens: int  # of the whole prompt
@@ -20,6 +24,7 @@ class Request(NamedTuple):
 
 class Reply(NamedTuple):
   """What came back, and the tokens that it took."""
+
   text: str
   input_tokens: int
   output_tokens: int
@@ -35,6 +40,7 @@ class Model:
     answer: answers requests in any order, a group at a time, as they are
       finished. The weights may be loaded when it is first called.
   """
+
   about: dict[str, Any]
   counter: prompts.Counter
   answer: Callable[[Sequence[Request]], Iterator[list[tuple[Request, Reply]]]]
@@ -42,11 +48,19 @@ class Model:
 
 def settings(writer_config: Any, *fields: str) -> dict[str, Any]:
   """The fields on which texts depend: shared ones and the writer's own."""
-  shared = ('name', 'model', 'max_input_tokens', 'max_output_tokens',
-            'temperature', 'seed', 'max_attempts')
+  shared = (
+    'name',
+    'model',
+    'max_input_tokens',
+    'max_output_tokens',
+    'temperature',
+    'seed',
+    'max_attempts',
+  )
   return {
-      **{name: writer_config[name] for name in (*shared, *fields)},
-      'prompt_version': prompts.VERSION}
+    **{name: writer_config[name] for name in (*shared, *fields)},
+    'prompt_version': prompts.VERSION,
+  }
 
 
 def about(writer_config: Any, *fields: str) -> dict[str, Any]:
@@ -63,24 +77,31 @@ def check(writer_config: Any) -> None:
     InputError: naming the field, its value and what is allowed.
   """
   rules = {
-      'model': (lambda v: bool(v), 'the name of a model'),
-      'max_input_tokens': (lambda v: v > 0, 'at least 1'),
-      'max_output_tokens': (lambda v: v > 0, 'at least 1'),
-      'temperature': (lambda v: 0 <= v < math.inf, '0 (greedy) or more'),
-      'seed': (lambda v: v >= 0, 'a number from 0'),
-      'max_attempts': (lambda v: v > 0, 'at least 1'),
-      'max_failure_rate': (lambda v: 0 <= v <= 1, '0 to 1'),
+    'model': (lambda v: bool(v), 'the name of a model'),
+    'max_input_tokens': (lambda v: v > 0, 'at least 1'),
+    'max_output_tokens': (lambda v: v > 0, 'at least 1'),
+    'temperature': (lambda v: 0 <= v < math.inf, '0 (greedy) or more'),
+    'seed': (lambda v: v >= 0, 'a number from 0'),
+    'max_attempts': (lambda v: v > 0, 'at least 1'),
+    'max_failure_rate': (lambda v: 0 <= v <= 1, '0 to 1'),
   }
   for field, (good, allowed) in rules.items():
     if not good(writer_config[field]):
       raise InputError(
-          f'facets.writer.{field}: {writer_config[field]!r} is not allowed for '
-          f'the writer {writer_config.name!r}; it must be {allowed}')
+        f'facets.writer.{field}: {writer_config[field]!r} is not allowed for '
+        f'the writer {writer_config.name!r}; it must be {allowed}'
+      )
 
 
 def describe(writer_config: Any) -> str:
   """The language model in words, for reports."""
-  how = (f'sampled at temperature {writer_config.temperature:g}, seed '
-         f'{writer_config.seed}' if writer_config.temperature else 'greedy')
-  return (f'written by the language model {writer_config.model}, {how}, '
-          f'prompt version {prompts.VERSION}')
+  how = (
+    f'sampled at temperature {writer_config.temperature:g}, seed '
+    f'{writer_config.seed}'
+    if writer_config.temperature
+    else 'greedy'
+  )
+  return (
+    f'written by the language model {writer_config.model}, {how}, '
+    f'prompt version {prompts.VERSION}'
+  )

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax import rows as rows_lib
-from dynllm_jax.types import FACETS, Array, FacetBank
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import FACETS
 
 
 def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
@@ -26,9 +28,13 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
   # No more is asked of a bank's devices than is looked up: not its texts.
-  return rows_lib.ask(
-      _lookup, lambda block: len(block.offsets) - 1,
-      bank.replace(texts=None, present=None), users, times)
+  return sharded_table.ask(
+    _lookup,
+    lambda block: len(block.offsets) - 1,
+    bank.replace(texts=None, present=None),
+    users,
+    times,
+  )
 
 
 def _lookup(bank, users, times):
@@ -45,7 +51,8 @@ def _lookup(bank, users, times):
     return jnp.where(serves, middle + 1, low), jnp.where(serves, high, middle)
 
   after, _ = jax.lax.fori_loop(
-      0, num_rows.bit_length(), halve, (start, offsets[users + 1]))
+    0, num_rows.bit_length(), halve, (start, offsets[users + 1])
+  )
   rows = jnp.asarray(bank.index)[jnp.maximum(after - 1, 0)]
   return jnp.where((after > start)[..., None], rows, 0)
 
@@ -62,4 +69,4 @@ def embeddings(bank: FacetBank, rows: Array) -> jax.Array:
   """
   if bank.present is not None:
     rows = jnp.searchsorted(bank.present, rows)
-  return rows_lib.take(jnp.asarray(bank.texts), rows)
+  return sharded_table.take(jnp.asarray(bank.texts), rows)

@@ -5,17 +5,20 @@ message lists the window's purchases, newest first. It names no user and no
 close, so that equal purchases are one prompt.
 """
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dynllm_jax.facets.windows import Profiles
-from dynllm_jax.text import store
-from dynllm_jax.types import FACETS, EventLog, InputError
+from dynllm_jax.storage import store
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FACETS
+from dynllm_jax.types import InputError
 
 VERSION = 1  # raised whenever the same window gets another prompt
 
@@ -56,6 +59,7 @@ class Counter:
       messages.
     exact: False where both are estimates.
   """
+
   texts: Sizes
   prompts: Sizes
   exact: bool = True
@@ -75,7 +79,8 @@ class Prompts:
   """
 
   def __init__(
-      self, log: EventLog, profiles: Profiles, budget: int, counter: Counter):
+    self, log: EventLog, profiles: Profiles, budget: int, counter: Counter
+  ):
     """Fits the newest purchases of each row into the budget.
 
     Args:
@@ -91,15 +96,16 @@ class Prompts:
     self._lines = _item_lines(log)
     days = (log.times + log.start_time).astype('datetime64[s]')
     days, self._day = np.unique(
-        days.astype('datetime64[D]'), return_inverse=True)
+      days.astype('datetime64[D]'), return_inverse=True
+    )
     self._days = [f'{day} | ' for day in days.astype(str).tolist()]
     self.num_read = self._fit(budget, counter)
     self.tokens = np.zeros(len(profiles), np.int32)
     self.keys = []
     for first in range(0, len(profiles), _BLOCK_ROWS):
       self._finish(
-          range(first, min(first + _BLOCK_ROWS, len(profiles))), budget,
-          counter)
+        range(first, min(first + _BLOCK_ROWS, len(profiles))), budget, counter
+      )
 
   def __len__(self) -> int:
     return len(self._profiles)
@@ -107,9 +113,15 @@ class Prompts:
   def message(self, row: int) -> str:
     """The user message of a row."""
     events = self._profiles.newest(row, self.num_read[row])
-    return '\n'.join([_HEADER, *(
-        self._days[self._day[event]] + self._lines[self._items[event]]
-        for event in events)])
+    return '\n'.join(
+      [
+        _HEADER,
+        *(
+          self._days[self._day[event]] + self._lines[self._items[event]]
+          for event in events
+        ),
+      ]
+    )
 
   def _fit(self, budget: int, counter: Counter) -> np.ndarray:
     """How many lines fit, by the sum of their parts' tokens."""
@@ -118,14 +130,16 @@ class Prompts:
     used = np.unique(self._items)
     item_sizes = np.zeros(len(self._lines), np.int64)
     item_sizes[used] = counter.texts(
-        [self._lines[item] + '\n' for item in used])
+      [self._lines[item] + '\n' for item in used]
+    )
     sizes = day_sizes[self._day] + item_sizes[self._items]
     profiles, fitting = self._profiles, np.zeros(len(self), np.int32)
     for row in range(len(self)):
       # Every line has a token or more.
       events = profiles.newest(row, max(room, 1))
       fitting[row] = max(
-          np.searchsorted(np.cumsum(sizes[events]), room, side='right'), 1)
+        np.searchsorted(np.cumsum(sizes[events]), room, side='right'), 1
+      )
     return fitting
 
   def _finish(self, rows: range, budget: int, counter: Counter) -> None:
@@ -138,14 +152,14 @@ class Prompts:
     while pending:
       sizes = counter.prompts([messages[row] for row in pending])
       self.tokens[pending] = sizes
-      pending = [
-          row for row, size in zip(pending, sizes) if size > budget]
+      pending = [row for row, size in zip(pending, sizes) if size > budget]
       for row in pending:
         if self.num_read[row] == 1:
           raise InputError(
-              f'facets.writer.max_input_tokens: {budget} is too few for one '
-              f'purchase, {messages[row].splitlines()[1]!r}; allowed: '
-              f'{self.tokens[row]} or more')
+            f'facets.writer.max_input_tokens: {budget} is too few for one '
+            f'purchase, {messages[row].splitlines()[1]!r}; allowed: '
+            f'{self.tokens[row]} or more'
+          )
         self.num_read[row] -= 1
         messages[row] = self.message(row)
     self.keys += [store.digest(messages[row]) for row in rows]
@@ -166,7 +180,8 @@ def parse(answer: str) -> tuple[str, ...]:
   fenced = _FENCED.fullmatch(answer)
   try:
     pairs = json.loads(
-        fenced[1] if fenced else answer, object_pairs_hook=_Pairs)
+      fenced[1] if fenced else answer, object_pairs_hook=_Pairs
+    )
   except (ValueError, RecursionError) as error:
     raise MalformedError(f'it is not JSON ({error})') from error
   if not isinstance(pairs, _Pairs):
@@ -198,7 +213,10 @@ def _item_lines(log: EventLog) -> list[str]:
   """`title | category | brand` of every item; row 0 is padding."""
   columns = (log.titles, log.categories, log.brands)
   return [
-      ' | '.join(
-          ' '.join(html.unescape(str(part)).replace('|', '/').split())[:limit]
-          or '-' for part, limit in zip(parts, _MAX_CHARACTERS))
-      for parts in zip(*columns, strict=True)]
+    ' | '.join(
+      ' '.join(html.unescape(str(part)).replace('|', '/').split())[:limit]
+      or '-'
+      for part, limit in zip(parts, _MAX_CHARACTERS)
+    )
+    for parts in zip(*columns, strict=True)
+  ]

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from dynllm_jax.types import SECONDS_PER_DAY, EventLog, InputError
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import SECONDS_PER_DAY
 
 VERSION = 1
 
@@ -26,6 +28,7 @@ class Profiles:
     first, last: i64[rows], bounds in `order`.
     order: i64[events], event positions by user, then by time.
   """
+
   users: np.ndarray
   closes: np.ndarray
   first: np.ndarray
@@ -38,7 +41,7 @@ class Profiles:
   def newest(self, row: int, limit: int) -> np.ndarray:
     """The newest `limit` event positions of a row, newest first."""
     start = max(self.first[row], self.last[row] - limit)
-    return self.order[start:self.last[row]][::-1]
+    return self.order[start : self.last[row]][::-1]
 
 
 def window_seconds(window_days: float) -> int:
@@ -59,8 +62,9 @@ def window_seconds(window_days: float) -> int:
     seconds = 0
   if not 1 <= seconds <= _MAX_TIME:
     raise InputError(
-        f'facets.window_days: {window_days!r}; allowed: from one second, '
-        f'{1 / SECONDS_PER_DAY:.1e}, to {_MAX_TIME // SECONDS_PER_DAY} days')
+      f'facets.window_days: {window_days!r}; allowed: from one second, '
+      f'{1 / SECONDS_PER_DAY:.1e}, to {_MAX_TIME // SECONDS_PER_DAY} days'
+    )
   return seconds
 
 

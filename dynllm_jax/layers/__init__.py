@@ -1,0 +1,1 @@
+"""Flax modules and the functions that they are made of."""

@@ -6,8 +6,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels.few_query_attention import attend
 from dynllm_jax.layers.dropout import Dropout
-from dynllm_jax.layers.few_queries import attend
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
 
@@ -27,14 +27,19 @@ class SingleQueryAttention(nn.Module):
     num_heads: H; divides `dim`.
     dropout: rate on the attention weights.
   """
+
   dim: int
   num_heads: int
   dropout: float = 0.0
 
   @nn.compact
   def __call__(
-      self, query: Sequence[Array], keys: Sequence[Array], mask: Array,
-      deterministic: bool) -> Projected:
+    self,
+    query: Sequence[Array],
+    keys: Sequence[Array],
+    mask: Array,
+    deterministic: bool,
+  ) -> Projected:
     """Attends.
 
     Args:
@@ -50,7 +55,8 @@ class SingleQueryAttention(nn.Module):
     head_dim = self.dim // self.num_heads
     heads = (self.num_heads, head_dim)
     projection = nn.initializers.variance_scaling(
-        1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2))
+      1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
+    )
 
     def weights(name, parts):
       widths = [part.shape[-1] for part in parts]
@@ -60,18 +66,24 @@ class SingleQueryAttention(nn.Module):
     w_query = weights('query', query)
     w_key, w_value = weights('key', keys), weights('value', keys)
     w_out = self.param(
-        'out', nn.initializers.lecun_normal(), (self.dim, self.dim))
+      'out', nn.initializers.lecun_normal(), (self.dim, self.dim)
+    )
 
     projected = sum(
-        part @ w.reshape(-1, self.dim) for part, w in zip(query, w_query))
+      part @ w.reshape(-1, self.dim) for part, w in zip(query, w_query)
+    )
     by_head = jnp.split(projected, self.num_heads, axis=-1)
     queries = [
-        jnp.stack([own @ w[:, head].T for head, own in enumerate(by_head)], 1)
-        / jnp.sqrt(head_dim) for w in w_key]
+      jnp.stack([own @ w[:, head].T for head, own in enumerate(by_head)], 1)
+      / jnp.sqrt(head_dim)
+      for w in w_key
+    ]
     scale = Dropout(self.dropout)(
-        jnp.ones((len(mask), self.num_heads, mask.shape[-1])), deterministic)
+      jnp.ones((len(mask), self.num_heads, mask.shape[-1])), deterministic
+    )
     means = attend(queries, list(keys), mask, scale)
     values = [
-        sum(mean[:, head] @ w[:, head] for mean, w in zip(means, w_value))
-        for head in range(self.num_heads)]
+      sum(mean[:, head] @ w[:, head] for mean, w in zip(means, w_value))
+      for head in range(self.num_heads)
+    ]
     return Projected(jnp.concatenate(values, axis=-1), w_out)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.layers.once import once
+from dynllm_jax.kernels.barriers import once
 from dynllm_jax.types import Array
 
 ORDERS = ('score', 'index', 'mask', 'none')
@@ -32,16 +32,19 @@ def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
   gated = facet * jnp.tanh(scores)
   scores = jax.lax.stop_gradient(scores)
   by_sorting, by_counting = (
-      functools.partial(how, top_r=top_r, order=order)
-      for how in (select_by_sorting, select_by_counting))
+    functools.partial(how, top_r=top_r, order=order)
+    for how in (select_by_sorting, select_by_counting)
+  )
   if scores.shape[-1] > _MAX_COUNTED:
     return by_sorting(gated, scores)
   return jax.lax.platform_dependent(
-      gated, scores, cpu=by_counting, default=by_sorting)
+    gated, scores, cpu=by_counting, default=by_sorting
+  )
 
 
 def select_by_sorting(
-    values: Array, scores: Array, top_r: int, order: str) -> Array:
+  values: Array, scores: Array, top_r: int, order: str
+) -> Array:
   """The values at the top r scores, by `lax.top_k`.
 
   Args:
@@ -55,7 +58,8 @@ def select_by_sorting(
   _, index = jax.lax.top_k(scores, top_r)
   if order == 'mask':
     keep = jnp.put_along_axis(
-        jnp.zeros(scores.shape, bool), index, True, axis=-1, inplace=False)
+      jnp.zeros(scores.shape, bool), index, True, axis=-1, inplace=False
+    )
     return jnp.where(keep, values, 0.0)
   if order == 'index':
     index = jnp.sort(index, axis=-1)
@@ -63,7 +67,8 @@ def select_by_sorting(
 
 
 def select_by_counting(
-    values: Array, scores: Array, top_r: int, order: str) -> Array:
+  values: Array, scores: Array, top_r: int, order: str
+) -> Array:
   """`select_by_sorting`, for XLA's CPU backend.
 
   It sorts row by row there and gathers value by value. Comparing every pair of
@@ -82,13 +87,13 @@ def select_by_counting(
 def _places(scores):
   """Each score's place, i32[..., d]: how many come before it."""
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
-  keys = jnp.where(bits < 0, bits ^ jnp.int32(0x7fffffff), bits)
+  keys = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
   width = scores.shape[-1]
   column = jnp.arange(width, dtype=jnp.int32)
   place = jnp.zeros(keys.shape, jnp.int32)
   for j in range(width):
     # An equal key comes before those to its right.
-    place += keys[..., j:j + 1] > keys - (column > j)
+    place += keys[..., j : j + 1] > keys - (column > j)
   return place
 
 
@@ -98,8 +103,7 @@ def _to_slots(size, values, place):
   slot = jnp.arange(size, dtype=jnp.int32)
   out = jnp.zeros((*values.shape[:-1], size), values.dtype)
   for j in range(values.shape[-1]):
-    out = jnp.where(
-        place[..., j:j + 1] == slot, values[..., j:j + 1], out)
+    out = jnp.where(place[..., j : j + 1] == slot, values[..., j : j + 1], out)
   return out
 
 
@@ -108,12 +112,13 @@ def _to_slots_backward(size, place, cotangent):
   def from_slots(place, cotangent):
     out = jnp.zeros(place.shape, cotangent.dtype)
     for slot in range(size):
-      out = jnp.where(place == slot, cotangent[..., slot:slot + 1], out)
+      out = jnp.where(place == slot, cotangent[..., slot : slot + 1], out)
     return out
 
   return once(from_slots, place, cotangent), None
 
 
 _to_slots.defvjp(
-    lambda size, values, place: (_to_slots(size, values, place), place),
-    _to_slots_backward)
+  lambda size, values, place: (_to_slots(size, values, place), place),
+  _to_slots_backward,
+)

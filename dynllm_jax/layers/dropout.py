@@ -18,6 +18,7 @@ class Dropout(nn.Module):
   Attributes:
     rate: share that is dropped, 0 or more, below 1.
   """
+
   rate: float
 
   @nn.compact

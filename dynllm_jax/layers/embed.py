@@ -18,6 +18,7 @@ class Embed(nn.Module):
     num_rows: of the whole table.
     dim: width.
   """
+
   num_rows: int
   dim: int
 
@@ -28,5 +29,6 @@ class Embed(nn.Module):
       held = self.get_variable('params', HELD)  # i32[rows], ascending
       return self.get_variable('params', TABLE)[jnp.searchsorted(held, ids)]
     table = self.param(
-        TABLE, nn.linear.default_embed_init, (self.num_rows, self.dim))
+      TABLE, nn.linear.default_embed_init, (self.num_rows, self.dim)
+    )
     return table[ids]

@@ -18,14 +18,14 @@ class FacetTokens(nn.Module):
     order: of the distillation.
     dropout: rate.
   """
+
   dim: int
   top_r: int
   order: str
   dropout: float = 0.0
 
   @nn.compact
-  def __call__(
-      self, texts: Array, known: Array, deterministic: bool) -> Array:
+  def __call__(self, texts: Array, known: Array, deterministic: bool) -> Array:
     """Makes the tokens.
 
     Args:
@@ -40,18 +40,25 @@ class FacetTokens(nn.Module):
     num_facets, llm_dim = texts.shape[-2:]
     shape = (num_facets, self.dim)
     weights = self.param(
-        'projection', nn.initializers.lecun_normal(batch_axis=0),
-        (num_facets, llm_dim, self.dim))
+      'projection',
+      nn.initializers.lecun_normal(batch_axis=0),
+      (num_facets, llm_dim, self.dim),
+    )
     scale = self.param('scale', nn.initializers.ones_init(), shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     unknown = self.param('unknown', nn.initializers.normal(1.0), shape)
     # A product for each facet: XLA's CPU backend transposes for a batched one.
-    rows = jnp.stack([
+    rows = jnp.stack(
+      [
         texts[:, facet].astype(jnp.float32) @ weights[facet]
-        for facet in range(num_facets)], axis=1)
+        for facet in range(num_facets)
+      ],
+      axis=1,
+    )
     rows = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
-        known[..., None], normalize(rows) * scale + bias, unknown)
+      known[..., None], normalize(rows) * scale + bias, unknown
+    )
     if self.order == 'none':
       return facets
     query = self.param('query', nn.initializers.normal(1.0), shape)

@@ -23,6 +23,7 @@ class Fusion(nn.Module):
     alpha: of 'blend'.
     dropout: rate on attention weights and, for 'blend', on the tokens.
   """
+
   dim: int
   num_heads: int
   num_layers: int = 1
@@ -32,8 +33,8 @@ class Fusion(nn.Module):
 
   @nn.compact
   def __call__(
-      self, graph_embedding: Array, tokens: Array,
-      deterministic: bool) -> Array:
+    self, graph_embedding: Array, tokens: Array, deterministic: bool
+  ) -> Array:
     """Fuses.
 
     Args:
@@ -47,9 +48,9 @@ class Fusion(nn.Module):
     mask = jnp.ones(tokens.shape[:-1], bool)
     query = graph_embedding
     for _ in range(self.num_layers):
-      attended = SingleQueryAttention(
-          self.dim, self.num_heads, self.dropout)(
-              [query], [tokens], mask, deterministic)
+      attended = SingleQueryAttention(self.dim, self.num_heads, self.dropout)(
+        [query], [tokens], mask, deterministic
+      )
       query = attended.product()
     if self.mode == 'merge':
       return MLP(self.dim)(graph_embedding, attended)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.layers import propagation
+from dynllm_jax.kernels import propagation
 from dynllm_jax.types import Array
 from dynllm_jax.types import TrainGraph
 
@@ -27,7 +27,8 @@ def attend(graph: TrainGraph, query: Array, key: Array, value: Array) -> Array:
   own = _leaky(query + key)
   # A softmax is the same whatever is subtracted: no gradient is needed.
   top = jax.lax.stop_gradient(
-      jnp.maximum(_largest_logits(graph, query, key), own))
+    jnp.maximum(_largest_logits(graph, query, key), own)
+  )
   own = jnp.exp(own - top)
   sums, totals = _exponential_sums(graph, query, key, top, value)
   return (sums + own[..., None] * value) / (totals + own)[..., None]
@@ -65,14 +66,20 @@ def _exponential_sums(graph, query, key, top, value):
     `sum_j w_ij value_j`, f32[nodes, heads, head_dim], and `sum_j w_ij`,
     f32[nodes, heads], where `w_ij = exp(LeakyReLU(query_i + key_j) - top_i)`.
   """
-  weights, _ = _weights(graph, query[graph.owners][:, None],
-                        key[graph.levels[0]], top[graph.owners][:, None])
+  weights, _ = _weights(
+    graph,
+    query[graph.owners][:, None],
+    key[graph.levels[0]],
+    top[graph.owners][:, None],
+  )
   return _weighted_sums(graph, weights, value), _totals(graph, weights)
 
 
 def _forward(graph, query, key, top, value):
-  return (_exponential_sums(graph, query, key, top, value),
-          (graph, query, key, top, value))
+  return (
+    _exponential_sums(graph, query, key, top, value),
+    (graph, query, key, top, value),
+  )
 
 
 def _backward(kept, cotangents):
@@ -82,12 +89,14 @@ def _backward(kept, cotangents):
   # Of the logit of edge (i, j): w' (d_sums_i . value_j + d_totals_i), where
   # w' = w LeakyReLU'. Summed over j at i for the query,
   _, slopes = _weights(
-      graph, query[owners][:, None], key[places], top[owners][:, None])
+    graph, query[owners][:, None], key[places], top[owners][:, None]
+  )
   d_query = jnp.sum(d_sums * _weighted_sums(graph, slopes, value), -1)
   d_query += d_totals * _totals(graph, slopes)
   # and over i at j for key and value.
   weights, slopes = _weights(
-      graph, query[places], key[owners][:, None], top[places])
+    graph, query[places], key[owners][:, None], top[places]
+  )
   d_key = jnp.sum(value * _weighted_sums(graph, slopes, d_sums), -1)
   d_key += _totals(graph, slopes * d_totals[places])
   d_value = _weighted_sums(graph, weights, d_sums)
@@ -103,13 +112,11 @@ def _weights(graph, query, key, top):
   def compute(level, query, key, top):
     logits = query + key
     # Where no edge is, the difference may overflow.
-    exponent = jnp.where(
-        (level > 0)[..., None], _leaky(logits) - top, -jnp.inf)
+    exponent = jnp.where((level > 0)[..., None], _leaky(logits) - top, -jnp.inf)
     weights = jnp.exp(exponent)
     return weights, weights * jnp.where(logits > 0, 1.0, _SLOPE)
 
-  return propagation.apart(
-      graph, compute, graph.levels[0], query, key, top)
+  return propagation.apart(graph, compute, graph.levels[0], query, key, top)
 
 
 def _weighted_sums(graph, weights, x):
@@ -119,16 +126,19 @@ def _weighted_sums(graph, weights, x):
   def compute(levels, weights, x):
     first = levels[0]
     rows = sum(
-        jnp.repeat(weights[:, k], width, axis=-1)
-        * propagation.rows(x, first[:, k]) for k in range(first.shape[1]))
+      jnp.repeat(weights[:, k], width, axis=-1)
+      * propagation.rows(x, first[:, k])
+      for k in range(first.shape[1])
+    )
     return propagation.gather_sums(levels[1:], rows)
 
   return propagation.apart(
-      graph, compute, graph.levels, weights,
-      x.reshape(len(x), -1)).reshape(x.shape)
+    graph, compute, graph.levels, weights, x.reshape(len(x), -1)
+  ).reshape(x.shape)
 
 
 def _totals(graph, weights):
   """`sum_j weights_ij`, f32[nodes, heads]."""
   return propagation.apart(
-      graph, propagation.gather_sums, graph.levels[1:], weights.sum(axis=1))
+    graph, propagation.gather_sums, graph.levels[1:], weights.sum(axis=1)
+  )

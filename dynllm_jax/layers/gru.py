@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from dynllm_jax.layers.mlp import normalize
 from dynllm_jax.types import Array
 
-
 # Weights of a GRU (Cho et al. 2014), gates in the order reset, update,
 # candidate: `inputs` f32[input_dim, 3 dim], `hidden` f32[dim, 3 dim],
 # `bias` f32[3 dim], `hidden_bias` f32[dim] (candidate, inside its reset).
@@ -19,11 +18,13 @@ def init_gru(key: Array, input_dim: int, dim: int) -> GRUParams:
   keys = jax.random.split(key, 4)
   orthogonal = nn.initializers.orthogonal()
   return {
-      'inputs': nn.initializers.lecun_normal()(keys[0], (input_dim, 3 * dim)),
-      'hidden': jnp.concatenate(
-          [orthogonal(k, (dim, dim)) for k in keys[1:]], axis=1),
-      'bias': jnp.zeros([3 * dim]),
-      'hidden_bias': jnp.zeros([dim])}
+    'inputs': nn.initializers.lecun_normal()(keys[0], (input_dim, 3 * dim)),
+    'hidden': jnp.concatenate(
+      [orthogonal(k, (dim, dim)) for k in keys[1:]], axis=1
+    ),
+    'bias': jnp.zeros([3 * dim]),
+    'hidden_bias': jnp.zeros([dim]),
+  }
 
 
 def project_inputs(params: GRUParams, inputs: Array) -> Array:
@@ -47,7 +48,8 @@ def gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
   reset = nn.sigmoid(from_inputs[0] + from_hidden[0])
   update = nn.sigmoid(from_inputs[1] + from_hidden[1])
   candidate = jnp.tanh(
-      from_inputs[2] + reset * (from_hidden[2] + params['hidden_bias']))
+    from_inputs[2] + reset * (from_hidden[2] + params['hidden_bias'])
+  )
   return (1 - update) * candidate + update * hidden
 
 

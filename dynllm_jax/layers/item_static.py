@@ -3,9 +3,9 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dynllm_jax import rows as rows_lib
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.embed import Embed
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 
 
@@ -18,6 +18,7 @@ class ItemStatic(nn.Module):
     use_id: whether the item has a learned embedding.
     dropout: rate.
   """
+
   dim: int
   use_text: bool
   use_id: bool
@@ -25,9 +26,14 @@ class ItemStatic(nn.Module):
 
   @nn.compact
   def __call__(
-      self, text: Array, items: Array, deterministic: bool,
-      num_rows: int | None = None, with_text: bool = True,
-      with_id: bool = True) -> Array:
+    self,
+    text: Array,
+    items: Array,
+    deterministic: bool,
+    num_rows: int | None = None,
+    with_text: bool = True,
+    with_id: bool = True,
+  ) -> Array:
     """Static halves.
 
     Args:
@@ -43,7 +49,8 @@ class ItemStatic(nn.Module):
     static = jnp.zeros((*items.shape, self.dim))
     if self.use_text and with_text:
       rows = nn.Dense(self.dim)(
-          rows_lib.take(text, items).astype(jnp.float32))
+        sharded_table.take(text, items).astype(jnp.float32)
+      )
       rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)
     if self.use_id and with_id:

@@ -25,8 +25,9 @@ def predict(params: KalmanParams, state: Array, days: Array) -> Array:
   mean, variance = jnp.split(state, 2, axis=-1)
   kept = jnp.exp(-params['decay'] * days[..., None])
   stationary = params['variance']
-  return jnp.concatenate([
-      kept * mean, stationary + kept ** 2 * (variance - stationary)], axis=-1)
+  return jnp.concatenate(
+    [kept * mean, stationary + kept**2 * (variance - stationary)], axis=-1
+  )
 
 
 def kalman_step(params: KalmanParams, state: Array, inputs: Array) -> Array:
@@ -49,11 +50,12 @@ def kalman_step(params: KalmanParams, state: Array, inputs: Array) -> Array:
   mean, variance = jnp.split(predict(params, state, days), 2, axis=-1)
   spread = variance * factors
   gain = spread / (
-      jnp.sum(spread * factors, axis=-1, keepdims=True) + params['noise'])
-  expected = jnp.sum(
-      factors * (mean + params['prior']), axis=-1, keepdims=True)
-  return jnp.concatenate([
-      mean + gain * (1 - expected), (1 - gain * factors) * variance], axis=-1)
+    jnp.sum(spread * factors, axis=-1, keepdims=True) + params['noise']
+  )
+  expected = jnp.sum(factors * (mean + params['prior']), axis=-1, keepdims=True)
+  return jnp.concatenate(
+    [mean + gain * (1 - expected), (1 - gain * factors) * variance], axis=-1
+  )
 
 
 class KalmanFilter(nn.Module):
@@ -62,6 +64,7 @@ class KalmanFilter(nn.Module):
   Attributes:
     dim: number of factors.
   """
+
   dim: int
 
   @nn.compact
@@ -72,14 +75,17 @@ class KalmanFilter(nn.Module):
       `decay`, `variance`, `prior` f32[dim] and `noise` f32[], all but the
       prior above 0.
     """
+
     def positive(name, start, shape):
       raw = self.param(
-          f'log_{name}', nn.initializers.constant(jnp.log(start)), shape)
+        f'log_{name}', nn.initializers.constant(jnp.log(start)), shape
+      )
       return jnp.exp(raw)
 
     shape = (self.dim,)
     return {
-        'decay': positive('decay', 0.01, shape),
-        'variance': positive('variance', 1.0, shape),
-        'noise': positive('noise', 1.0, ()),
-        'prior': self.param('prior', nn.initializers.normal(1.0), shape)}
+      'decay': positive('decay', 0.01, shape),
+      'variance': positive('variance', 1.0, shape),
+      'noise': positive('noise', 1.0, ()),
+      'prior': self.param('prior', nn.initializers.normal(1.0), shape),
+    }

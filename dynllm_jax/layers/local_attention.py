@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.layers.few_queries import masked_softmax
+from dynllm_jax.kernels.few_query_attention import masked_softmax
 from dynllm_jax.types import Array
 
 
@@ -17,6 +17,7 @@ class LocalAttention(nn.Module):
   Attributes:
     dim: width of the result.
   """
+
   dim: int
 
   @nn.compact
@@ -32,7 +33,7 @@ class LocalAttention(nn.Module):
       f32[batch, dim]; zero for a node without a neighbor.
     """
     width = node.shape[-1]
-    normal = nn.initializers.normal(width ** -0.5)
+    normal = nn.initializers.normal(width**-0.5)
     own = node @ self.param('intensity_node', normal, (width,))
     other = neighbors @ self.param('intensity_neighbor', normal, (width,))
     rate = jnp.exp(self.param('log_psi', nn.initializers.zeros_init(), ()))

@@ -1,12 +1,14 @@
 """The recurrent update of one side's memory (SPEC 3.10)."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dynllm_jax import graph
-from dynllm_jax import memory as memory_lib
+from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import temporal
 from dynllm_jax.layers import gru
 from dynllm_jax.layers import rnn
 from dynllm_jax.types import Array
@@ -22,6 +24,7 @@ class Cell(NamedTuple):
     project: `(params, inputs) -> projected`, taken once for all steps.
     step: `(params, hidden, projected) -> hidden`.
   """
+
   name: str
   init: Callable[..., Any]
   project: Callable[..., Array]
@@ -29,7 +32,8 @@ class Cell(NamedTuple):
 
 
 NORMALIZED_GRU = Cell(
-    'gru', gru.init_gru, gru.project_inputs, gru.normalized_gru)
+  'gru', gru.init_gru, gru.project_inputs, gru.normalized_gru
+)
 GRU = Cell('gru', gru.init_gru, gru.project_inputs, gru.gru)
 RNN = Cell('rnn', rnn.init_rnn, rnn.project_inputs, rnn.rnn)
 
@@ -43,14 +47,22 @@ class MemoryUpdate(nn.Module):
       message the mean of theirs.
     cell: the recurrent cell.
   """
+
   dim: int
   merge_ties: bool = True
   cell: Cell = NORMALIZED_GRU
 
   @nn.compact
   def __call__(
-      self, memory: NodeMemory, nodes: Array, times: Array, mask: Array,
-      hidden: Array, messages: Array, encode) -> NodeMemory:
+    self,
+    memory: NodeMemory,
+    nodes: Array,
+    times: Array,
+    mask: Array,
+    hidden: Array,
+    messages: Array,
+    encode,
+  ) -> NodeMemory:
     """Applies a batch's events.
 
     Args:
@@ -67,18 +79,28 @@ class MemoryUpdate(nn.Module):
       The memory after the events.
     """
     chain = memory_lib.chains(
-        nodes, times, mask, memory_lib.last_times(memory, nodes),
-        self.merge_ties)
+      nodes, times, mask, memory_lib.last_times(memory, nodes), self.merge_ties
+    )
     seen = chain.previous_times >= 0
-    gap = graph.days_between(chain.times, chain.previous_times)
-    inputs = jnp.concatenate([
+    gap = temporal.days_between(chain.times, chain.previous_times)
+    inputs = jnp.concatenate(
+      [
         memory_lib.mean_by_update(chain, messages),
-        encode(jnp.where(seen, gap, 0.0))], axis=-1)
+        encode(jnp.where(seen, gap, 0.0)),
+      ],
+      axis=-1,
+    )
     weights = self.param(
-        self.cell.name,
-        lambda key: self.cell.init(key, inputs.shape[-1], self.dim))
+      self.cell.name,
+      lambda key: self.cell.init(key, inputs.shape[-1], self.dim),
+    )
     states = memory_lib.run_chains(
-        self.cell.step, weights, hidden[chain.first_event],
-        self.cell.project(weights, inputs), chain)
+      self.cell.step,
+      weights,
+      hidden[chain.first_event],
+      self.cell.project(weights, inputs),
+      chain,
+    )
     return memory_lib.write(
-        memory, jnp.where(chain.last, chain.nodes, 0), states, chain.times)
+      memory, jnp.where(chain.last, chain.nodes, 0), states, chain.times
+    )

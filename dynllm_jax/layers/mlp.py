@@ -16,6 +16,7 @@ class Projected(NamedTuple):
   What maps it further multiplies the two matrices first: one small product
   instead of one for every row.
   """
+
   rows: Array  # f32[..., width]
   matrix: Array  # f32[width, dim]
 
@@ -30,16 +31,19 @@ class Linear(nn.Module):
   Attributes:
     dim: width of the output.
   """
+
   dim: int
 
   @nn.compact
   def __call__(self, *parts: Array | Projected) -> Array:
     """Maps the parts, f32[..., any] each, to f32[..., dim]."""
     widths = [
-        (part.matrix if isinstance(part, Projected) else part).shape[-1]
-        for part in parts]
+      (part.matrix if isinstance(part, Projected) else part).shape[-1]
+      for part in parts
+    ]
     kernel = self.param(
-        'kernel', nn.initializers.lecun_normal(), (sum(widths), self.dim))
+      'kernel', nn.initializers.lecun_normal(), (sum(widths), self.dim)
+    )
     total = self.param('bias', nn.initializers.zeros_init(), (self.dim,))
     for part, rows in zip(parts, jnp.split(kernel, np.cumsum(widths)[:-1])):
       if isinstance(part, Projected):
@@ -54,6 +58,7 @@ class MLP(nn.Module):
   Attributes:
     dim: width of the hidden layer and of the output.
   """
+
   dim: int
 
   @nn.compact

@@ -30,18 +30,20 @@ class IntervalProjection(nn.Module):
       f32[batch, d].
     """
     dim = state.shape[-1]
-    small = nn.initializers.normal(dim ** -0.5 / 10)
+    small = nn.initializers.normal(dim**-0.5 / 10)
     rate = state @ self.param('interval', small, (dim,))
     # An exponent past this range makes E useless and its gradient infinite.
     expected = jnp.sqrt(jnp.pi / (2 * jnp.exp(jnp.clip(rate, -20.0, 20.0))))
     late = (elapsed - expected)[:, None]
     zeros = nn.initializers.zeros_init()
     weight, bias = (
-        jnp.where(
-            late < 0,
-            self.param(f'{name}_early', zeros, (dim,)),
-            self.param(f'{name}_late', zeros, (dim,)))
-        for name in ('weight', 'bias'))
+      jnp.where(
+        late < 0,
+        self.param(f'{name}_early', zeros, (dim,)),
+        self.param(f'{name}_late', zeros, (dim,)),
+      )
+      for name in ('weight', 'bias')
+    )
     return normalize(state * (1 + weight * late + bias))
 
 
@@ -52,5 +54,6 @@ class LinearProjection(nn.Module):
   def __call__(self, state: Array, elapsed: Array) -> Array:
     """Projects f32[batch, d] by f32[batch], as IntervalProjection."""
     weight = self.param(
-        'weight', nn.initializers.zeros_init(), (state.shape[-1],))
+      'weight', nn.initializers.zeros_init(), (state.shape[-1],)
+    )
     return normalize(state * (1 + elapsed[:, None] * weight))

@@ -15,9 +15,10 @@ def init_rnn(key: Array, input_dim: int, dim: int) -> RNNParams:
   """Draws the weights: LeCun normal for inputs, orthogonal for the state."""
   keys = jax.random.split(key)
   return {
-      'inputs': nn.initializers.lecun_normal()(keys[0], (input_dim, dim)),
-      'hidden': nn.initializers.orthogonal()(keys[1], (dim, dim)),
-      'bias': jnp.zeros([dim])}
+    'inputs': nn.initializers.lecun_normal()(keys[0], (input_dim, dim)),
+    'hidden': nn.initializers.orthogonal()(keys[1], (dim, dim)),
+    'bias': jnp.zeros([dim]),
+  }
 
 
 def project_inputs(params: RNNParams, inputs: Array) -> Array:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dynllm_jax import graph
+from dynllm_jax.graph import temporal
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.types import Array
@@ -24,14 +24,21 @@ class TemporalLayer(nn.Module):
     num_heads: H.
     dropout: rate on the attention weights.
   """
+
   dim: int
   num_heads: int
   dropout: float = 0.0
 
   @nn.compact
   def __call__(
-      self, node: Array, zero_code: Array, keys: Array, codes: Array,
-      mask: Array, deterministic: bool) -> Array:
+    self,
+    node: Array,
+    zero_code: Array,
+    keys: Array,
+    codes: Array,
+    mask: Array,
+    deterministic: bool,
+  ) -> Array:
     """Embeds nodes from their neighbors.
 
     Args:
@@ -46,7 +53,8 @@ class TemporalLayer(nn.Module):
       f32[..., dim], `h^{N,(l)}`.
     """
     attended = SingleQueryAttention(self.dim, self.num_heads, self.dropout)(
-        [node, zero_code], [keys, codes], mask, deterministic)
+      [node, zero_code], [keys, codes], mask, deterministic
+    )
     return MLP(self.dim)(attended, node)
 
 
@@ -61,6 +69,7 @@ class TemporalEmbedding(nn.Module):
     shared: whether users and items share weights.
     dropout: rate on the attention weights.
   """
+
   dim: int
   num_neighbors: int
   num_layers: int
@@ -71,14 +80,22 @@ class TemporalEmbedding(nn.Module):
   def setup(self):
     sides = ('both',) if self.shared else ('user', 'item')
     self.layers = {
-        f'{side}_{depth}': TemporalLayer(
-            self.dim, self.num_heads, self.dropout)
-        for side in sides for depth in range(1, self.num_layers + 1)}
+      f'{side}_{depth}': TemporalLayer(self.dim, self.num_heads, self.dropout)
+      for side in sides
+      for depth in range(1, self.num_layers + 1)
+    }
 
   def __call__(
-      self, side: str, nodes: Array, times: Array, num_layers: int,
-      inputs: Inputs, read: Read, encode: Encode,
-      deterministic: bool) -> Array:
+    self,
+    side: str,
+    nodes: Array,
+    times: Array,
+    num_layers: int,
+    inputs: Inputs,
+    read: Read,
+    encode: Encode,
+    deterministic: bool,
+  ) -> Array:
     """Embeds nodes of one side at given times.
 
     Args:
@@ -97,19 +114,25 @@ class TemporalEmbedding(nn.Module):
     if num_layers == 0:
       return read(side, nodes)
     recurse = lambda side, nodes, times: self(
-        side, nodes, times, num_layers - 1, inputs, read, encode,
-        deterministic)
+      side, nodes, times, num_layers - 1, inputs, read, encode, deterministic
+    )
     own, other = (
-        (inputs.user_graph, 'item') if side == 'user'
-        else (inputs.item_graph, 'user'))
-    near = graph.neighborhood(own, nodes, times, self.num_neighbors)
+      (inputs.user_graph, 'item')
+      if side == 'user'
+      else (inputs.item_graph, 'user')
+    )
+    near = temporal.neighborhood(own, nodes, times, self.num_neighbors)
     at = jnp.broadcast_to(times[:, None], near.nodes.shape)
-    days = jnp.where(near.mask, graph.days_between(at, near.times), 0.0)
+    days = jnp.where(near.mask, temporal.days_between(at, near.times), 0.0)
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     # Rows in one axis: XLA's CPU backend copies the operands of a product
     # over several.
     keys = recurse(other, near.nodes.reshape(-1), at.reshape(-1))
     return layer(
-        recurse(side, nodes, times), encode(jnp.zeros([])),
-        keys.reshape(*near.nodes.shape, -1), encode(days), near.mask,
-        deterministic)
+      recurse(side, nodes, times),
+      encode(jnp.zeros([])),
+      keys.reshape(*near.nodes.shape, -1),
+      encode(days),
+      near.mask,
+      deterministic,
+    )

@@ -12,8 +12,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax import graph
-from dynllm_jax import rows
+from dynllm_jax.graph import temporal
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 
@@ -26,6 +26,7 @@ class TextTerm(nn.Module):
   Attributes:
     num_neighbors: how far back the user's own items are read.
   """
+
   num_neighbors: int
 
   @nn.compact
@@ -43,13 +44,16 @@ class TextTerm(nn.Module):
     # In tenths, so that a small learning rate suffices to find it.
     gain = 10 * self.param('gain', nn.initializers.constant(0.2), ())
     decay = self.param('decay', nn.initializers.constant(-0.5), ())
-    near = graph.neighborhood(
-        inputs.user_graph, users, times, self.num_neighbors)
+    near = temporal.neighborhood(
+      inputs.user_graph, users, times, self.num_neighbors
+    )
     days = jnp.where(
-        near.mask, graph.days_between(times[:, None], near.times), 0.0)
+      near.mask, temporal.days_between(times[:, None], near.times), 0.0
+    )
     weights = jnp.where(near.mask, jnp.exp(decay * jnp.log1p(days)), 0.0)
-    return gain * _direction(jnp.einsum(
-        'bn,bnd->bd', weights, item_directions(inputs, near.nodes)))
+    return gain * _direction(
+      jnp.einsum('bn,bnd->bd', weights, item_directions(inputs, near.nodes))
+    )
 
 
 def item_directions(inputs: Inputs, items: Array) -> Array:
@@ -59,11 +63,12 @@ def item_directions(inputs: Inputs, items: Array) -> Array:
     inputs: for the texts.
     items: i32[...].
   """
-  texts = rows.take(inputs.item_text, items).astype(jnp.float32)
+  texts = sharded_table.take(inputs.item_text, items).astype(jnp.float32)
   return _direction(texts - inputs.text_mean)
 
 
 def _direction(x):
   """Rows of norm 1; a row of zeros stays one, with a finite gradient."""
   return x * jax.lax.rsqrt(
-      jnp.maximum(jnp.sum(x ** 2, axis=-1, keepdims=True), 1e-12))
+    jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12)
+  )

@@ -12,10 +12,22 @@ LONGEST_DAYS = 3_652.5
 
 # Minimax fits on |r| <= 1/2, in ascending powers of r^2; the errors are 8e-7
 # for the cosine and 1e-7 for the sine. A test compares them with numpy.
-_COS = (0.99999922, -19.73898252, 64.92872662, -85.27239702, 58.79403874,
-        -21.07678217)
-_SIN = (6.28318282, -41.3414214, 81.59618388, -76.58010057, 41.20539505,
-        -12.27126261)
+_COS = (
+  0.99999922,
+  -19.73898252,
+  64.92872662,
+  -85.27239702,
+  58.79403874,
+  -21.07678217,
+)
+_SIN = (
+  6.28318282,
+  -41.3414214,
+  81.59618388,
+  -76.58010057,
+  41.20539505,
+  -12.27126261,
+)
 
 
 def _polynomial(coefficients, x):
@@ -48,8 +60,9 @@ def waves(days: Array, turns_per_day: Array) -> Array:
     f32[..., 2k].
   """
   size = len(turns_per_day)
-  pairs = [part * size ** -0.5
-           for part in cos_sin_turns(days[..., None] * turns_per_day)]
+  pairs = [
+    part * size**-0.5 for part in cos_sin_turns(days[..., None] * turns_per_day)
+  ]
   return jnp.stack(pairs, axis=-1).reshape(*days.shape, 2 * size)
 
 
@@ -77,6 +90,7 @@ class TimeEncoding(nn.Module):
   Attributes:
     dim: 2k, even.
   """
+
   dim: int
 
   def setup(self):
@@ -85,8 +99,9 @@ class TimeEncoding(nn.Module):
     # one that suits hours would overthrow a period of years. The name tells
     # the optimizer to clip this gradient on its own.
     self.log_frequencies = self.param(
-        'log_time_frequencies',
-        lambda _: jnp.asarray(np.log(2 * np.pi / periods), jnp.float32))
+      'log_time_frequencies',
+      lambda _: jnp.asarray(np.log(2 * np.pi / periods), jnp.float32),
+    )
 
   def __call__(self, days: Array) -> Array:
     """Encodes f32[...] days as f32[..., dim]."""

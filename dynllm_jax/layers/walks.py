@@ -3,7 +3,7 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-from dynllm_jax import graph
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Terms
@@ -17,11 +17,13 @@ class CopyTerm(nn.Module):
   Attributes:
     num_neighbors: how far back the user's own items are read.
   """
+
   num_neighbors: int
 
   @nn.compact
   def __call__(
-      self, inputs: Inputs, users: Array, times: Array, encode) -> Terms:
+    self, inputs: Inputs, users: Array, times: Array, encode
+  ) -> Terms:
     """The terms of i32[batch] users at i32[batch] times.
 
     Args:
@@ -33,11 +35,13 @@ class CopyTerm(nn.Module):
     Returns:
       Terms [batch, num_neighbors].
     """
-    near = graph.neighborhood(
-        inputs.user_graph, users, times, self.num_neighbors)
-    days = graph.days_between(times[:, None], near.times)
+    near = temporal.neighborhood(
+      inputs.user_graph, users, times, self.num_neighbors
+    )
+    days = temporal.days_between(times[:, None], near.times)
     place = self.param(
-        'place', nn.initializers.zeros_init(), (self.num_neighbors,))
+      'place', nn.initializers.zeros_init(), (self.num_neighbors,)
+    )
     # The encoding of SPEC 3.1 is small (norm 1 over all its dims).
     codes = encode(days)
     codes *= codes.shape[-1] ** 0.5
@@ -56,11 +60,13 @@ class WalkTerm(nn.Module):
   Attributes:
     fanout: neighbors read at each of the three hops.
   """
+
   fanout: tuple[int, int, int]
 
   @nn.compact
   def __call__(
-      self, inputs: Inputs, users: Array, times: Array) -> tuple[Terms, Array]:
+    self, inputs: Inputs, users: Array, times: Array
+  ) -> tuple[Terms, Array]:
     """The walks of i32[batch] users at i32[batch] times.
 
     Args:
@@ -72,28 +78,37 @@ class WalkTerm(nn.Module):
       Terms [batch, product of fanout], the weights exp(...); and beta, f32[].
     """
     constants = self.param(
-        'constants', lambda _: jnp.array([0.0, -0.5, -0.5, -0.5]))
+      'constants', lambda _: jnp.array([0.0, -0.5, -0.5, -0.5])
+    )
     scale = self.param('scale', nn.initializers.ones_init(), ())
     at = times[:, None]
-    items = graph.neighborhood(inputs.user_graph, users, times, self.fanout[0])
-    others = graph.neighborhood(
-        inputs.item_graph, items.nodes, at, self.fanout[1])
-    other_ok = items.mask[..., None] & others.mask & (
-        others.nodes != users[:, None, None])
-    ends = graph.neighborhood(
-        inputs.user_graph, others.nodes, at[..., None], self.fanout[2])
+    items = temporal.neighborhood(
+      inputs.user_graph, users, times, self.fanout[0]
+    )
+    others = temporal.neighborhood(
+      inputs.item_graph, items.nodes, at, self.fanout[1]
+    )
+    other_ok = (
+      items.mask[..., None]
+      & others.mask
+      & (others.nodes != users[:, None, None])
+    )
+    ends = temporal.neighborhood(
+      inputs.user_graph, others.nodes, at[..., None], self.fanout[2]
+    )
     ok = other_ok[..., None] & ends.mask
 
     def log_days(later, earlier):
-      return jnp.log1p(jnp.abs(graph.days_between(later, earlier)))
+      return jnp.log1p(jnp.abs(temporal.days_between(later, earlier)))
 
     exponent = (
-        constants[0]
-        + constants[1] * log_days(at, items.times)[..., None, None]
-        + constants[2] * log_days(at[..., None], others.times)[..., None]
-        + constants[3] * log_days(ends.times, others.times[..., None]))
+      constants[0]
+      + constants[1] * log_days(at, items.times)[..., None, None]
+      + constants[2] * log_days(at[..., None], others.times)[..., None]
+      + constants[3] * log_days(ends.times, others.times[..., None])
+    )
     weights = jnp.where(ok, jnp.exp(jnp.where(ok, exponent, 0.0)), 0.0)
     shape = (len(users), -1)
     return Terms(
-        jnp.where(ok, ends.nodes, 0).reshape(shape),
-        weights.reshape(shape)), scale
+      jnp.where(ok, ends.nodes, 0).reshape(shape), weights.reshape(shape)
+    ), scale

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
-from dynllm_jax.layers import counts
-from dynllm_jax.layers.static_graph import unit_rows
+from dynllm_jax.bases import counts
+from dynllm_jax.bases.static_graph import unit_rows
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
@@ -23,17 +23,20 @@ from dynllm_jax.types import UserEmbeddings
 
 class ContentMemory(NamedTuple):
   """The items' texts, which stay, and recent popularity."""
+
   texts: Array  # f32[items + 1, llm_dim], of unit length, or zero
   recent: counts.DecayedCounts
 
 
 def default_config() -> ml_collections.ConfigDict:
   """The depth and small share that SPEC 6 gives ItemKNN."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'depth': 50,  # the user's last events that are read
       'popularity_weight': 1e-9,
       'half_life_days': 30.0,
-  })
+    }
+  )
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -50,31 +53,39 @@ def build(config: ml_collections.ConfigDict) -> System:
   def init(key, inputs, capacity):
     del key, capacity
     return {}, ContentMemory(
-        unit_rows(
-            inputs.item_text[:inputs.num_items + 1].astype(jnp.float32)),
-        counts.no_decayed_counts(inputs.num_items))
+      unit_rows(inputs.item_text[: inputs.num_items + 1].astype(jnp.float32)),
+      counts.no_decayed_counts(inputs.num_items),
+    )
 
   def reset(memory):
     return memory._replace(
-        recent=counts.no_decayed_counts(len(memory.texts) - 1))
+      recent=counts.no_decayed_counts(len(memory.texts) - 1)
+    )
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, key
-    past = graph.neighborhood(
-        inputs.user_graph, users, user_times, config.depth)
-    profiles = unit_rows(counts.weighted_rows(
-        memory.texts, past.nodes, past.mask.astype(jnp.float32)))
+    past = temporal.neighborhood(
+      inputs.user_graph, users, user_times, config.depth
+    )
+    profiles = unit_rows(
+      counts.weighted_rows(
+        memory.texts, past.nodes, past.mask.astype(jnp.float32)
+      )
+    )
     recent = config.popularity_weight * counts.decayed_counts_at(
-        memory.recent, item_time, half_life)
+      memory.recent, item_time, half_life
+    )
     return UserEmbeddings(
-        vector=profiles,
-        item_scores=jnp.broadcast_to(
-            recent, (len(users), len(recent)))), ItemEmbeddings(
-                items, memory.texts[items])
+      vector=profiles,
+      item_scores=jnp.broadcast_to(recent, (len(users), len(recent))),
+    ), ItemEmbeddings(items, memory.texts[items])
 
   def update(params, memory, inputs, pending):
     del params, inputs
-    return memory._replace(recent=counts.add_to_decayed_counts(
-        memory.recent, pending.events, half_life))
+    return memory._replace(
+      recent=counts.add_to_decayed_counts(
+        memory.recent, pending.events, half_life
+      )
+    )
 
   return System('none', True, init, reset, embed, update)

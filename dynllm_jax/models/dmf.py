@@ -21,14 +21,14 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
-from dynllm_jax import memory as memory_lib
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import shared_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
+from dynllm_jax.bases.stream_network import Widths
+from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import temporal
 from dynllm_jax.layers import kalman
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import shared_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
-from dynllm_jax.layers.stream_network import Widths
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -40,14 +40,16 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """Factors of the width of all systems here."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'time_dim': 128,  # of the copy term
       'dropout': 0.0,
       'update_ties': 'mean',  # mean, each
       **shared_fields(),
       'item_id_embedding': True,  # v
-  })
+    }
+  )
 
 
 class DMF(StreamNetwork):
@@ -69,43 +71,66 @@ class DMF(StreamNetwork):
     return {'user': jnp.concatenate([jnp.zeros_like(variance), variance])}
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`: users as predicted for their times."""
     last = memory_lib.last_times(memory.user, users)
-    days = jnp.where(last >= 0, graph.days_between(user_times, last), 0.0)
+    days = jnp.where(last >= 0, temporal.days_between(user_times, last), 0.0)
     state = kalman.predict(
-        self.weights, self.stored(memory, 'user', users), days)
+      self.weights, self.stored(memory, 'user', users), days
+    )
     factors = self.static_reader(inputs, items.size, deterministic)(items)
     return self.scored(
-        inputs, users, user_times,
-        state[:, :self.config.dim] + self.weights['prior'], items, item_time,
-        factors)
+      inputs,
+      users,
+      user_times,
+      state[:, : self.config.dim] + self.weights['prior'],
+      items,
+      item_time,
+      factors,
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`: the filter along each user's events."""
     users = memory.user
     events = pending.events
-    factors = self.static_reader(
-        inputs, events.items.size, True)(events.items)
+    factors = self.static_reader(inputs, events.items.size, True)(events.items)
     chain = memory_lib.chains(
-        events.users, events.times, events.mask,
-        memory_lib.last_times(users, events.users),
-        self.config.update_ties == 'mean')
+      events.users,
+      events.times,
+      events.mask,
+      memory_lib.last_times(users, events.users),
+      self.config.update_ties == 'mean',
+    )
     # Never negative: what exp(-k days) makes of padding must stay finite.
     days = jnp.where(
-        chain.previous_times >= 0, jnp.maximum(
-            graph.days_between(chain.times, chain.previous_times), 0.0), 0.0)
+      chain.previous_times >= 0,
+      jnp.maximum(
+        temporal.days_between(chain.times, chain.previous_times), 0.0
+      ),
+      0.0,
+    )
     states = memory_lib.run_chains(
-        kalman.kalman_step, self.weights,
-        self.stored(memory, 'user', events.users)[chain.first_event],
-        jnp.concatenate(
-            [memory_lib.mean_by_update(chain, factors), days[:, None]], -1),
-        chain)
-    return memory.replace(user=memory_lib.write(
-        users, jnp.where(chain.last, chain.nodes, 0), states, chain.times))
+      kalman.kalman_step,
+      self.weights,
+      self.stored(memory, 'user', events.users)[chain.first_event],
+      jnp.concatenate(
+        [memory_lib.mean_by_update(chain, factors), days[:, None]], -1
+      ),
+      chain,
+    )
+    return memory.replace(
+      user=memory_lib.write(
+        users, jnp.where(chain.last, chain.nodes, 0), states, chain.times
+      )
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

@@ -5,9 +5,13 @@ import functools
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
+from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.facets.lookup import embeddings
 from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.graph.temporal import event_features
 from dynllm_jax.layers import distillation
 from dynllm_jax.layers import fusion
 from dynllm_jax.layers import projection
@@ -15,10 +19,6 @@ from dynllm_jax.layers.facet_tokens import FacetTokens
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.mlp import Linear
 from dynllm_jax.layers.mlp import MLP
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
-from dynllm_jax.layers.stream_network import Widths
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import FACETS
@@ -32,7 +32,8 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting; every component can be taken away for ablation."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,  # d
       'time_dim': 128,
       'num_neighbors': 3,  # n
@@ -56,7 +57,8 @@ def default_config() -> ml_collections.ConfigDict:
       'walk_fanout': (10, 8, 8),
       'text_term': False,  # layers/text_term.py
       'text_neighbors': 20,
-  })
+    }
+  )
 
 
 class DynLLM(StreamNetwork):
@@ -74,20 +76,33 @@ class DynLLM(StreamNetwork):
     self.share()
     if c.neighborhood:
       self.temporal = TemporalEmbedding(
-          c.dim, c.num_neighbors, c.num_layers, c.num_heads, c.shared_layers,
-          c.dropout)
+        c.dim,
+        c.num_neighbors,
+        c.num_layers,
+        c.num_heads,
+        c.shared_layers,
+        c.dropout,
+      )
     if c.projection != 'none':
       self.project = (
-          projection.IntervalProjection() if c.projection == 'interval'
-          else projection.LinearProjection())
+        projection.IntervalProjection()
+        if c.projection == 'interval'
+        else projection.LinearProjection()
+      )
     self.aggregate_user = Linear(c.dim)
     self.aggregate_item = Linear(c.dim // 2)
     if c.facets:
       self.facet_tokens = FacetTokens(
-          c.dim, c.distill.top_r, c.distill.order, c.dropout)
+        c.dim, c.distill.top_r, c.distill.order, c.dropout
+      )
       self.fuse = fusion.Fusion(
-          c.dim, c.num_heads, c.fusion.num_layers, c.fusion.mode,
-          c.fusion.alpha, c.dropout)
+        c.dim,
+        c.num_heads,
+        c.fusion.num_layers,
+        c.fusion.mode,
+        c.fusion.alpha,
+        c.dropout,
+      )
     else:
       self.head = MLP(c.dim)
     if c.memory:
@@ -96,41 +111,52 @@ class DynLLM(StreamNetwork):
       self.update_item = MemoryUpdate(c.dim // 2, ties)
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed` (SPEC 3.3 to 3.9)."""
     c = self.config
     static = self.static_reader(
-        inputs, (items.size + users.size) * (1 + c.num_neighbors),
-        deterministic)
+      inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
+    )
     read = self.reader(memory, static)
     temporal = functools.partial(
-        self._temporal, inputs=inputs, read=read, deterministic=deterministic)
+      self._temporal, inputs=inputs, read=read, deterministic=deterministic
+    )
     parts = [read('user', users)]
     parts += temporal('user', users, user_times, c.num_layers)
     if c.projection != 'none':
-      parts.append(self.project(
-          parts[0], self.elapsed(memory, inputs, users, user_times)))
-    if c.event_features:
       parts.append(
-          graph.event_features(inputs.user_graph, users, user_times))
+        self.project(parts[0], self.elapsed(memory, inputs, users, user_times))
+      )
+    if c.event_features:
+      parts.append(event_features(inputs.user_graph, users, user_times))
     user_graph = self.aggregate_user(*parts)
 
     item_times = jnp.broadcast_to(item_time, items.shape)
     parts = [self.stored(memory, 'item', items)]
     parts += temporal('item', items, item_times, 1)
     if c.event_features:
-      parts.append(graph.event_features(inputs.item_graph, items, item_times))
+      parts.append(event_features(inputs.item_graph, items, item_times))
     item_graph = self.aggregate_item(*parts)
 
     return self.scored(
-        inputs, users, user_times,
-        self._fused(inputs, user_graph, users, user_times, deterministic),
-        items, item_time, self.join(static(items), item_graph))
+      inputs,
+      users,
+      user_times,
+      self._fused(inputs, user_graph, users, user_times, deterministic),
+      items,
+      item_time,
+      self.join(static(items), item_graph),
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update` (SPEC 3.10)."""
     del inputs
     if not self.config.memory:
@@ -138,13 +164,25 @@ class DynLLM(StreamNetwork):
     events = pending.events
     half = self.config.dim // 2
     return Memory(
-        user=self.update_user(
-            memory.user, events.users, events.times, events.mask,
-            pending.user_vectors, pending.item_vectors, self.encode),
-        item=self.update_item(
-            memory.item, events.items, events.times, events.mask,
-            pending.item_vectors[:, half:], pending.user_vectors,
-            self.encode))
+      user=self.update_user(
+        memory.user,
+        events.users,
+        events.times,
+        events.mask,
+        pending.user_vectors,
+        pending.item_vectors,
+        self.encode,
+      ),
+      item=self.update_item(
+        memory.item,
+        events.items,
+        events.times,
+        events.mask,
+        pending.item_vectors[:, half:],
+        pending.user_vectors,
+        self.encode,
+      ),
+    )
 
   def join(self, static: Array, state: Array) -> Array:
     """`h_i^static || h_i^dyn`."""
@@ -157,14 +195,17 @@ class DynLLM(StreamNetwork):
     initial = self.initial[side]
     return jnp.broadcast_to(initial, (*nodes.shape, len(initial)))
 
-  def _temporal(self, side, nodes, times, num_layers, inputs, read,
-                deterministic):
+  def _temporal(
+    self, side, nodes, times, num_layers, inputs, read, deterministic
+  ):
     """`h^N` in a list, or no part at all."""
     if not self.config.neighborhood:
       return []
-    return [self.temporal(
-        side, nodes, times, num_layers, inputs, read, self.encode,
-        deterministic)]
+    return [
+      self.temporal(
+        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
+      )
+    ]
 
   def _fused(self, inputs, user_graph, users, times, deterministic):
     """`h_u` from `h_u^G` and the facets known at each user's time."""
@@ -174,7 +215,8 @@ class DynLLM(StreamNetwork):
     columns = jnp.array([FACETS.index(name) for name in c.facets])
     rows = lookup(inputs.facets, users, times)[:, columns]
     tokens = self.facet_tokens(
-        embeddings(inputs.facets, rows), rows > 0, deterministic)
+      embeddings(inputs.facets, rows), rows > 0, deterministic
+    )
     return self.fuse(user_graph, tokens, deterministic)
 
 
@@ -185,18 +227,33 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   c = config
-  check_fields(config, [
-      ('projection', c.projection in projection.PROJECTIONS,
-       ', '.join(projection.PROJECTIONS)),
+  check_fields(
+    config,
+    [
+      (
+        'projection',
+        c.projection in projection.PROJECTIONS,
+        ', '.join(projection.PROJECTIONS),
+      ),
       ('facets', set(c.facets) <= set(FACETS), 'some of ' + ', '.join(FACETS)),
-      ('distill.order', c.distill.order in distillation.ORDERS,
-       ', '.join(distillation.ORDERS)),
-      ('distill.top_r', 1 <= c.distill.top_r <= c.dim,
-       f'1 to model.dim = {c.dim} (r <= d)'),
-      ('fusion.mode', c.fusion.mode in fusion.FUSIONS,
-       ', '.join(fusion.FUSIONS)),
+      (
+        'distill.order',
+        c.distill.order in distillation.ORDERS,
+        ', '.join(distillation.ORDERS),
+      ),
+      (
+        'distill.top_r',
+        1 <= c.distill.top_r <= c.dim,
+        f'1 to model.dim = {c.dim} (r <= d)',
+      ),
+      (
+        'fusion.mode',
+        c.fusion.mode in fusion.FUSIONS,
+        ', '.join(fusion.FUSIONS),
+      ),
       ('fusion.num_layers', c.fusion.num_layers >= 1, '1 or more'),
       ('fusion.alpha', 0 <= c.fusion.alpha <= 1, '0 to 1'),
-  ])
+    ],
+  )
   system = stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
   return system._replace(reads_facets=bool(c.facets))

@@ -19,12 +19,12 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import shared_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.projection import IntervalProjection
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import shared_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
@@ -37,7 +37,8 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The setting of DynLLM's authors, who wrote this system too."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'time_dim': 128,
       'num_neighbors': 3,
@@ -46,7 +47,8 @@ def default_config() -> ml_collections.ConfigDict:
       'dropout': 0.1,
       'update_ties': 'mean',  # mean, each
       **shared_fields(),
-  })
+    }
+  )
 
 
 class DynShare(StreamNetwork):
@@ -56,48 +58,70 @@ class DynShare(StreamNetwork):
     c = self.config
     self.share()
     self.temporal = TemporalEmbedding(
-        c.dim, c.num_neighbors, c.num_layers, c.num_heads, False, c.dropout)
+      c.dim, c.num_neighbors, c.num_layers, c.num_heads, False, c.dropout
+    )
     self.project = IntervalProjection()
     ties = c.update_ties == 'mean'
     self.updates = {
-        side: MemoryUpdate(c.dim, ties) for side in ('user', 'item')}
+      side: MemoryUpdate(c.dim, ties) for side in ('user', 'item')
+    }
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`."""
     c = self.config
-    read = self.reader(memory, self.static_reader(
-        inputs, (items.size + users.size) * (1 + c.num_neighbors),
-        deterministic))
+    read = self.reader(
+      memory,
+      self.static_reader(
+        inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
+      ),
+    )
 
     def embedded(side, nodes, times, num_layers):
       return self.temporal(
-          side, nodes, times, num_layers, inputs, read, self.encode,
-          deterministic)
+        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
+      )
 
     return self.scored(
-        inputs,
-        users, user_times,
-        self.project(
-            embedded('user', users, user_times, c.num_layers),
-            self.elapsed(memory, inputs, users, user_times)),
-        items, item_time,
-        embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1))
+      inputs,
+      users,
+      user_times,
+      self.project(
+        embedded('user', users, user_times, c.num_layers),
+        self.elapsed(memory, inputs, users, user_times),
+      ),
+      items,
+      item_time,
+      embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1),
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`: each side hears of the other's memory."""
     events = pending.events
     read = self.reader(
-        memory, self.static_reader(inputs, events.items.size, True))
+      memory, self.static_reader(inputs, events.items.size, True)
+    )
     updated = lambda side, nodes, message: self.updates[side](
-        getattr(memory, side), nodes, events.times, events.mask,
-        self.stored(memory, side, nodes), message, self.encode)
+      getattr(memory, side),
+      nodes,
+      events.times,
+      events.mask,
+      self.stored(memory, side, nodes),
+      message,
+      self.encode,
+    )
     return Memory(
-        user=updated('user', events.users, read('item', events.items)),
-        item=updated('item', events.items, read('user', events.users)))
+      user=updated('user', events.users, read('item', events.items)),
+      item=updated('item', events.items, read('user', events.users)),
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

@@ -23,13 +23,13 @@ What differs here:
 
 import ml_collections
 
-from dynllm_jax import graph
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import shared_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
+from dynllm_jax.graph import temporal
 from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.local_attention import LocalAttention
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import shared_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -41,14 +41,16 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting; neighbors as TGN has them."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'time_dim': 128,
       'num_neighbors': 10,
       'dropout': 0.0,
       'update_ties': 'mean',  # mean, each
       **shared_fields(),
-  })
+    }
+  )
 
 
 class DyRep(StreamNetwork):
@@ -59,42 +61,68 @@ class DyRep(StreamNetwork):
     self.share()
     self.attend = LocalAttention(c.dim)
     self.update_memory = memory_update.MemoryUpdate(
-        c.dim, c.update_ties == 'mean', memory_update.RNN)
+      c.dim, c.update_ties == 'mean', memory_update.RNN
+    )
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`: the embeddings as they stand."""
     read = self.reader(
-        memory, self.static_reader(inputs, items.size, deterministic))
+      memory, self.static_reader(inputs, items.size, deterministic)
+    )
     return self.scored(
-        inputs, users, user_times, read('user', users), items, item_time,
-        read('item', items))
+      inputs,
+      users,
+      user_times,
+      read('user', users),
+      items,
+      item_time,
+      read('item', items),
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`: each node hears of the other's neighborhood."""
     events = pending.events
-    read = self.reader(memory, self.static_reader(
-        inputs, events.items.size * (1 + self.config.num_neighbors), True))
+    read = self.reader(
+      memory,
+      self.static_reader(
+        inputs, events.items.size * (1 + self.config.num_neighbors), True
+      ),
+    )
 
     def propagated(own_graph, side, nodes, other_side):
-      near = graph.neighborhood(
-          own_graph, nodes, events.times, self.config.num_neighbors)
+      near = temporal.neighborhood(
+        own_graph, nodes, events.times, self.config.num_neighbors
+      )
       return self.attend(
-          read(side, nodes), read(other_side, near.nodes), near.mask)
+        read(side, nodes), read(other_side, near.nodes), near.mask
+      )
 
     def updated(side, nodes, message):
       return self.update_memory(
-          getattr(memory, side), nodes, events.times, events.mask,
-          self.stored(memory, side, nodes), message, self.encode)
+        getattr(memory, side),
+        nodes,
+        events.times,
+        events.mask,
+        self.stored(memory, side, nodes),
+        message,
+        self.encode,
+      )
 
     of_users = propagated(inputs.user_graph, 'user', events.users, 'item')
     of_items = propagated(inputs.item_graph, 'item', events.items, 'user')
     return Memory(
-        user=updated('user', events.users, of_items),
-        item=updated('item', events.items, of_users))
+      user=updated('user', events.users, of_items),
+      item=updated('item', events.items, of_users),
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

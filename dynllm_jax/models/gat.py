@@ -11,8 +11,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import static_graph
 from dynllm_jax.layers import graph_attention
-from dynllm_jax.layers import static_graph
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
@@ -21,13 +21,15 @@ from dynllm_jax.types import TrainGraph
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting, but for widths and heads."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'num_layers': 2,
       'num_heads': 2,
       'dropout': 0.6,  # of each layer's input
       'item_text': False,
-  })
+    }
+  )
 
 
 class GATLayer(nn.Module):
@@ -38,6 +40,7 @@ class GATLayer(nn.Module):
     head_dim: F'.
     mean: whether the heads' mean is taken; they stand side by side otherwise.
   """
+
   num_heads: int
   head_dim: int
   mean: bool
@@ -48,25 +51,28 @@ class GATLayer(nn.Module):
     glorot = nn.initializers.glorot_uniform()
     shape = (self.num_heads, self.head_dim)
     value = nn.Dense(
-        self.num_heads * self.head_dim, use_bias=False, kernel_init=glorot)(
-            nodes).reshape(-1, *shape)
+      self.num_heads * self.head_dim, use_bias=False, kernel_init=glorot
+    )(nodes).reshape(-1, *shape)
     query, key = (
-        jnp.sum(value * self.param(name, glorot, shape), axis=-1)
-        for name in ('query', 'key'))
+      jnp.sum(value * self.param(name, glorot, shape), axis=-1)
+      for name in ('query', 'key')
+    )
     heads = graph_attention.attend(graph, query, key, value)
-    joined = (
-        heads.mean(axis=1) if self.mean else heads.reshape(len(nodes), -1))
+    joined = heads.mean(axis=1) if self.mean else heads.reshape(len(nodes), -1)
     return joined + self.param(
-        'bias', nn.initializers.zeros, (joined.shape[-1],))
+      'bias', nn.initializers.zeros, (joined.shape[-1],)
+    )
 
 
 class GAT(nn.Module):
   """The network."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, graph: TrainGraph, text: Array, deterministic: bool) -> Array:
+    self, graph: TrainGraph, text: Array, deterministic: bool
+  ) -> Array:
     """Final embeddings, f32[nodes, dim]; arguments as `static_graph.build`."""
     c = self.config
     layer = static_graph.NodeFeatures(c.dim, c.item_text)(graph, text)
@@ -74,8 +80,11 @@ class GAT(nn.Module):
       last = k == c.num_layers - 1
       layer = Dropout(c.dropout)(layer, deterministic)
       layer = GATLayer(
-          c.num_heads, c.dim if last else c.dim // c.num_heads, mean=last,
-          name=f'layer_{k}')(graph, layer)
+        c.num_heads,
+        c.dim if last else c.dim // c.num_heads,
+        mean=last,
+        name=f'layer_{k}',
+      )(graph, layer)
       if not last:
         layer = nn.elu(layer)
     return layer

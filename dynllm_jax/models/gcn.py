@@ -9,9 +9,9 @@ from flax import linen as nn
 import jax
 import ml_collections
 
-from dynllm_jax.layers import static_graph
+from dynllm_jax.bases import static_graph
+from dynllm_jax.kernels.propagation import neighbor_sums
 from dynllm_jax.layers.dropout import Dropout
-from dynllm_jax.layers.propagation import neighbor_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -19,21 +19,25 @@ from dynllm_jax.types import TrainGraph
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting, but for its width."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'num_layers': 2,
       'dropout': 0.5,  # of each layer's input
       'item_text': False,
-  })
+    }
+  )
 
 
 class GCN(nn.Module):
   """The network."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, graph: TrainGraph, text: Array, deterministic: bool) -> Array:
+    self, graph: TrainGraph, text: Array, deterministic: bool
+  ) -> Array:
     """Final embeddings, f32[nodes, dim]; arguments as `static_graph.build`."""
     c = self.config
     scale = jax.lax.rsqrt(graph.degrees + 1)[:, None]
@@ -45,8 +49,8 @@ class GCN(nn.Module):
       layer = scale * layer
       layer = scale * (neighbor_sums(graph, layer) + layer)
       layer = nn.Dense(
-          c.dim, kernel_init=nn.initializers.glorot_uniform(),
-          name=f'layer_{k}')(layer)
+        c.dim, kernel_init=nn.initializers.glorot_uniform(), name=f'layer_{k}'
+      )(layer)
     return layer
 
 

@@ -10,9 +10,9 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax.layers import static_graph
+from dynllm_jax.bases import static_graph
+from dynllm_jax.kernels.propagation import neighbor_means
 from dynllm_jax.layers.dropout import Dropout
-from dynllm_jax.layers.propagation import neighbor_means
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -20,22 +20,26 @@ from dynllm_jax.types import TrainGraph
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting, but for its width and its sample."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'num_layers': 2,
       'dropout': 0.0,  # of each layer's input
       'normalize': True,  # every layer to unit length
       'item_text': False,
-  })
+    }
+  )
 
 
 class GraphSAGE(nn.Module):
   """The network."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, graph: TrainGraph, text: Array, deterministic: bool) -> Array:
+    self, graph: TrainGraph, text: Array, deterministic: bool
+  ) -> Array:
     """Final embeddings, f32[nodes, dim]; arguments as `static_graph.build`."""
     c = self.config
     layer = static_graph.NodeFeatures(c.dim, c.item_text)(graph, text)
@@ -47,8 +51,8 @@ class GraphSAGE(nn.Module):
       layer = Dropout(c.dropout)(layer, deterministic)
       both = jnp.concatenate([layer, neighbor_means(graph, layer)], axis=-1)
       layer = nn.Dense(
-          c.dim, kernel_init=nn.initializers.glorot_uniform(),
-          name=f'layer_{k}')(both)
+        c.dim, kernel_init=nn.initializers.glorot_uniform(), name=f'layer_{k}'
+      )(both)
     return static_graph.unit_rows(layer) if c.normalize else layer
 
 

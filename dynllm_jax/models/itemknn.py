@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
@@ -17,18 +17,21 @@ _BLOCK = 2048  # pairs (user, item) that one step of `similarities` takes
 
 class ItemKNNMemory(NamedTuple):
   """The similarities, which stay, and recent popularity."""
+
   table: Array  # f32[items + 1, items + 1], symmetric, 0 on the diagonal
   recent: counts.DecayedCounts
 
 
 def default_config() -> ml_collections.ConfigDict:
   """The setting of SPEC 6."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'depth': 50,  # the user's last events that are read
       'popularity_weight': 1e-9,
       'half_life_days': 30.0,
       'max_table_gib': 6.0,  # of the similarities, (items + 1)^2 float32
-  })
+    }
+  )
 
 
 def similarities(inputs: Inputs) -> Array:
@@ -50,7 +53,8 @@ def similarities(inputs: Inputs) -> Array:
   rows, size = inputs.num_items + 1, len(inputs.users)
   nobody = jnp.iinfo(jnp.int32).max  # sorts last
   users = jnp.where(
-      jnp.arange(size) < inputs.train_events, inputs.users, nobody)
+    jnp.arange(size) < inputs.train_events, inputs.users, nobody
+  )
   order = jnp.lexsort((inputs.items, users))
   users, items = users[order], inputs.items[order]
   again = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
@@ -58,8 +62,11 @@ def similarities(inputs: Inputs) -> Array:
   order = jnp.argsort(users, stable=True)
   users, items = users[order], items[order]
   real = users < nobody
-  takers = jnp.zeros([rows]).at[
-      counts.rows_to_write(items, real)].add(1.0, mode='drop')
+  takers = (
+    jnp.zeros([rows])
+    .at[counts.rows_to_write(items, real)]
+    .add(1.0, mode='drop')
+  )
   # How many pairs of the same user follow each.
   follow = jnp.searchsorted(users, users, side='right') - jnp.arange(size) - 1
   follow = jnp.where(real, follow, 0)
@@ -71,13 +78,15 @@ def similarities(inputs: Inputs) -> Array:
 
     def count(s, table):
       right = jnp.take(items, at + s, mode='clip')
-      return table.at[
-          counts.rows_to_write(left, s <= reach), right].add(1.0, mode='drop')
+      return table.at[counts.rows_to_write(left, s <= reach), right].add(
+        1.0, mode='drop'
+      )
 
     return jax.lax.fori_loop(1, reach.max() + 1, count, table)
 
   both = jax.lax.fori_loop(
-      0, -(-size // _BLOCK), count_block, jnp.zeros([rows, rows]))
+    0, -(-size // _BLOCK), count_block, jnp.zeros([rows, rows])
+  )
   inverse = jnp.where(takers > 0, jax.lax.rsqrt(takers), 0.0)
   return (both + both.T) * (inverse[:, None] * inverse)
 
@@ -101,29 +110,37 @@ def build(config: ml_collections.ConfigDict) -> System:
     num_items = inputs.num_items
     counts.check_table(num_items, config.max_table_gib)
     return {}, ItemKNNMemory(
-        similarities(inputs), counts.no_decayed_counts(num_items))
+      similarities(inputs), counts.no_decayed_counts(num_items)
+    )
 
   def reset(memory):
     return memory._replace(
-        recent=counts.no_decayed_counts(len(memory.table) - 1))
+      recent=counts.no_decayed_counts(len(memory.table) - 1)
+    )
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, key
-    past = graph.neighborhood(
-        inputs.user_graph, users, user_times, config.depth)
+    past = temporal.neighborhood(
+      inputs.user_graph, users, user_times, config.depth
+    )
     # An item that the user took again later is the same item, counted once.
     same = past.nodes[:, :, None] == past.nodes[:, None, :]
     later = jnp.tril(jnp.ones([config.depth, config.depth], bool), -1)
     once = past.mask & ~jnp.any(same & later, axis=-1)
     scores = counts.weighted_rows(
-        memory.table, past.nodes, once.astype(jnp.float32))
+      memory.table, past.nodes, once.astype(jnp.float32)
+    )
     recent = counts.decayed_counts_at(memory.recent, item_time, half_life)
     return counts.embeddings(
-        users, items, scores + config.popularity_weight * recent)
+      users, items, scores + config.popularity_weight * recent
+    )
 
   def update(params, memory, inputs, pending):
     del params, inputs
-    return memory._replace(recent=counts.add_to_decayed_counts(
-        memory.recent, pending.events, half_life))
+    return memory._replace(
+      recent=counts.add_to_decayed_counts(
+        memory.recent, pending.events, half_life
+      )
+    )
 
   return System('none', True, init, reset, embed, update)

@@ -23,15 +23,15 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import shared_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
+from dynllm_jax.bases.stream_network import Widths
+from dynllm_jax.graph import temporal
 from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.embed import Embed
 from dynllm_jax.layers.projection import LinearProjection
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import shared_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
-from dynllm_jax.layers.stream_network import Widths
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -43,18 +43,21 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'time_dim': 128,
       'dropout': 0.0,
       'update_ties': 'mean',  # mean, each
       **shared_fields(),
       'item_id_embedding': True,  # the paper's one-hot vectors
-  })
+    }
+  )
 
 
 class UserStatic(nn.Module):
   """A learned vector a user, for the paper's one-hot vectors."""
+
   dim: int
 
   @nn.compact
@@ -78,46 +81,68 @@ class JODIE(StreamNetwork):
     self.project = LinearProjection()
     self.predict = nn.Dense(c.dim)
     self.updates = {
-        side: memory_update.MemoryUpdate(
-            width, c.update_ties == 'mean', memory_update.RNN)
-        for side, width in (('user', c.dim), ('item', c.dim // 2))}
+      side: memory_update.MemoryUpdate(
+        width, c.update_ties == 'mean', memory_update.RNN
+      )
+      for side, width in (('user', c.dim), ('item', c.dim // 2))
+    }
 
   def join(self, static: Array, state: Array) -> Array:
     """Static beside dynamic embedding, as the predictor sees an item."""
     return jnp.concatenate([static, state], axis=-1)
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`: users as predictions of their next item."""
-    read = self.reader(memory, self.static_reader(
-        inputs, items.size + users.size, deterministic))
-    last = graph.neighborhood(inputs.user_graph, users, user_times, 1)
+    read = self.reader(
+      memory, self.static_reader(inputs, items.size + users.size, deterministic)
+    )
+    last = temporal.neighborhood(inputs.user_graph, users, user_times, 1)
     last_item = jnp.where(last.mask, read('item', last.nodes[:, 0]), 0.0)
     projected = self.project(
-        read('user', users),
-        self.elapsed(memory, inputs, users, user_times))
+      read('user', users), self.elapsed(memory, inputs, users, user_times)
+    )
     static = self.user_static(users, inputs.num_users + 1)
     predicted = self.predict(
-        jnp.concatenate([projected, static, last_item], axis=-1))
+      jnp.concatenate([projected, static, last_item], axis=-1)
+    )
     return self.scored(
-        inputs, users, user_times, predicted, items, item_time,
-        read('item', items))
+      inputs,
+      users,
+      user_times,
+      predicted,
+      items,
+      item_time,
+      read('item', items),
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`: the mutual recurrent networks."""
     del inputs
     events = pending.events
     user = self.stored(memory, 'user', events.users)
     item = self.stored(memory, 'item', events.items)
     updated = lambda side, nodes, own, other: self.updates[side](
-        getattr(memory, side), nodes, events.times, events.mask, own, other,
-        self.encode)
+      getattr(memory, side),
+      nodes,
+      events.times,
+      events.mask,
+      own,
+      other,
+      self.encode,
+    )
     return Memory(
-        user=updated('user', events.users, user, item),
-        item=updated('item', events.items, item, user))
+      user=updated('user', events.users, user, item),
+      item=updated('item', events.items, item, user),
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

@@ -9,8 +9,8 @@ embeddings, where the paper's is on `E^(0)`.
 from flax import linen as nn
 import ml_collections
 
-from dynllm_jax.layers import static_graph
-from dynllm_jax.layers.propagation import normalized_sums
+from dynllm_jax.bases import static_graph
+from dynllm_jax.kernels.propagation import normalized_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -23,21 +23,28 @@ def default_config() -> ml_collections.ConfigDict:
 
 def default_train() -> dict[str, object]:
   """The paper's objective (eq. 15) and lambda."""
-  return {'loss': 'bpr', 'num_negatives': 1, 'negatives': 'uniform',
-          'regularization': 1e-4}
+  return {
+    'loss': 'bpr',
+    'num_negatives': 1,
+    'negatives': 'uniform',
+    'regularization': 1e-4,
+  }
 
 
 class LightGCN(nn.Module):
   """The network: learned vectors and nothing else."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, graph: TrainGraph, text: Array, deterministic: bool) -> Array:
+    self, graph: TrainGraph, text: Array, deterministic: bool
+  ) -> Array:
     """Final embeddings, f32[nodes, dim]; arguments as `static_graph.build`."""
     del deterministic
     layer = static_graph.NodeFeatures(
-        self.config.dim, init=nn.initializers.normal(0.1))(graph, text)
+      self.config.dim, init=nn.initializers.normal(0.1)
+    )(graph, text)
     total = layer
     for _ in range(self.config.num_layers):
       layer = normalized_sums(graph, layer)
@@ -52,5 +59,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   static_graph.check(config)
-  return static_graph.build(
-      LightGCN(ml_collections.FrozenConfigDict(config)))
+  return static_graph.build(LightGCN(ml_collections.FrozenConfigDict(config)))

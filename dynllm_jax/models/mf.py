@@ -12,8 +12,8 @@ zero.
 import jax
 import ml_collections
 
-from dynllm_jax.layers import counts
-from dynllm_jax.layers import static_system
+from dynllm_jax.bases import counts
+from dynllm_jax.bases import static_system
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -40,14 +40,16 @@ def build(config: ml_collections.ConfigDict) -> System:
   def init(key, inputs):
     rows = {'user': inputs.num_users + 1, 'item': inputs.num_items + 1}
     return {
-        side: config.initial_deviation * jax.random.normal(
-            side_key, [rows[side], config.dim])
-        for side, side_key in zip(rows, jax.random.split(key))}
+      side: config.initial_deviation
+      * jax.random.normal(side_key, [rows[side], config.dim])
+      for side, side_key in zip(rows, jax.random.split(key))
+    }
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del memory, inputs, user_times, item_time, key
     return (
-        UserEmbeddings(vector=params['user'][users]),
-        ItemEmbeddings(items, params['item'][items]))
+      UserEmbeddings(vector=params['user'][users]),
+      ItemEmbeddings(items, params['item'][items]),
+    )
 
   return static_system.build('shuffled', init, embed)

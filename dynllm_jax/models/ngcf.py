@@ -11,9 +11,9 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax.layers import static_graph
+from dynllm_jax.bases import static_graph
+from dynllm_jax.kernels.propagation import normalized_sums
 from dynllm_jax.layers.dropout import Dropout
-from dynllm_jax.layers.propagation import normalized_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -21,27 +21,35 @@ from dynllm_jax.types import TrainGraph
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting, but for its width of 64 and its three layers."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'num_layers': 2,
       'dropout': 0.1,  # of messages
       'normalize': True,  # layers to unit length
-  })
+    }
+  )
 
 
 def default_train() -> dict[str, object]:
   """The paper's objective (eq. 11) and the lambda of its code."""
-  return {'loss': 'bpr', 'num_negatives': 1, 'negatives': 'uniform',
-          'regularization': 1e-5}
+  return {
+    'loss': 'bpr',
+    'num_negatives': 1,
+    'negatives': 'uniform',
+    'regularization': 1e-5,
+  }
 
 
 class NGCF(nn.Module):
   """The network."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, graph: TrainGraph, text: Array, deterministic: bool) -> Array:
+    self, graph: TrainGraph, text: Array, deterministic: bool
+  ) -> Array:
     """Final embeddings, f32[nodes, dim (layers + 1)].
 
     Arguments as `static_graph.build`.
@@ -53,13 +61,13 @@ class NGCF(nn.Module):
     for k in range(c.num_layers):
       sums = normalized_sums(graph, layer)
       message = nn.Dense(c.dim, kernel_init=glorot, name=f'sum_{k}')(
-          sums + layer)
+        sums + layer
+      )
       message += nn.Dense(c.dim, kernel_init=glorot, name=f'product_{k}')(
-          sums * layer)
-      layer = Dropout(c.dropout)(
-          nn.leaky_relu(message, 0.2), deterministic)
-      layers.append(
-          static_graph.unit_rows(layer) if c.normalize else layer)
+        sums * layer
+      )
+      layer = Dropout(c.dropout)(nn.leaky_relu(message, 0.2), deterministic)
+      layers.append(static_graph.unit_rows(layer) if c.normalize else layer)
     return jnp.concatenate(layers, axis=-1)
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
 from dynllm_jax.types import System
 
 

@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
 from dynllm_jax.types import System
 
 
@@ -30,7 +30,8 @@ def build(config: ml_collections.ConfigDict) -> System:
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, inputs, user_times, key
     return counts.embeddings(
-        users, items, counts.decayed_counts_at(memory, item_time, half_life))
+      users, items, counts.decayed_counts_at(memory, item_time, half_life)
+    )
 
   def update(params, memory, inputs, pending):
     del params, inputs

@@ -3,19 +3,21 @@
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import System
 from dynllm_jax.types import Terms
 
 
 def default_config() -> ml_collections.ConfigDict:
   """The setting of SPEC 6."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'depth': 20,  # the user's last events that are read
       'popularity_weight': 1e-9,
       'half_life_days': 30.0,
-  })
+    }
+  )
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -40,13 +42,17 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, key
-    past = graph.neighborhood(
-        inputs.user_graph, users, user_times, config.depth)
+    past = temporal.neighborhood(
+      inputs.user_graph, users, user_times, config.depth
+    )
     weights = 1.0 / jnp.arange(1, config.depth + 1)
     recent = counts.decayed_counts_at(memory, item_time, half_life)
     return counts.embeddings(
-        users, items, config.popularity_weight * recent,
-        copy=Terms(past.nodes, jnp.where(past.mask, weights, 0.0)))
+      users,
+      items,
+      config.popularity_weight * recent,
+      copy=Terms(past.nodes, jnp.where(past.mask, weights, 0.0)),
+    )
 
   def update(params, memory, inputs, pending):
     del params, inputs

@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax import graph
-from dynllm_jax import objective
-from dynllm_jax.layers import static_system
-from dynllm_jax.layers.few_queries import masked_softmax
+from dynllm_jax.bases import static_system
+from dynllm_jax.graph import temporal
+from dynllm_jax.kernels.few_query_attention import masked_softmax
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
+from dynllm_jax.objectives import objective
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -37,7 +37,8 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting for sparse logs."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 50,
       'max_length': 50,
       'num_blocks': 2,
@@ -48,14 +49,18 @@ def default_config() -> ml_collections.ConfigDict:
       'walk_term': False,
       'walk_fanout': (10, 8, 8),
       'time_dim': 32,  # of the copy term
-  })
+    }
+  )
 
 
 def default_train() -> dict[str, object]:
   """The paper's objective (eq. 7), and its batch of 128 sequences."""
   return {
-      'batch_size': 128, 'loss': 'bce', 'num_negatives': 1,
-      'negatives': 'uniform'}
+    'batch_size': 128,
+    'loss': 'bce',
+    'num_negatives': 1,
+    'negatives': 'uniform',
+  }
 
 
 class SelfAttention(nn.Module):
@@ -64,6 +69,7 @@ class SelfAttention(nn.Module):
   Attributes:
     num_heads: divides the width.
   """
+
   num_heads: int
 
   @nn.compact
@@ -71,22 +77,30 @@ class SelfAttention(nn.Module):
     """Maps f32[batch, length, dim]; bool[batch, query, key] says who sees."""
     *shape, dim = x.shape
     query, key, value = (
-        nn.Dense(dim, use_bias=False, name=name)(x).reshape(
-            *shape, self.num_heads, -1) for name in ('query', 'key', 'value'))
+      nn.Dense(dim, use_bias=False, name=name)(x).reshape(
+        *shape, self.num_heads, -1
+      )
+      for name in ('query', 'key', 'value')
+    )
     logits = jnp.einsum('bqhx,bkhx->bhqk', query, key)
-    weights = masked_softmax(
-        logits / jnp.sqrt(query.shape[-1]), mask[:, None])
+    weights = masked_softmax(logits / jnp.sqrt(query.shape[-1]), mask[:, None])
     return jnp.einsum('bhqk,bkhx->bqhx', weights, value).reshape(x.shape)
 
 
 class SASRec(nn.Module):
   """The network."""
+
   config: ml_collections.FrozenConfigDict
 
   @nn.compact
   def __call__(
-      self, inputs: Inputs, users: Array, times: Array, items: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    inputs: Inputs,
+    users: Array,
+    times: Array,
+    items: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """Embeds each user at several times in one pass, and items.
 
     Args:
@@ -104,8 +118,9 @@ class SASRec(nn.Module):
     small = nn.initializers.normal(0.02)
     table = self.param('items', small, (inputs.num_items + 1, c.dim))
     nobody = self.param('nobody', small, (c.dim,))
-    past = graph.neighborhood(
-        inputs.user_graph, users, times.max(axis=1), c.max_length)
+    past = temporal.neighborhood(
+      inputs.user_graph, users, times.max(axis=1), c.max_length
+    )
     past = jax.tree.map(lambda x: x[:, ::-1], past)  # oldest first
     outputs = self._outputs(table[past.nodes], past.mask, deterministic)
 
@@ -113,21 +128,27 @@ class SASRec(nn.Module):
     place = jnp.arange(c.max_length)
     query = jnp.max(jnp.where(reached, place, -1), axis=-1)
     vectors = jnp.where(
-        (query >= 0)[..., None],
-        jnp.take_along_axis(
-            outputs, jnp.maximum(query, 0)[..., None], axis=1), nobody)
+      (query >= 0)[..., None],
+      jnp.take_along_axis(outputs, jnp.maximum(query, 0)[..., None], axis=1),
+      nobody,
+    )
 
     each, flat = jnp.repeat(users, times.shape[1]), times.reshape(-1)
     walk, walk_scale = (
-        WalkTerm(tuple(c.walk_fanout))(inputs, each, flat) if c.walk_term
-        else (None, None))
+      WalkTerm(tuple(c.walk_fanout))(inputs, each, flat)
+      if c.walk_term
+      else (None, None)
+    )
     return UserEmbeddings(
-        vector=vectors.reshape(-1, c.dim),
-        copy=CopyTerm(c.copy_neighbors)(
-            inputs, each, flat, TimeEncoding(c.time_dim))
-        if c.copy_term else None,
-        walk=walk,
-        walk_scale=walk_scale), ItemEmbeddings(items, table[items])
+      vector=vectors.reshape(-1, c.dim),
+      copy=CopyTerm(c.copy_neighbors)(
+        inputs, each, flat, TimeEncoding(c.time_dim)
+      )
+      if c.copy_term
+      else None,
+      walk=walk,
+      walk_scale=walk_scale,
+    ), ItemEmbeddings(items, table[items])
 
   def _outputs(self, rows, mask, deterministic):
     """The blocks' output at every position, f32[batch, length, dim]."""
@@ -137,8 +158,9 @@ class SASRec(nn.Module):
       return Dropout(c.dropout)(x, deterministic)
 
     positions = self.param(
-        'positions', nn.initializers.normal(0.02), (c.max_length, c.dim))
-    x = dropped(rows * c.dim ** 0.5 + positions)
+      'positions', nn.initializers.normal(0.02), (c.max_length, c.dim)
+    )
+    x = dropped(rows * c.dim**0.5 + positions)
     sees = jnp.tril(jnp.ones([c.max_length] * 2, bool)) & mask[:, None]
     for k in range(c.num_blocks):
       attend = SelfAttention(c.num_heads, name=f'attention_{k}')
@@ -159,13 +181,20 @@ def build(config: ml_collections.ConfigDict) -> System:
 
   def init(key, inputs):
     nobody = jnp.zeros([1], jnp.int32)
-    return network.init(
-        key, inputs, nobody, nobody[:, None], nobody, True)['params']
+    return network.init(key, inputs, nobody, nobody[:, None], nobody, True)[
+      'params'
+    ]
 
   def apply(params, inputs, users, times, items, key):
     return network.apply(
-        {'params': params}, inputs, users, times, items, key is None,
-        rngs=None if key is None else {'dropout': key})
+      {'params': params},
+      inputs,
+      users,
+      times,
+      items,
+      key is None,
+      rngs=None if key is None else {'dropout': key},
+    )
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del memory, item_time
@@ -176,35 +205,48 @@ def build(config: ml_collections.ConfigDict) -> System:
 
     def embed_targets(items, item_time, key):
       del item_time
-      return apply(
-          params, inputs, batch.users[:, 0], batch.times, items, key)
+      return apply(params, inputs, batch.users[:, 0], batch.times, items, key)
 
     return objective.sampled_loss(
-        config, embed_targets, inputs, jax.tree.map(jnp.ravel, batch),
-        events.reshape(-1), key)
+      config,
+      embed_targets,
+      inputs,
+      jax.tree.map(jnp.ravel, batch),
+      events.reshape(-1),
+      key,
+    )
 
   return static_system.build(
-      'sequences', init, embed, loss=loss,
-      sequence_length=config.max_length)
+    'sequences', init, embed, loss=loss, sequence_length=config.max_length
+  )
 
 
 def _check(c):
   """Stops at the first value that no network could be built from."""
   rules = [
-      ('dim', c.dim >= 1, '1 or more'),
-      ('max_length', c.max_length >= 1, '1 or more'),
-      ('num_blocks', c.num_blocks >= 1, '1 or more'),
-      ('num_heads', c.num_heads >= 1 and c.dim % c.num_heads == 0,
-       f'a divisor of model.dim = {c.dim}'),
-      ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
-      ('copy_neighbors', c.copy_neighbors >= 1, '1 or more'),
-      ('walk_fanout', len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
-       'three numbers, 1 or more each'),
-      ('time_dim', c.time_dim > 0 and c.time_dim % 2 == 0,
-       'an even number above 0'),
+    ('dim', c.dim >= 1, '1 or more'),
+    ('max_length', c.max_length >= 1, '1 or more'),
+    ('num_blocks', c.num_blocks >= 1, '1 or more'),
+    (
+      'num_heads',
+      c.num_heads >= 1 and c.dim % c.num_heads == 0,
+      f'a divisor of model.dim = {c.dim}',
+    ),
+    ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
+    ('copy_neighbors', c.copy_neighbors >= 1, '1 or more'),
+    (
+      'walk_fanout',
+      len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
+      'three numbers, 1 or more each',
+    ),
+    (
+      'time_dim',
+      c.time_dim > 0 and c.time_dim % 2 == 0,
+      'an even number above 0',
+    ),
   ]
   for field, fine, allowed in rules:
     if not fine:
       raise InputError(
-          f'config.model.{field}: {c[field]!r} is not allowed; '
-          f'allowed: {allowed}')
+        f'config.model.{field}: {c[field]!r} is not allowed; allowed: {allowed}'
+      )

@@ -22,11 +22,11 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import shared_fields
+from dynllm_jax.bases.stream_network import stream_system
+from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers import memory_update
-from dynllm_jax.layers.stream_network import check_fields
-from dynllm_jax.layers.stream_network import shared_fields
-from dynllm_jax.layers.stream_network import StreamNetwork
-from dynllm_jax.layers.stream_network import stream_system
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
@@ -39,7 +39,8 @@ from dynllm_jax.types import UserEmbeddings
 
 def default_config() -> ml_collections.ConfigDict:
   """The paper's setting."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'dim': 128,
       'time_dim': 128,
       'num_neighbors': 10,
@@ -48,7 +49,8 @@ def default_config() -> ml_collections.ConfigDict:
       'dropout': 0.1,
       'update_ties': 'mean',  # mean, each
       **shared_fields(),
-  })
+    }
+  )
 
 
 class TGN(StreamNetwork):
@@ -58,46 +60,66 @@ class TGN(StreamNetwork):
     c = self.config
     self.share()
     self.temporal = TemporalEmbedding(
-        c.dim, c.num_neighbors, c.num_layers, c.num_heads, True, c.dropout)
+      c.dim, c.num_neighbors, c.num_layers, c.num_heads, True, c.dropout
+    )
     self.update_memory = memory_update.MemoryUpdate(
-        c.dim, c.update_ties == 'mean', memory_update.GRU)
+      c.dim, c.update_ties == 'mean', memory_update.GRU
+    )
 
   def embed(
-      self, memory: Memory, inputs: Inputs, users: Array, user_times: Array,
-      items: Array, item_time: Array,
-      deterministic: bool) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`."""
     c = self.config
-    read = self.reader(memory, self.static_reader(
-        inputs, (items.size + users.size) * (1 + c.num_neighbors),
-        deterministic))
+    read = self.reader(
+      memory,
+      self.static_reader(
+        inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
+      ),
+    )
 
     def embedded(side, nodes, times, num_layers):
       return self.temporal(
-          side, nodes, times, num_layers, inputs, read, self.encode,
-          deterministic)
+        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
+      )
 
     return self.scored(
-        inputs,
-        users, user_times,
-        embedded('user', users, user_times, c.num_layers),
-        items, item_time,
-        embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1))
+      inputs,
+      users,
+      user_times,
+      embedded('user', users, user_times, c.num_layers),
+      items,
+      item_time,
+      embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1),
+    )
 
-  def update(
-      self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`; the memory read is that of the batch's start."""
     events = pending.events
     read = self.reader(
-        memory, self.static_reader(inputs, events.items.size, True))
+      memory, self.static_reader(inputs, events.items.size, True)
+    )
     user, item = read('user', events.users), read('item', events.items)
     updated = lambda side, nodes, message: self.update_memory(
-        getattr(memory, side), nodes, events.times, events.mask,
-        self.stored(memory, side, nodes),
-        jnp.concatenate(message, axis=-1), self.encode)
+      getattr(memory, side),
+      nodes,
+      events.times,
+      events.mask,
+      self.stored(memory, side, nodes),
+      jnp.concatenate(message, axis=-1),
+      self.encode,
+    )
     return Memory(
-        user=updated('user', events.users, [user, item]),
-        item=updated('item', events.items, [item, user]))
+      user=updated('user', events.users, [user, item]),
+      item=updated('item', events.items, [item, user]),
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

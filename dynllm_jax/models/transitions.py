@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dynllm_jax import graph
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import System
 
 
 class TransitionMemory(NamedTuple):
   """What was counted so far."""
+
   table: Array  # f32[items + 1, items + 1], c[x, y]
   sums: Array  # f32[items + 1], sum of c[x, .]
   recent: counts.DecayedCounts
@@ -21,13 +22,15 @@ class TransitionMemory(NamedTuple):
 
 def default_config() -> ml_collections.ConfigDict:
   """The setting of SPEC 6."""
-  return ml_collections.ConfigDict({
+  return ml_collections.ConfigDict(
+    {
       'depth': 10,  # the user's last events that are read
       'shrinkage': 5.0,
       'popularity_weight': 1e-6,
       'half_life_days': 30.0,
       'max_table_gib': 6.0,  # of c, (items + 1)^2 float32
-  })
+    }
+  )
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -52,41 +55,47 @@ def build(config: ml_collections.ConfigDict) -> System:
     rows = inputs.num_items + 1
     counts.check_table(rows - 1, config.max_table_gib)
     return {}, TransitionMemory(
-        table=jnp.zeros([rows, rows], jnp.float32),
-        sums=jnp.zeros([rows], jnp.float32),
-        recent=counts.no_decayed_counts(rows - 1))
+      table=jnp.zeros([rows, rows], jnp.float32),
+      sums=jnp.zeros([rows], jnp.float32),
+      recent=counts.no_decayed_counts(rows - 1),
+    )
 
   def reset(memory):
     return TransitionMemory(
-        jnp.zeros_like(memory.table), jnp.zeros_like(memory.sums),
-        counts.no_decayed_counts(len(memory.sums) - 1))
+      jnp.zeros_like(memory.table),
+      jnp.zeros_like(memory.sums),
+      counts.no_decayed_counts(len(memory.sums) - 1),
+    )
 
   def embed(params, memory, inputs, users, user_times, items, item_time, key):
     del params, key
-    past = graph.neighborhood(
-        inputs.user_graph, users, user_times, config.depth)
+    past = temporal.neighborhood(
+      inputs.user_graph, users, user_times, config.depth
+    )
     shares = weights / (memory.sums[past.nodes] + config.shrinkage)
     scores = counts.weighted_rows(
-        memory.table, past.nodes, jnp.where(past.mask, shares, 0.0))
+      memory.table, past.nodes, jnp.where(past.mask, shares, 0.0)
+    )
     recent = counts.decayed_counts_at(memory.recent, item_time, half_life)
     # Before the first event all counts are zero, and so is their share.
     recent /= jnp.maximum(recent.max(), jnp.finfo(recent.dtype).tiny)
     return counts.embeddings(
-        users, items, scores + config.popularity_weight * recent)
+      users, items, scores + config.popularity_weight * recent
+    )
 
   def update(params, memory, inputs, pending):
     del params
     events = pending.events
-    past = graph.neighborhood(
-        inputs.user_graph, events.users, events.times, config.depth)
-    place = counts.rows_to_write(
-        past.nodes, past.mask & events.mask[:, None])
+    past = temporal.neighborhood(
+      inputs.user_graph, events.users, events.times, config.depth
+    )
+    place = counts.rows_to_write(past.nodes, past.mask & events.mask[:, None])
     target = jnp.broadcast_to(events.items[:, None], place.shape)
     added = jnp.broadcast_to(weights, place.shape)
     return TransitionMemory(
-        table=memory.table.at[place, target].add(added, mode='drop'),
-        sums=memory.sums.at[place].add(added, mode='drop'),
-        recent=counts.add_to_decayed_counts(
-            memory.recent, events, half_life))
+      table=memory.table.at[place, target].add(added, mode='drop'),
+      sums=memory.sums.at[place].add(added, mode='drop'),
+      recent=counts.add_to_decayed_counts(memory.recent, events, half_life),
+    )
 
   return System('none', True, init, reset, embed, update)

@@ -1,0 +1,1 @@
+"""LLM_E: texts to embeddings (SPEC 3.6)."""

@@ -13,13 +13,15 @@ are read here:
 The key is read from the environment, OPENAI_API_KEY, and from nowhere else.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import concurrent.futures
 import dataclasses
 import json
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from dynllm_jax.types import InputError
@@ -27,11 +29,11 @@ from dynllm_jax.types import InputError
 KEY_VARIABLE = 'OPENAI_API_KEY'
 _MAX_DELAY = 60.0  # seconds between two tries
 _CHECKS = {
-    'concurrency': (lambda v: v >= 1, 'a number from 1'),
-    'timeout_s': (lambda v: v > 0, 'a number above 0'),
-    'num_retries': (lambda v: v >= 0, 'a number from 0'),
-    'max_calls': (lambda v: v >= 0, 'a number from 0, which is no limit'),
-    'max_tokens': (lambda v: v >= 0, 'a number from 0, which is no limit'),
+  'concurrency': (lambda v: v >= 1, 'a number from 1'),
+  'timeout_s': (lambda v: v > 0, 'a number above 0'),
+  'num_retries': (lambda v: v >= 0, 'a number from 0'),
+  'max_calls': (lambda v: v >= 0, 'a number from 0, which is no limit'),
+  'max_tokens': (lambda v: v >= 0, 'a number from 0, which is no limit'),
 }
 
 
@@ -55,6 +57,7 @@ class Usage:
     retries: those of them that were not the first.
     tokens: in and out, as the endpoint counts them.
   """
+
   calls: int = 0
   retries: int = 0
   tokens: int = 0
@@ -77,39 +80,54 @@ class Endpoint:
     for name, (good, allowed) in _CHECKS.items():
       if not good(settings[name]):
         raise InputError(
-            f'{field}.{name}: {settings[name]!r} is not allowed; it must be '
-            f'{allowed}')
+          f'{field}.{name}: {settings[name]!r} is not allowed; it must be '
+          f'{allowed}'
+        )
     if settings.base_url and not settings.base_url.startswith(
-        ('http://', 'https://')):
+      ('http://', 'https://')
+    ):
       raise InputError(
-          f'{field}.base_url: {settings.base_url!r} is not allowed; it must be '
-          "as http://host:8000/v1, or '' for OpenAI")
+        f'{field}.base_url: {settings.base_url!r} is not allowed; it must be '
+        "as http://host:8000/v1, or '' for OpenAI"
+      )
     try:
       import openai
     except ImportError as error:
       raise InputError(
-          f'{field}.name: \'openai\' needs the package openai ({error}); '
-          "install it with pip install 'dynllm_jax[llm]'") from error
+        f"{field}.name: 'openai' needs the package openai ({error}); "
+        "install it with pip install 'dynllm_jax[llm]'"
+      ) from error
     import httpx  # of openai
+
     key = os.environ.get(KEY_VARIABLE, '')
     if not key.isascii():
       raise InputError(
-          f'{field}.name: the environment variable {KEY_VARIABLE} has other '
-          'than ASCII characters, which no key has')
+        f'{field}.name: the environment variable {KEY_VARIABLE} has other '
+        'than ASCII characters, which no key has'
+      )
     if not key and not settings.base_url:
       raise InputError(
-          f'{field}.name: \'openai\' needs the environment variable '
-          f'{KEY_VARIABLE}, or {field}.base_url of a server without keys')
+        f"{field}.name: 'openai' needs the environment variable "
+        f'{KEY_VARIABLE}, or {field}.base_url of a server without keys'
+      )
     self._openai, self._field, self._settings = openai, field, settings
     try:
       self.client = openai.OpenAI(
-          api_key=key or 'none', timeout=settings.timeout_s, max_retries=0,
-          base_url=settings.base_url or 'https://api.openai.com/v1')
-    except (ValueError, TypeError, httpx.InvalidURL,
-            openai.OpenAIError) as error:
+        api_key=key or 'none',
+        timeout=settings.timeout_s,
+        max_retries=0,
+        base_url=settings.base_url or 'https://api.openai.com/v1',
+      )
+    except (
+      ValueError,
+      TypeError,
+      httpx.InvalidURL,
+      openai.OpenAIError,
+    ) as error:
       raise InputError(
-          f'{field}.base_url: {settings.base_url!r} ({error}); it must be as '
-          'http://host:8000/v1') from error
+        f'{field}.base_url: {settings.base_url!r} ({error}); it must be as '
+        'http://host:8000/v1'
+      ) from error
     self.usage = Usage()
     self._reserved = 0
     self._changed = threading.Condition()
@@ -117,9 +135,10 @@ class Endpoint:
     self._first_delay = 0.5
 
   def run(
-      self, requests: Iterable[Any],
-      call: Callable[[Any, Any], tuple[Any, int]],
-      tokens: Callable[[Any], int] = lambda request: 0
+    self,
+    requests: Iterable[Any],
+    call: Callable[[Any, Any], tuple[Any, int]],
+    tokens: Callable[[Any], int] = lambda request: 0,
   ) -> Iterator[tuple[Any, Any]]:
     """Answers requests, in the order in which answers come.
 
@@ -143,23 +162,29 @@ class Endpoint:
     self._stop.clear()
     requests, pending, failure = iter(requests), {}, None
     with concurrent.futures.ThreadPoolExecutor(
-        self._settings.concurrency) as pool:
+      self._settings.concurrency
+    ) as pool:
       try:
         more = True
         while more or pending:
-          while (more and failure is None
-                 and len(pending) < self._settings.concurrency):
+          while (
+            more
+            and failure is None
+            and len(pending) < self._settings.concurrency
+          ):
             try:
               request = next(requests)
             except StopIteration:
               more = False
             else:
-              pending[pool.submit(
-                  self._answer, call, request, tokens(request))] = request
+              pending[
+                pool.submit(self._answer, call, request, tokens(request))
+              ] = request
           if not pending:
             break
           done, _ = concurrent.futures.wait(
-              pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            pending, return_when=concurrent.futures.FIRST_COMPLETED
+          )
           for future in done:
             request = pending.pop(future)
             try:
@@ -187,17 +212,23 @@ class Endpoint:
         return result
       except (api.AuthenticationError, api.PermissionDeniedError) as error:
         raise InputError(
-            f'{KEY_VARIABLE}: refused by {self._where()} ({_short(error)})'
+          f'{KEY_VARIABLE}: refused by {self._where()} ({_short(error)})'
         ) from error
       except api.NotFoundError as error:
         raise InputError(
-            f'{self._field}.model: {self._settings.model!r} is not served by '
-            f'{self._where()}, or {self._field}.base_url is wrong '
-            f'({_short(error)})') from error
-      except (api.APIConnectionError, api.RateLimitError,
-              api.InternalServerError, api.ConflictError,
-              api.APIResponseValidationError, BadAnswerError,
-              json.JSONDecodeError) as error:
+          f'{self._field}.model: {self._settings.model!r} is not served by '
+          f'{self._where()}, or {self._field}.base_url is wrong '
+          f'({_short(error)})'
+        ) from error
+      except (
+        api.APIConnectionError,
+        api.RateLimitError,
+        api.InternalServerError,
+        api.ConflictError,
+        api.APIResponseValidationError,
+        BadAnswerError,
+        json.JSONDecodeError,
+      ) as error:
         why = error  # time-outs are connection errors
       # JSON of another shape, on which `call` stumbles: the client lets it by.
       except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -214,9 +245,9 @@ class Endpoint:
     if isinstance(why, (BadAnswerError, json.JSONDecodeError)):
       return Refused(f'malformed answers only; the last: {_short(why)}')
     raise InputError(
-        f'{self._field}.base_url: {self._where()} failed '
-        f'{self._settings.num_retries + 1} times in a row ({_short(why)}); '
-        'what is finished is kept, the same command goes on from there'
+      f'{self._field}.base_url: {self._where()} failed '
+      f'{self._settings.num_retries + 1} times in a row ({_short(why)}); '
+      'what is finished is kept, the same command goes on from there'
     ) from why
 
   def _reserve(self, most: int, retry: int) -> None:
@@ -228,12 +259,14 @@ class Endpoint:
         self._changed.wait()
       name = 'max_tokens' if self._over(most) else 'max_calls'
       if self._over(most) or (
-          limits.max_calls and self.usage.calls >= limits.max_calls):
+        limits.max_calls and self.usage.calls >= limits.max_calls
+      ):
         raise InputError(
-            f'{self._field}.{name}: the spending limit of {limits[name]:,} is '
-            f'reached after {self.usage.calls:,} calls and '
-            f'{self.usage.tokens:,} tokens; what is finished is kept, the '
-            'same command goes on with a fresh limit')
+          f'{self._field}.{name}: the spending limit of {limits[name]:,} is '
+          f'reached after {self.usage.calls:,} calls and '
+          f'{self.usage.tokens:,} tokens; what is finished is kept, the '
+          'same command goes on with a fresh limit'
+        )
       self.usage.calls += 1
       self.usage.retries += bool(retry)
       self._reserved += most

@@ -5,12 +5,12 @@ reads no sharded safetensors. Here a weight is read, renamed and placed one by
 one, and one that is missing or left over is an error, not a warning.
 """
 
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import inspect
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,8 +21,16 @@ from dynllm_jax.types import InputError
 
 # Those of transformers' Flax classes that read no text.
 _NOT_TEXT = {
-    'beit', 'clip', 'dinov2', 'regnet', 'resnet', 'vision-text-dual-encoder',
-    'vit', 'wav2vec2', 'whisper'}
+  'beit',
+  'clip',
+  'dinov2',
+  'regnet',
+  'resnet',
+  'vision-text-dual-encoder',
+  'vit',
+  'wav2vec2',
+  'whisper',
+}
 # Families whose position tables are computed, not learned: they are made for
 # the longest input that may come, which their masks need squared.
 _COMPUTED_POSITIONS = {'gemma', 'gptj', 'llama', 'mistral'}
@@ -31,8 +39,11 @@ _MIN_POSITIONS = 512
 
 # What Flax classes leave out without a word, and the value that needs nothing.
 _IGNORED = {
-    'rope_scaling': None, 'rope_theta': 10_000.0, 'rope_type': 'default',
-    'position_embedding_type': 'absolute'}
+  'rope_scaling': None,
+  'rope_theta': 10_000.0,
+  'rope_type': 'default',
+  'position_embedding_type': 'absolute',
+}
 
 Flat = dict[tuple[str, ...], Any]
 
@@ -48,6 +59,7 @@ class Loaded:
     tokenizer: of transformers.
     folder: where its files are.
   """
+
   model: Any
   params: Any
   tokenizer: Any
@@ -55,8 +67,11 @@ class Loaded:
 
 
 def load(
-    field: str, name: str, kind: str, dtype: Any = jnp.float32,
-    max_positions: int | None = None
+  field: str,
+  name: str,
+  kind: str,
+  dtype: Any = jnp.float32,
+  max_positions: int | None = None,
 ) -> Loaded:
   """Loads a model and its tokenizer.
 
@@ -82,8 +97,8 @@ def load(
   settings = _config(field, name, kind, folder, transformers)
   if max_positions and settings.model_type in _COMPUTED_POSITIONS:
     settings.max_position_embeddings = min(
-        settings.max_position_embeddings,
-        max(max_positions, _MIN_POSITIONS))
+      settings.max_position_embeddings, max(max_positions, _MIN_POSITIONS)
+    )
   model_class = _class(field, name, settings, kind)
   _restore_clip(sys.modules[model_class.__module__])
   model = model_class(settings, dtype=dtype, _do_init=False)
@@ -93,37 +108,42 @@ def load(
     raise InputError(f'{field}: {error}') from error
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
-        folder, local_files_only=True)
+      folder, local_files_only=True
+    )
   # transformers raises whatever its parsers do.
   except Exception as error:
     raise InputError(
-        f'{field}: the tokenizer in {folder} cannot be read ({error}); allowed: '
-        'a directory with tokenizer.json or what its kind needs') from error
+      f'{field}: the tokenizer in {folder} cannot be read ({error}); allowed: '
+      'a directory with tokenizer.json or what its kind needs'
+    ) from error
   return Loaded(model, params, tokenizer, folder)
 
 
 def _config(
-    field: str, name: str, kind: str, folder: pathlib.Path, transformers: Any
+  field: str, name: str, kind: str, folder: pathlib.Path, transformers: Any
 ) -> Any:
   """The model's configuration, with what its Flax class cannot do refused."""
   raw = model_files.read_json(folder / 'config.json') or {}
   try:
     settings = transformers.AutoConfig.from_pretrained(
-        folder, local_files_only=True)
+      folder, local_files_only=True
+    )
   except (KeyError, OSError, ValueError) as error:
     if 'model_type' in raw:
       raise _no_class(field, name, raw['model_type'], kind) from error
     raise InputError(
-        f'{field}: {folder / "config.json"} is missing or says no model_type; '
-        'allowed: a directory as transformers saves it') from error
+      f'{field}: {folder / "config.json"} is missing or says no model_type; '
+      'allowed: a directory as transformers saves it'
+    ) from error
   # Where transformers 5 keeps what 4 has at the top.
   newer = raw.get('rope_parameters') or {}
   for key, allowed in _IGNORED.items():
     value = newer.get(key, getattr(settings, key, allowed))
     if value != allowed:
       raise InputError(
-          f'{field}: {name!r} has {key} {value!r} in its config.json, which '
-          f'transformers\' Flax classes do not heed; allowed: {allowed!r}')
+        f'{field}: {name!r} has {key} {value!r} in its config.json, which '
+        f"transformers' Flax classes do not heed; allowed: {allowed!r}"
+      )
   # Without this, Flax Mistral lets a token see nothing but itself.
   if settings.model_type == 'mistral' and not settings.sliding_window:
     settings.sliding_window = settings.max_position_embeddings
@@ -132,41 +152,46 @@ def _config(
 
 def _class(field: str, name: str, settings: Any, kind: str) -> Any:
   """The Flax class for a configuration."""
-  from transformers.models.auto import modeling_flax_auto as auto
   import transformers
+  from transformers.models.auto import modeling_flax_auto as auto
+
   if kind == 'encoder' and settings.is_encoder_decoder:
     halves = {'t5': 'FlaxT5EncoderModel', 'mt5': 'FlaxMT5EncoderModel'}
     if settings.model_type in halves:
       return getattr(transformers, halves[settings.model_type])
     raise _no_class(field, name, settings.model_type, kind)
   mapping = {
-      'encoder': auto.FLAX_MODEL_MAPPING,
-      'generator': auto.FLAX_MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
-                   if settings.is_encoder_decoder
-                   else auto.FLAX_MODEL_FOR_CAUSAL_LM_MAPPING}[kind]
+    'encoder': auto.FLAX_MODEL_MAPPING,
+    'generator': auto.FLAX_MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if settings.is_encoder_decoder
+    else auto.FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
+  }[kind]
   if settings.model_type in _NOT_TEXT or type(settings) not in mapping.keys():
     raise _no_class(field, name, settings.model_type, kind)
   return mapping[type(settings)]
 
 
-def _no_class(
-    field: str, name: str, model_type: str, kind: str) -> InputError:
+def _no_class(field: str, name: str, model_type: str, kind: str) -> InputError:
   from transformers.models.auto import modeling_flax_auto as auto
+
   known = {
-      'encoder': set(auto.FLAX_MODEL_MAPPING_NAMES),
-      'generator': set(auto.FLAX_MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) | set(
-          auto.FLAX_MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)}[kind]
+    'encoder': set(auto.FLAX_MODEL_MAPPING_NAMES),
+    'generator': set(auto.FLAX_MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    | set(auto.FLAX_MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+  }[kind]
   return InputError(
-      f'{field}: {name!r} is of the architecture {model_type!r}, for which '
-      f'transformers has no Flax {kind}; allowed: '
-      f'{", ".join(sorted(known - _NOT_TEXT))}')
+    f'{field}: {name!r} is of the architecture {model_type!r}, for which '
+    f'transformers has no Flax {kind}; allowed: '
+    f'{", ".join(sorted(known - _NOT_TEXT))}'
+  )
 
 
 def _restore_clip(module: Any) -> None:
   """Gives T5 the argument `a_max` back, which jnp.clip no longer has."""
   # The older families import jax.numpy as a whole, under this name.
   if 'a_max' in inspect.signature(jnp.clip).parameters or (
-      getattr(module, 'jnp', None) is not jnp):
+    getattr(module, 'jnp', None) is not jnp
+  ):
     return
 
   class Numpy:
@@ -189,6 +214,7 @@ def _restore_clip(module: Any) -> None:
 def _params(model: Any, folder: pathlib.Path) -> Any:
   """The model's parameters, each of the shape that it must have."""
   from flax import traverse_util
+
   wanted = traverse_util.flatten_dict(model.params_shape_tree)
   found: Flat = {}
   for key, value, file in _weights(model, folder, wanted):
@@ -197,13 +223,15 @@ def _params(model: Any, folder: pathlib.Path) -> Any:
       # that is not asked for, or a buffer, is not.
       if any(key[:-1] == other[:-1] for other in wanted):
         raise InputError(
-            f'{file}: the weight {".".join(key)} has no place in '
-            f'{type(model).__name__}; the model is of another architecture')
+          f'{file}: the weight {".".join(key)} has no place in '
+          f'{type(model).__name__}; the model is of another architecture'
+        )
       continue
     if value.shape != wanted[key].shape:
       raise InputError(
-          f'{file}: the weight {".".join(key)} is of shape {value.shape}, '
-          f'not {wanted[key].shape}, as {folder / "config.json"} has it')
+        f'{file}: the weight {".".join(key)} is of shape {value.shape}, '
+        f'not {wanted[key].shape}, as {folder / "config.json"} has it'
+      )
     found[key] = value
   for key in wanted.keys() - found.keys():
     found[key] = _stand_in(model, folder, key, wanted[key], found)
@@ -211,25 +239,36 @@ def _params(model: Any, folder: pathlib.Path) -> Any:
 
 
 def _stand_in(
-    model: Any, folder: pathlib.Path, key: tuple[str, ...], shape: Any,
-    found: Flat
+  model: Any,
+  folder: pathlib.Path,
+  key: tuple[str, ...],
+  shape: Any,
+  found: Flat,
 ) -> np.ndarray:
   """What a weight that is not stored must be."""
   if 'pooler' in key:  # nothing here reads it
     return np.zeros(shape.shape, np.float32)
   if key == ('lm_head', 'kernel') and model.config.tie_word_embeddings:
-    tables = [value for other, value in found.items()
-              if other[-2:] in (('embed_tokens', 'embedding'),
-                                ('wte', 'embedding'), ('shared', 'embedding'))]
+    tables = [
+      value
+      for other, value in found.items()
+      if other[-2:]
+      in (
+        ('embed_tokens', 'embedding'),
+        ('wte', 'embedding'),
+        ('shared', 'embedding'),
+      )
+    ]
     if len(tables) == 1:
       return tables[0].T
   raise InputError(
-      f'{folder}: the weight {".".join(key)} of {type(model).__name__} is '
-      'missing from its files; allowed: a complete model')
+    f'{folder}: the weight {".".join(key)} of {type(model).__name__} is '
+    'missing from its files; allowed: a complete model'
+  )
 
 
 def _weights(
-    model: Any, folder: pathlib.Path, wanted: Flat
+  model: Any, folder: pathlib.Path, wanted: Flat
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray, pathlib.Path]]:
   """Every weight that is stored, under its name in Flax."""
   files = model_files.weights(folder)
@@ -246,7 +285,8 @@ def _weights(
 
 
 def _shards(
-    folder: pathlib.Path, files: list[pathlib.Path]) -> list[pathlib.Path]:
+  folder: pathlib.Path, files: list[pathlib.Path]
+) -> list[pathlib.Path]:
   """The files that an index names, all of them there, or the only one."""
   kind = files[0].suffix
   for path in files:
@@ -257,22 +297,26 @@ def _shards(
       named = sorted(set(model_files.read_json(index)['weight_map'].values()))
     except (KeyError, TypeError, AttributeError) as error:
       raise InputError(
-          f'{index}: it names no weights ({type(error).__name__}: {error}); '
-          'allowed: an undamaged one') from error
+        f'{index}: it names no weights ({type(error).__name__}: {error}); '
+        'allowed: an undamaged one'
+      ) from error
     for name in named:
       if not (folder / name).exists():
         raise InputError(
-            f'{folder / name}: missing, though {index.name} names it; allowed: '
-            'a complete model')
+          f'{folder / name}: missing, though {index.name} names it; allowed: '
+          'a complete model'
+        )
     return [folder / name for name in named]
   return files
 
 
 def _read(
-    file: pathlib.Path, wanted: Flat, prefix: str
+  file: pathlib.Path, wanted: Flat, prefix: str
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
   """A file's weights, under the names that Flax gives them."""
-  from flax import serialization, traverse_util
+  from flax import serialization
+  from flax import traverse_util
+
   if file.suffix == '.msgpack':
     with _readable(file):
       tree = serialization.msgpack_restore(file.read_bytes())
@@ -282,15 +326,16 @@ def _read(
     return
   import safetensors
   from transformers.modeling_flax_pytorch_utils import (
-      rename_key_and_reshape_tensor)
+    rename_key_and_reshape_tensor,
+  )
+
   with _readable(file), safetensors.safe_open(file, 'numpy') as tensors:
     from_flax = (tensors.metadata() or {}).get('format') == 'flax'
     for name in tensors.keys():
       key, value = tuple(name.split('.')), tensors.get_tensor(name)
       if not from_flax:
         bare = key[1:] if key[0] == prefix else key
-        key, value = rename_key_and_reshape_tensor(
-            bare, value, wanted, prefix)
+        key, value = rename_key_and_reshape_tensor(bare, value, wanted, prefix)
       yield key, value
 
 
@@ -303,5 +348,6 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
     raise
   except Exception as error:
     raise InputError(
-        f'{file}: cannot be read ({type(error).__name__}: {error}); it may be '
-        'cut short') from error
+      f'{file}: cannot be read ({type(error).__name__}: {error}); it may be '
+      'cut short'
+    ) from error

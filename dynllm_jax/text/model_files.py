@@ -8,21 +8,33 @@ import functools
 import hashlib
 import json
 import pathlib
-import uuid
 from typing import Any
+import uuid
 
-from dynllm_jax import bucket
+from dynllm_jax.storage import bucket
 from dynllm_jax.types import InputError
 
 # In the order of preference; the first kind that is there is read.
 WEIGHTS = ('model*.safetensors', 'flax_model*.msgpack')
 # What else decides a result, sentence-transformers' settings included.
 _SETTINGS = (
-    'config.json', 'generation_config.json', 'modules.json',
-    'sentence_*_config.json', '[0-9]_*/config.json', 'tokenizer.json',
-    'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
-    'vocab.txt', 'vocab.json', 'merges.txt', '*.model', '*.spm',
-    'chat_template.*', '*.index.json')
+  'config.json',
+  'generation_config.json',
+  'modules.json',
+  'sentence_*_config.json',
+  '[0-9]_*/config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.txt',
+  'vocab.json',
+  'merges.txt',
+  '*.model',
+  '*.spm',
+  'chat_template.*',
+  '*.index.json',
+)
 
 
 def locate(field: str, name: str) -> pathlib.Path:
@@ -43,9 +55,10 @@ def locate(field: str, name: str) -> pathlib.Path:
     folder = _download(field, name)
   if not weights(folder):
     raise InputError(
-        f'{field}: {name!r} has no weights in {folder}; allowed: a directory '
-        f'with {" or ".join(WEIGHTS)} (a pytorch_model.bin must be saved '
-        'again as safetensors)')
+      f'{field}: {name!r} has no weights in {folder}; allowed: a directory '
+      f'with {" or ".join(WEIGHTS)} (a pytorch_model.bin must be saved '
+      'again as safetensors)'
+    )
   return folder
 
 
@@ -94,10 +107,17 @@ def identity(field: str, name: str, notes: str = '') -> str:
     folder = locate(field, name)
   files = {path for pattern in _SETTINGS for path in folder.glob(pattern)}
   files.update(weights(folder))
-  found = _hash(tuple(
-      (str(path.relative_to(folder)), path.resolve(),
-       path.stat().st_mtime_ns, path.stat().st_size)
-      for path in sorted(files)))
+  found = _hash(
+    tuple(
+      (
+        str(path.relative_to(folder)),
+        path.resolve(),
+        path.stat().st_mtime_ns,
+        path.stat().st_size,
+      )
+      for path in sorted(files)
+    )
+  )
   if note:
     content = json.dumps({'model': name, 'identity': found}, indent=1)
     if not note.exists() or note.read_text(encoding='utf-8') != content:
@@ -120,12 +140,14 @@ def _hash(files: tuple[tuple[str, pathlib.Path, int, int], ...]) -> str:
 
 
 def _at_hand(
-    field: str, name: str, missing_ok: bool = False) -> pathlib.Path | None:
+  field: str, name: str, missing_ok: bool = False
+) -> pathlib.Path | None:
   """The directory of a model that needs no download, or None."""
   if not name:
     raise InputError(
-        f"{field}: '' is not allowed; it must be a model's directory or its "
-        'name on the Hugging Face Hub')
+      f"{field}: '' is not allowed; it must be a model's directory or its "
+      'name on the Hugging Face Hub'
+    )
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
@@ -133,10 +155,12 @@ def _at_hand(
     if missing_ok:
       return None
     raise InputError(
-        f'{field}: {name!r} is not a directory; allowed: a directory or a '
-        'name on the Hugging Face Hub, as owner/model')
+      f'{field}: {name!r} is not a directory; allowed: a directory or a '
+      'name on the Hugging Face Hub, as owner/model'
+    )
   try:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
+    from huggingface_hub import snapshot_download
   except ImportError:
     return None
   try:
@@ -150,7 +174,8 @@ def _at_hand(
 def _download(field: str, name: str) -> pathlib.Path:
   """Fetches a model from the Hub, of its weights one kind only."""
   try:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
+    from huggingface_hub import snapshot_download
   except ImportError as error:
     raise missing(field, error) from error
   try:
@@ -161,24 +186,28 @@ def _download(field: str, name: str) -> pathlib.Path:
     return folder
   except errors.GatedRepoError as error:
     raise InputError(
-        f'{field}: {name!r} is open to those only whom its owner admits; log '
-        'in to the Hugging Face Hub with such an account, or name a local '
-        'directory') from error
+      f'{field}: {name!r} is open to those only whom its owner admits; log '
+      'in to the Hugging Face Hub with such an account, or name a local '
+      'directory'
+    ) from error
   except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
     raise InputError(
-        f'{field}: {name!r} is neither a directory here nor a model on the '
-        'Hugging Face Hub') from error
+      f'{field}: {name!r} is neither a directory here nor a model on the '
+      'Hugging Face Hub'
+    ) from error
   # Whatever else stops it, time-outs and proxies included, has no base class
   # in common but this.
   except (OSError, errors.HfHubHTTPError) as error:
     raise InputError(
-        f'{field}: {name!r} is not in the local cache and the Hugging Face '
-        f'Hub cannot be reached ({type(error).__name__}: {error}); allowed: a '
-        'local directory, or a network') from error
+      f'{field}: {name!r} is not in the local cache and the Hugging Face '
+      f'Hub cannot be reached ({type(error).__name__}: {error}); allowed: a '
+      'local directory, or a network'
+    ) from error
 
 
 def missing(field: str, error: ImportError) -> InputError:
   """The error for a machine without transformers."""
   return InputError(
-      f'{field}: this needs the package transformers, 4.57 or a later 4.x '
-      f'({error}); install it, or use a store that is finished')
+    f'{field}: this needs the package transformers, 4.57 or a later 4.x '
+    f'({error}); install it, or use a store that is finished'
+  )

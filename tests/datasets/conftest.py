@@ -21,8 +21,9 @@ def make_config(tmp_path):
     config.min_user_items = config.min_item_users = 1
     config.size, config.dir = 'demo', str(tmp_path / 'store')
     for field, value in fields.items():
-      config[field] = (ml_collections.ConfigDict(value)
-                       if isinstance(value, dict) else value)
+      config[field] = (
+        ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+      )
     return config
 
   return make
@@ -38,8 +39,9 @@ def write(tmp_path):
       content = ''.join(json.dumps(row) + '\n' for row in content)
     if isinstance(content, str):
       content = content.encode()
-    path.write_bytes(gzip.compress(content) if name.endswith('.gz')
-                     else content)
+    path.write_bytes(
+      gzip.compress(content) if name.endswith('.gz') else content
+    )
     return str(path)
 
   return make

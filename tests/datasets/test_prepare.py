@@ -8,16 +8,24 @@ import numpy as np
 import pytest
 
 from dynllm_jax.datasets import prepare
-from dynllm_jax.types import InputError, RawLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import RawLog
 
 
 def _raw(rows, table=()):
   users, items, times = zip(*rows)
-  columns = [np.array(column, object) for column in
-             (zip(*table) if table else ((), (), (), ()))]
-  return RawLog(np.array(users, object), np.array(items, object),
-                np.array(times, np.int64), *columns, {'rows read': len(rows)},
-                'a test')
+  columns = [
+    np.array(column, object)
+    for column in (zip(*table) if table else ((), (), (), ()))
+  ]
+  return RawLog(
+    np.array(users, object),
+    np.array(items, object),
+    np.array(times, np.int64),
+    *columns,
+    {'rows read': len(rows)},
+    'a test',
+  )
 
 
 def _core_oracle(rows, min_user_items, min_item_users):
@@ -28,9 +36,9 @@ def _core_oracle(rows, min_user_items, min_item_users):
     for user, item in rows:
       of_user[user].add(item)
       of_item[item].add(user)
-    bad = ([('u', u) for u, own in of_user.items() if len(own) < min_user_items]
-           + [('i', i) for i, own in of_item.items()
-              if len(own) < min_item_users])
+    bad = [
+      ('u', u) for u, own in of_user.items() if len(own) < min_user_items
+    ] + [('i', i) for i, own in of_item.items() if len(own) < min_item_users]
     if not bad:
       return rows
     side, node = bad[0]
@@ -67,9 +75,12 @@ def test_split_is_the_oracle(times):
       prepare.split_points(np.array(times))
 
 
-@hypothesis.given(st.lists(
+@hypothesis.given(
+  st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
-    max_size=40))
+    max_size=40,
+  )
+)
 @hypothesis.settings(deadline=None)
 def test_first_occurrences_is_the_oracle(rows):
   columns = [np.array([row[k] for row in rows], np.int64) for k in range(3)]
@@ -78,14 +89,21 @@ def test_first_occurrences_is_the_oracle(rows):
 
 
 events = st.lists(
-    st.tuples(st.sampled_from('abcde'), st.sampled_from('vwxyz'),
-              st.integers(10**9, 10**9 + 20)), min_size=12, max_size=60)
+  st.tuples(
+    st.sampled_from('abcde'),
+    st.sampled_from('vwxyz'),
+    st.integers(10**9, 10**9 + 20),
+  ),
+  min_size=12,
+  max_size=60,
+)
 
 
 @hypothesis.given(events)
 @hypothesis.settings(
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 def test_prepare_is_the_oracle(make_config, rows):
   config = make_config(min_user_items=2, min_item_users=2)
   kept = list(dict.fromkeys(rows))
@@ -94,7 +112,7 @@ def test_prepare_is_the_oracle(make_config, rows):
   try:
     log = prepare.prepare(_raw(rows), config, 'key')
   except InputError:
-    assert (len(kept) < 3 or len({row[2] for row in kept}) < len(kept))
+    assert len(kept) < 3 or len({row[2] for row in kept}) < len(kept)
     return
   assert log.user_ids[log.users].tolist() == [row[0] for row in kept]
   assert log.item_ids[log.items].tolist() == [row[1] for row in kept]
@@ -104,20 +122,30 @@ def test_prepare_is_the_oracle(make_config, rows):
     assert ids.tolist() == ['', *dict.fromkeys(row[column] for row in kept)]
   assert log.users.dtype == log.items.dtype == np.int32
   assert log.times.dtype == np.int64
-  dropped = (log.counts['exact duplicates dropped']
-             + log.counts['events outside of the core'])
+  dropped = (
+    log.counts['exact duplicates dropped']
+    + log.counts['events outside of the core']
+  )
   assert dropped == len(rows) - log.num_events
   assert log.counts['events'] == log.num_events == len(kept)
-  assert (log.counts['training events'] == log.train_end
-          < log.validation_end < log.num_events)
+  assert (
+    log.counts['training events']
+    == log.train_end
+    < log.validation_end
+    < log.num_events
+  )
   assert log.counts['distinct times'] == len(set(log.times.tolist()))
   assert log.fingerprint == 'key'
 
 
 def test_texts_follow_the_items(make_config):
   rows = [('u', item, 10**9 + n) for n, item in enumerate('dbca')]
-  table = [('a', 'A', 'x', ''), ('none', 'N', 'n', 'n'), ('b', 'B', '', 'y'),
-           ('c', 'C', 'z', 'z')]
+  table = [
+    ('a', 'A', 'x', ''),
+    ('none', 'N', 'n', 'n'),
+    ('b', 'B', '', 'y'),
+    ('c', 'C', 'z', 'z'),
+  ]
   log = prepare.prepare(_raw(rows, table), make_config())
   assert log.item_ids.tolist() == ['', 'd', 'b', 'c', 'a']
   assert log.titles.tolist() == ['', '', 'B', 'C', 'A']
@@ -127,10 +155,17 @@ def test_texts_follow_the_items(make_config):
 
 def test_sampling_keeps_whole_users(make_config):
   rows = [(f'u{n % 50}', f'i{n}', 10**9 + n) for n in range(500)]
-  logs = [prepare.prepare(_raw(order), make_config(
-      sample_users=share, sample_seed=seed)) for order, share, seed in
-          [(rows, 0.3, 1), (rows[::-1], 0.3, 1), (rows, 0.3, 2),
-           (rows, 1.0, 1)]]
+  logs = [
+    prepare.prepare(
+      _raw(order), make_config(sample_users=share, sample_seed=seed)
+    )
+    for order, share, seed in [
+      (rows, 0.3, 1),
+      (rows[::-1], 0.3, 1),
+      (rows, 0.3, 2),
+      (rows, 1.0, 1),
+    ]
+  ]
   assert [log.num_users for log in logs] == [15, 15, 15, 50]
   assert logs[0].num_events == 15 * 10
   assert logs[0].counts['users left out by sampling'] == 35
@@ -152,8 +187,11 @@ def test_sampling_comes_before_the_core(make_config):
 
 def test_nothing_left(make_config):
   rows = [('u', 'i', 10**9 + n) for n in range(5)]
-  with pytest.raises(InputError, match='min_user_items=2.*min_item_users=1: '
-                     'nothing is left of 1 users, 1 items and 5 events'):
+  with pytest.raises(
+    InputError,
+    match='min_user_items=2.*min_item_users=1: '
+    'nothing is left of 1 users, 1 items and 5 events',
+  ):
     prepare.prepare(_raw(rows), make_config(min_user_items=2))
 
 

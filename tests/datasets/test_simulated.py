@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from dynllm_jax.datasets import prepare
-from dynllm_jax.datasets import simulated
+from dynllm_jax.datasets.sources import simulated
 from dynllm_jax.types import InputError
 
 
 @pytest.mark.parametrize('size', ['demo', 'tmall', 'alibaba'])
 def test_counts_are_exact(make_config, size):
-  config = make_config(source='simulated', size=size, min_user_items=20,
-                       min_item_users=5)
+  config = make_config(
+    source='simulated', size=size, min_user_items=20, min_item_users=5
+  )
   raw = simulated.read(config)
   log = prepare.prepare(raw, config)
   wanted = simulated.SIZES[size]
@@ -19,8 +20,9 @@ def test_counts_are_exact(make_config, size):
   assert log.num_items == wanted.items
   assert log.num_events == wanted.events == len(raw.users)
   assert log.counts['exact duplicates dropped'] == 0
-  assert abs(np.mean([len(t) for t in log.titles[1:]])
-             - wanted.title_length) < 0.5
+  assert (
+    abs(np.mean([len(t) for t in log.titles[1:]]) - wanted.title_length) < 0.5
+  )
   assert all(' > ' in text for text in log.categories[1:])
   assert all(log.brands[1:])
   assert raw.times.min() >= 1635724800  # 2021-11-01
@@ -36,7 +38,8 @@ def test_the_papers_sizes():
 
 def test_the_seed_decides(make_config):
   first, same, other = (
-      simulated.read(make_config(simulation_seed=seed)) for seed in (3, 3, 4))
+    simulated.read(make_config(simulation_seed=seed)) for seed in (3, 3, 4)
+  )
   for field in ('users', 'items', 'times', 'titles', 'brands', 'categories'):
     assert np.array_equal(getattr(first, field), getattr(same, field))
   assert not np.array_equal(first.items, other.items)
@@ -44,15 +47,17 @@ def test_the_seed_decides(make_config):
 
 @pytest.mark.parametrize('seed', range(8))
 def test_every_seed_has_the_counts(make_config, seed):
-  config = make_config(simulation_seed=seed, min_user_items=20,
-                       min_item_users=5)
+  config = make_config(
+    simulation_seed=seed, min_user_items=20, min_item_users=5
+  )
   log = prepare.prepare(simulated.read(config), config)
   assert (log.num_users, log.num_items, log.num_events) == (300, 400, 9_000)
 
 
 def test_there_is_something_to_learn(make_config):
-  log = prepare.prepare(simulated.read(make_config(size='tmall')),
-                        make_config())
+  log = prepare.prepare(
+    simulated.read(make_config(size='tmall')), make_config()
+  )
   popularity = np.sort(np.bincount(log.items)[1:])[::-1]
   # Skewed, but no handful of items is everything.
   assert 0.2 < popularity[:1033].sum() / log.num_events < 0.8
@@ -62,7 +67,7 @@ def test_there_is_something_to_learn(make_config):
   # A user's purchases keep to fewer categories than everybody's.
   category = np.unique(log.categories[log.items], return_inverse=True)[1]
   share = np.bincount(category) / log.num_events
-  at_random = (share ** 2).sum()
+  at_random = (share**2).sum()
   counts = np.zeros((log.num_users + 1, len(share)))
   np.add.at(counts, (log.users, category), 1)
   own = ((counts[1:] / counts[1:].sum(1, keepdims=True)) ** 2).sum(1).mean()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,27 +10,37 @@ import numpy as np
 import pytest
 
 from experiments import grids
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.testing import ROOT
 
 
 def overall(home, *args, expect=0):
   """Runs the command in a copy of the experiments and configs."""
   environment = {
-      **os.environ, 'XDG_CACHE_HOME': str(home / 'cache'),
-      'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': f'{home}{os.pathsep}{ROOT}'}
+    **os.environ,
+    'XDG_CACHE_HOME': str(home / 'cache'),
+    'JAX_PLATFORMS': 'cpu',
+    'PYTHONPATH': f'{home}{os.pathsep}{ROOT}',
+  }
   done = subprocess.run(
-      [sys.executable, '-m', 'experiments.overall', '--logs=demo', *args],
-      cwd=home, env=environment, capture_output=True, text=True, timeout=600,
-      check=False)
+    [sys.executable, '-m', 'experiments.overall', '--logs=demo', *args],
+    cwd=home,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
   assert done.returncode == expect, done.stderr[-3000:]
   return done
 
 
 def test_rows_pages_and_going_on(tmp_path):
   for part in ('experiments', 'configs'):
-    shutil.copytree(ROOT / part, tmp_path / part,
-                    ignore=shutil.ignore_patterns('results', '__pycache__'))
+    shutil.copytree(
+      ROOT / part,
+      tmp_path / part,
+      ignore=shutil.ignore_patterns('results', '__pycache__'),
+    )
   overall(tmp_path, '--systems=popularity,repeat')
   results = tmp_path / 'experiments' / 'results'
   table = json.loads((results / 'demo.json').read_text())
@@ -50,21 +59,27 @@ def test_rows_pages_and_going_on(tmp_path):
   # A finished row is not computed again; a new system joins the page.
   again = overall(tmp_path, '--systems=popularity')
   assert '$ ' not in again.stdout
-  assert 'no row' in overall(
-      tmp_path, '--verify=transitions', expect=2).stderr
+  assert 'no row' in overall(tmp_path, '--verify=transitions', expect=2).stderr
   for bad, word in (('--systems=repeat,foo', 'foo'), ('--seeds=a', '--seeds')):
     assert word in overall(tmp_path, bad, expect=2).stderr
   same = overall(tmp_path, '--verify=popularity').stdout
-  stored, new = same.strip().splitlines()[-1].split('stored ')[1].split(
-      ', again ')
+  stored, new = (
+    same.strip().splitlines()[-1].split('stored ')[1].split(', again ')
+  )
   assert stored == new
 
 
 def test_every_point_of_the_grid_is_a_field_of_the_configuration():
   from dynllm_jax import config as config_lib
-  fields = {name for point in grids.grid()
-            for name, _ in (*grids.tuning_fields(point),
-                            *grids.final_fields(point, 100.0))}
+
+  fields = {
+    name
+    for point in grids.grid()
+    for name, _ in (
+      *grids.tuning_fields(point),
+      *grids.final_fields(point, 100.0),
+    )
+  }
   flat = config_lib.default().to_dict()
   for name in fields:
     part, field = name.split('.')
@@ -73,7 +88,8 @@ def test_every_point_of_the_grid_is_a_field_of_the_configuration():
 
 def test_epochs_fit_the_budget():
   epochs = lambda seconds: dict(grids.final_fields((), seconds))[
-      'train.num_epochs']
+    'train.num_epochs'
+  ]
   assert epochs(10.0) == grids.MAX_EPOCHS
   assert epochs(300.0) == grids.MAX_SECONDS // 300
   assert epochs(10_000.0) == grids.GRID_EPOCHS
@@ -81,10 +97,14 @@ def test_epochs_fit_the_budget():
 
 def test_encoders_are_compared_with_and_without_facets():
   from experiments import encoders
+
   changes = encoders.changes('models/small/')
   assert list(changes) == [
-      'hashing, all facets', 'small, all facets',
-      'hashing, no facets', 'small, no facets']
+    'hashing, all facets',
+    'small, all facets',
+    'hashing, no facets',
+    'small, no facets',
+  ]
   for label, fields in changes.items():
     assert ('brd' in fields['model.facets']) == ('all facets' in label)
     assert ('facets.encoder.model' in fields) == ('small' in label)
@@ -93,6 +113,7 @@ def test_encoders_are_compared_with_and_without_facets():
 def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
   from dynllm_jax.types import InputError
   from experiments import rows
+
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(rows, 'RESULTS', tmp_path)
   (tmp_path / 'a.csv').write_text('user_id,item_id,timestamp\n')
@@ -106,14 +127,16 @@ def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
 
   def store(**changes):
     config = {**origin['config'], **changes}
-    (log.folder / f'{setting.key}.json').write_text(json.dumps(
-        {'seed': 1, 'origin': {**origin, 'config': config}}))
+    (log.folder / f'{setting.key}.json').write_text(
+      json.dumps({'seed': 1, 'origin': {**origin, 'config': config}})
+    )
 
   store()
   assert rows.read(log, setting)['seed'] == 1
   with pytest.raises(InputError, match='other files'):
-    rows.read(rows.Log('overall', 'event_log', str(tmp_path / 'b.csv')),
-              setting)
+    rows.read(
+      rows.Log('overall', 'event_log', str(tmp_path / 'b.csv')), setting
+    )
   store(**{'config.model.dim': 7})
   with pytest.raises(InputError, match='config.model.dim 7'):
     rows.read(log, setting)
@@ -122,16 +145,24 @@ def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
   assert rows.read(log, setting)['seed'] == 1
 
 
-def test_rows_that_cannot_stand_in_one_table_are_refused(
-    tmp_path, monkeypatch):
+def test_rows_that_cannot_stand_in_one_table_are_refused(tmp_path, monkeypatch):
   from dynllm_jax.types import InputError
   from experiments import rows
+
   monkeypatch.setattr(rows, 'RESULTS', tmp_path)
   log = rows.Log('overall', 'demo')
   log.folder.mkdir(parents=True)
-  row = {'key': 'k', 'system': 'tgn', 'seed': 0, 'fields': {'a': 1}, 'test': {},
-         'fingerprint': 'f', 'split': [1], 'facets': {'writer': 'rules'},
-         'evaluation': {'candidates': 'all', 'filter_seen': False}}
+  row = {
+    'key': 'k',
+    'system': 'tgn',
+    'seed': 0,
+    'fields': {'a': 1},
+    'test': {},
+    'fingerprint': 'f',
+    'split': [1],
+    'facets': {'writer': 'rules'},
+    'evaluation': {'candidates': 'all', 'filter_seen': False},
+  }
 
   def with_another(**changes):
     for name, value in (('one', row), ('two', {**row, **changes})):
@@ -140,10 +171,14 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(
 
   assert len(with_another(seed=1)['tgn']) == 2
   for changes, words in (
-      ({}, 'one seed'), ({'seed': 1, 'fields': {'a': 2}}, 'other fields'),
-      ({'system': 'gat', 'fingerprint': 'g'}, 'fingerprint'),
-      ({'seed': 1, 'evaluation': {**row['evaluation'], 'filter_seen': True}},
-       'filter_seen')):
+    ({}, 'one seed'),
+    ({'seed': 1, 'fields': {'a': 2}}, 'other fields'),
+    ({'system': 'gat', 'fingerprint': 'g'}, 'fingerprint'),
+    (
+      {'seed': 1, 'evaluation': {**row['evaluation'], 'filter_seen': True}},
+      'filter_seen',
+    ),
+  ):
     with pytest.raises(InputError, match=words):
       with_another(**changes)
 
@@ -151,22 +186,39 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(
 def test_a_configured_value_is_not_run_twice():
   from dynllm_jax import config as config_lib
   from experiments import studies
+
   config = config_lib.default('dynllm')
   for dim, left in ((128, {}), (256, {'model.dim': 256})):
-    assert studies.differing(
-        {'model.dim': dim, 'model.distill.top_r': 80}, config) == left
+    assert (
+      studies.differing({'model.dim': dim, 'model.distill.top_r': 80}, config)
+      == left
+    )
 
 
 def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
-  from experiments import rows, studies
+  from experiments import rows
+  from experiments import studies
+
   monkeypatch.setattr(rows, 'RESULTS', tmp_path)
   records = [
-      {'label': label, 'source': 'made up', 'simulated': True, 'system': 'tgn',
-       'seed': 3, 'facets': {'writer': 'rule-written', 'encoder': 'hashing'},
-       'epochs': 2, 'train_events_per_s': 1.0, 'commit': 'c', 'command': 'x',
-       **{split: dict.fromkeys(('recall@10', 'ndcg@10', 'mrr'), value)
-          for split in ('validation', 'test')}}
-      for label, value in (('as configured', 0.2), ('without memory', 0.15))]
+    {
+      'label': label,
+      'source': 'made up',
+      'simulated': True,
+      'system': 'tgn',
+      'seed': 3,
+      'facets': {'writer': 'rule-written', 'encoder': 'hashing'},
+      'epochs': 2,
+      'train_events_per_s': 1.0,
+      'commit': 'c',
+      'command': 'x',
+      **{
+        split: dict.fromkeys(('recall@10', 'ndcg@10', 'mrr'), value)
+        for split in ('validation', 'test')
+      },
+    }
+    for label, value in (('as configured', 0.2), ('without memory', 0.15))
+  ]
   studies.write_page(rows.Log('ablation', 'demo'), 'Ablation', 4, records)
   page = (tmp_path / 'ablation_demo.md').read_text()
   assert 'Simulated log: made up; system tgn, seed 3' in page

@@ -11,12 +11,15 @@ from experiments import statistics
 def test_gains_are_what_each_event_adds():
   ranks = np.array([1, 2.5, 10, 11])
   np.testing.assert_array_equal(
-      statistics.gains(ranks, 'recall@10'), [1, 1, 1, 0])
+    statistics.gains(ranks, 'recall@10'), [1, 1, 1, 0]
+  )
   np.testing.assert_allclose(
-      statistics.gains(ranks, 'ndcg@10'),
-      [1, 1 / math.log2(3.5), 1 / math.log2(11), 0])
+    statistics.gains(ranks, 'ndcg@10'),
+    [1, 1 / math.log2(3.5), 1 / math.log2(11), 0],
+  )
   np.testing.assert_allclose(
-      statistics.gains(ranks, 'mrr'), [1, 1 / 2.5, 1 / 10, 1 / 11])
+    statistics.gains(ranks, 'mrr'), [1, 1 / 2.5, 1 / 10, 1 / 11]
+  )
 
 
 def test_an_interval_is_that_of_resampled_users():
@@ -42,7 +45,6 @@ def test_p_of_equal_and_of_better_systems():
   values = rng.random(3_000)
   assert statistics.p_value(values, values, users) == 1
   better = values + 0.5
-  assert statistics.p_value(better, values, users) == (
-      statistics.SMALLEST)
+  assert statistics.p_value(better, values, users) == (statistics.SMALLEST)
   noise = values + rng.normal(size=3_000)
   assert statistics.p_value(noise, values, users) > 0.01

@@ -5,19 +5,24 @@ import shutil
 
 import pytest
 
-import writing
-from dynllm_jax.facets import asking, llm, planning, prompts, windows
+from dynllm_jax.facets import asking
+from dynllm_jax.facets import llm
+from dynllm_jax.facets import planning
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets import windows
 from dynllm_jax.types import InputError
+from tests.testing import facet_answers
 
 COUNTER = prompts.Counter(
-    lambda texts: [len(text.split()) for text in texts],
-    lambda messages: [100 + len(message.split()) for message in messages])
+  lambda texts: [len(text.split()) for text in texts],
+  lambda messages: [100 + len(message.split()) for message in messages],
+)
 
 
 class Scripted:
   """A model that answers `reply(request)`, a few at a time."""
 
-  def __init__(self, reply=lambda request: writing.good(request.message)):
+  def __init__(self, reply=lambda request: facet_answers.good(request.message)):
     self.reply, self.requests = reply, []
 
   def __call__(self, config):
@@ -25,7 +30,7 @@ class Scripted:
 
   def answer(self, requests):
     for first in range(0, len(requests), 2):
-      group = requests[first:first + 2]
+      group = requests[first : first + 2]
       self.requests += group
       yield [(r, llm.Reply(self.reply(r), r.tokens, 7)) for r in group]
 
@@ -35,15 +40,22 @@ class Scripted:
 
 
 def write(script, log, folder, report=lambda line: None, **changes):
-  config = writing.fields(name='flax', **changes).writer
+  config = facet_answers.fields(name='flax', **changes).writer
   return asking.write(
-      config, script(config), log, windows.profiles(log, writing.WINDOW),
-      str(folder), report)
+    config,
+    script(config),
+    log,
+    windows.profiles(log, facet_answers.WINDOW),
+    str(folder),
+    report,
+  )
 
 
 @pytest.fixture(name='log')
 def fixture_log(make_log):
-  return make_log(writing.EVENTS, writing.TITLES, brands=writing.BRANDS)
+  return make_log(
+    facet_answers.EVENTS, facet_answers.TITLES, brands=facet_answers.BRANDS
+  )
 
 
 def test_every_prompt_is_asked_once(log, tmp_path):
@@ -52,15 +64,21 @@ def test_every_prompt_is_asked_once(log, tmp_path):
   assert lines == ['facets: 5 profiles, 4 distinct prompts, 0 of them finished']
   assert len(script.requests) == len(set(script.messages)) == 4
   assert {(r.temperature, r.tokens) for r in script.requests} == {
-      (0.0, size) for size in COUNTER.prompts(script.messages)}
+    (0.0, size) for size in COUNTER.prompts(script.messages)
+  }
   assert len({r.seed for r in script.requests}) == 4
   assert [[got.texts[k] for k in row] for row in got.index] == [
-      ['buys on 2021-01-04', 'rose mascara', 'unknown', 'Acme'],
-      ['buys on 2021-01-14', 'cake tins', 'unknown', 'unknown'],
-      ['buys on 2021-01-04', 'rose mascara', 'unknown', 'Acme'],
-      ['buys on 2021-02-13', 'cake tins', 'unknown', 'unknown'],
-      ['buys on 2021-02-03 2021-02-03', 'rose mascara, shea lotion',
-       'unknown', 'Acme']]
+    ['buys on 2021-01-04', 'rose mascara', 'unknown', 'Acme'],
+    ['buys on 2021-01-14', 'cake tins', 'unknown', 'unknown'],
+    ['buys on 2021-01-04', 'rose mascara', 'unknown', 'Acme'],
+    ['buys on 2021-02-13', 'cake tins', 'unknown', 'unknown'],
+    [
+      'buys on 2021-02-03 2021-02-03',
+      'rose mascara, shea lotion',
+      'unknown',
+      'Acme',
+    ],
+  ]
   assert got.num_read.tolist() == [1, 1, 1, 1, 2] and got.num_failed == 0
   again = Scripted()
   assert write(again, log, tmp_path).texts == got.texts
@@ -72,16 +90,21 @@ def test_every_prompt_is_asked_once(log, tmp_path):
 
 def test_malformed_answers_are_asked_again(log, tmp_path):
   """Not greedily, and as often as allowed; then the profile is unknown."""
+
   def reply(request):
     if 'rose' not in request.message:
-      return writing.good(request.message)
+      return facet_answers.good(request.message)
     if 'shea' in request.message and request.temperature:
-      return writing.good(request.message)
+      return facet_answers.good(request.message)
     return 'I think'
+
   script = Scripted(reply)
   got = write(script, log, tmp_path, max_attempts=3, max_failure_rate=0.25)
-  rose = [r for r in script.requests if 'rose' in r.message
-          and 'shea' not in r.message]
+  rose = [
+    r
+    for r in script.requests
+    if 'rose' in r.message and 'shea' not in r.message
+  ]
   assert [r.temperature for r in rose] == [0.0, 0.7, 0.7]
   assert len({r.seed for r in rose}) == 3
   assert len(script.requests) == 4 + 2 + 1
@@ -99,11 +122,20 @@ def test_malformed_answers_are_asked_again(log, tmp_path):
 
 def test_too_many_failures_stop_the_run(log, tmp_path):
   def reply(request):
-    return '{' if 'rose' in request.message else writing.good(request.message)
+    return (
+      '{' if 'rose' in request.message else facet_answers.good(request.message)
+    )
+
   with pytest.raises(InputError) as caught:
     write(Scripted(reply), log, tmp_path, max_failure_rate=0.49)
-  for words in ('facets.writer.max_failure_rate', '2 of 4 prompts (50.0%)',
-                'in 3 attempts', '49.0%', "not JSON", str(tmp_path)):
+  for words in (
+    'facets.writer.max_failure_rate',
+    '2 of 4 prompts (50.0%)',
+    'in 3 attempts',
+    '49.0%',
+    'not JSON',
+    str(tmp_path),
+  ):
     assert words in str(caught.value)
   script = Scripted()
   assert write(script, log, tmp_path, max_failure_rate=0.5).num_failed == 3
@@ -111,7 +143,7 @@ def test_too_many_failures_stop_the_run(log, tmp_path):
 
 
 def test_a_model_that_cannot_do_it_is_found_out_early(make_log, tmp_path):
-  log = make_log(writing.many(9, 60), writing.TITLES)
+  log = make_log(facet_answers.many(9, 60), facet_answers.TITLES)
   script = Scripted(lambda request: 'no')
   with pytest.raises(InputError, match='64 of 64 prompts'):
     write(script, log, tmp_path, max_attempts=2)
@@ -119,8 +151,9 @@ def test_a_model_that_cannot_do_it_is_found_out_early(make_log, tmp_path):
   # Rounds double as long as it can: 540 are asked in four.
   script = Scripted()
   sizes, answer = [], script.answer
-  script.answer = lambda requests: sizes.append(len(requests)) or answer(
-      requests)
+  script.answer = lambda requests: (
+    sizes.append(len(requests)) or answer(requests)
+  )
   write(script, log, '')
   assert sizes == [64, 128, 256, 540 - 448]
 
@@ -130,6 +163,7 @@ def test_a_stopped_run_goes_on(log, tmp_path):
     def answer(self, requests):
       yield from list(super().answer(requests[:2]))
       raise InputError('the line is dead')
+
   with pytest.raises(InputError, match='the line is dead'):
     write(Stopped(), log, tmp_path)
   script = Scripted()
@@ -147,14 +181,20 @@ def test_an_answer_is_kept_before_the_next_is_asked(log, tmp_path):
         yield group
         (store,) = tmp_path.iterdir()
         assert (store / 'index.bin').stat().st_size == 32 * len(self.requests)
+
   script = Killed()
   write(script, log, tmp_path)
   assert len(script.requests) == 4
 
 
 def test_what_else_is_asked_is_kept_elsewhere(log, tmp_path, monkeypatch):
-  for changes in ({}, {'temperature': 0.5}, {'seed': 1}, {'model': 'a/b'},
-                  {'max_output_tokens': 9}):
+  for changes in (
+    {},
+    {'temperature': 0.5},
+    {'seed': 1},
+    {'model': 'a/b'},
+    {'max_output_tokens': 9},
+  ):
     script = Scripted()
     write(script, log, tmp_path, **changes)
     assert len(script.requests) == 4, changes
@@ -165,18 +205,30 @@ def test_what_else_is_asked_is_kept_elsewhere(log, tmp_path, monkeypatch):
   assert len(list(tmp_path.iterdir())) == 6
   # None of these changes an answer.
   script = Scripted()
-  write(script, log, tmp_path, concurrency=99, max_calls=7, tokens_per_s=1.0,
-        price_per_million_input=3.0, batch_size=2, max_attempts=1,
-        max_failure_rate=1.0, base_url='http://x', max_input_tokens=999)
+  write(
+    script,
+    log,
+    tmp_path,
+    concurrency=99,
+    max_calls=7,
+    tokens_per_s=1.0,
+    price_per_million_input=3.0,
+    batch_size=2,
+    max_attempts=1,
+    max_failure_rate=1.0,
+    base_url='http://x',
+    max_input_tokens=999,
+  )
   assert not script.requests
 
 
 def test_a_store_of_another_prompt_version_is_refused(
-    log, tmp_path, monkeypatch):
+  log, tmp_path, monkeypatch
+):
   """Should its folder be given the name of this one's."""
   write(Scripted(), log, tmp_path)
   (old,) = tmp_path.iterdir()
-  config = writing.fields(name='flax').writer
+  config = facet_answers.fields(name='flax').writer
   monkeypatch.setattr(prompts, 'VERSION', 99)
   shutil.copytree(old, asking.store_folder(Scripted()(config), str(tmp_path)))
   script = Scripted()
@@ -196,47 +248,73 @@ def test_a_damaged_store_is_named(log, tmp_path):
     write(Scripted(), log, tmp_path)
 
 
-@pytest.mark.parametrize('field, value', [
-    ('model', ''), ('max_input_tokens', 0), ('max_output_tokens', 0),
-    ('temperature', -1.0), ('temperature', float('nan')), ('seed', -1),
-    ('max_attempts', 0), ('max_failure_rate', 1.5)])
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('model', ''),
+    ('max_input_tokens', 0),
+    ('max_output_tokens', 0),
+    ('temperature', -1.0),
+    ('temperature', float('nan')),
+    ('seed', -1),
+    ('max_attempts', 0),
+    ('max_failure_rate', 1.5),
+  ],
+)
 def test_fields_out_of_range(field, value):
-  config = writing.fields(name='openai', **{field: value}).writer
+  config = facet_answers.fields(name='openai', **{field: value}).writer
   with pytest.raises(InputError, match=rf'facets\.writer\.{field}: .* must be'):
     llm.check(config)
 
 
 def plan(log, folder, script=Scripted(), **changes):
-  config, lines = writing.fields(name='flax', **changes).writer, []
+  config, lines = facet_answers.fields(name='flax', **changes).writer, []
   planning.plan(
-      config, script(config), log, windows.profiles(log, writing.WINDOW),
-      str(folder), lines.append)
+    config,
+    script(config),
+    log,
+    windows.profiles(log, facet_answers.WINDOW),
+    str(folder),
+    lines.append,
+  )
   return lines
 
 
 def test_a_plan_counts_and_spends_nothing(log, tmp_path):
   script = Scripted()
-  lines = plan(log, tmp_path / 'none', script, max_output_tokens=50,
-               price_per_million_input=2000.0, price_per_million_output=1e4)
-  config = writing.fields(name='flax').writer
+  lines = plan(
+    log,
+    tmp_path / 'none',
+    script,
+    max_output_tokens=50,
+    price_per_million_input=2000.0,
+    price_per_million_output=1e4,
+  )
+  config = facet_answers.fields(name='flax').writer
   work = asking.survey(
-      config, script(config), log, windows.profiles(log, writing.WINDOW),
-      asking.open_store(script(config), str(tmp_path / 'other')))
-  tokens = sum(COUNTER.prompts([
-      work.prompts.message(row) for row in work.rows]))
+    config,
+    script(config),
+    log,
+    windows.profiles(log, facet_answers.WINDOW),
+    asking.open_store(script(config), str(tmp_path / 'other')),
+  )
+  tokens = sum(
+    COUNTER.prompts([work.prompts.message(row) for row in work.rows])
+  )
   assert lines == [
-      'facets: 4 windows',
-      'facets: 5 profiles, 4 distinct prompts, 0 of them finished',
-      f'facets: 4 calls to come, retries aside: {tokens} input tokens, at most '
-      f'{4 * 50} output tokens',
-      'facets: no estimate of the time: facets.writer.tokens_per_s states no '
-      'rate, and no run has measured it yet',
-      f'facets: at most {(tokens * 2000 + 200 * 1e4) / 1e6:.2f} at 2000 a '
-      'million input and 10000 a million output tokens']
+    'facets: 4 windows',
+    'facets: 5 profiles, 4 distinct prompts, 0 of them finished',
+    f'facets: 4 calls to come, retries aside: {tokens} input tokens, at most '
+    f'{4 * 50} output tokens',
+    'facets: no estimate of the time: facets.writer.tokens_per_s states no '
+    'rate, and no run has measured it yet',
+    f'facets: at most {(tokens * 2000 + 200 * 1e4) / 1e6:.2f} at 2000 a '
+    'million input and 10000 a million output tokens',
+  ]
   assert not script.requests and not (tmp_path / 'none').exists()
   assert plan(log, '', max_output_tokens=50, tokens_per_s=100.0)[3] == (
-      f'facets: at most {(tokens + 200) / 100:.0f} s at 100 tokens/s, as '
-      'stated')
+    f'facets: at most {(tokens + 200) / 100:.0f} s at 100 tokens/s, as stated'
+  )
 
 
 def test_a_plan_counts_what_is_left_at_the_rate_of_before(log, tmp_path):
@@ -244,6 +322,7 @@ def test_a_plan_counts_what_is_left_at_the_rate_of_before(log, tmp_path):
     def answer(self, requests):
       yield from list(super().answer(requests[:2]))
       raise InputError('stopped')
+
   with pytest.raises(InputError, match='stopped'):
     write(Half(), log, tmp_path)
   (store,) = tmp_path.iterdir()

@@ -5,28 +5,42 @@ import pathlib
 import shutil
 import threading
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import ml_collections
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
-from dynllm_jax.facets import bank, windows, writers
+from dynllm_jax.facets import bank
+from dynllm_jax.facets import windows
+from dynllm_jax.facets import writing
 from dynllm_jax.facets.lookup import lookup
-from dynllm_jax.text import encoders
+from dynllm_jax.text import encoding
 
 DAY = 24 * 3600
 WINDOW = 10 * DAY
 TITLES = ['rose mascara', 'cake tins', 'shea lotion']
 BRANDS = ['Acme', '', 'Bolt']
-EVENTS = [(1, 1, 5), (3, 2, 9), (1, 3, WINDOW - 1), (1, 2, WINDOW),
-          (3, 3, 3 * WINDOW), (3, 1, 3 * WINDOW + 7)]
+EVENTS = [
+  (1, 1, 5),
+  (3, 2, 9),
+  (1, 3, WINDOW - 1),
+  (1, 2, WINDOW),
+  (3, 3, 3 * WINDOW),
+  (3, 1, 3 * WINDOW + 7),
+]
 ARRAYS = ('texts', 'offsets', 'closes', 'index')
 
 
 def config(**changes):
-  result = ml_collections.ConfigDict({
-      'window_days': 10.0, 'writer': {'name': 'rules'},
-      'encoder': {'name': 'hashing', 'model': '', 'dim': 32}})
+  result = ml_collections.ConfigDict(
+    {
+      'window_days': 10.0,
+      'writer': {'name': 'rules'},
+      'encoder': {'name': 'hashing', 'model': '', 'dim': 32},
+    }
+  )
   result.update_from_flattened_dict(changes)
   return result
 
@@ -51,32 +65,46 @@ def test_contents(log, tmp_path):
   assert got.offsets.tolist() == [0, 0, 2, 2, 4]
   assert got.closes.tolist() == [WINDOW, 2 * WINDOW, WINDOW, 4 * WINDOW]
   assert [getattr(got, name).dtype for name in ARRAYS] == [
-      np.float16, np.int32, np.int32, np.int32]
-  written = writers.write(
-      config().writer, log, windows.profiles(log, WINDOW))
+    np.float16,
+    np.int32,
+    np.int32,
+    np.int32,
+  ]
+  written = writing.write(config().writer, log, windows.profiles(log, WINDOW))
   np.testing.assert_array_equal(got.index, written.index)
   np.testing.assert_array_equal(
-      got.texts[1:], encoders.encode(config().encoder, written.texts[1:]))
+    got.texts[1:], encoding.encode(config().encoder, written.texts[1:])
+  )
   assert not got.texts[0].any()
   seconds, folder = about.pop('seconds'), about.pop('folder')
   assert seconds >= 0 and pathlib.Path(folder).is_dir()
   assert about == {
-      'writer': 'rule-written (no language model)',
-      'encoder': 'hashing character n-grams, 32 dims (no language model)',
-      'window_days': 10.0, 'num_windows': 3, 'num_profiles': 4,
-      'num_unique_texts': len(written.texts) - 1, 'num_failed': 0,
-      'failure_rate': 0.0, 'llm_dim': 32,
-      # User 1's second window holds cake tins alone, and so does user 3's
-      # first; they have no brand.
-      'unknown': {'crd': 0.0, 'int': 0.0, 'ctg': 0.0, 'brd': 2 / 4}}
+    'writer': 'rule-written (no language model)',
+    'encoder': 'hashing character n-grams, 32 dims (no language model)',
+    'window_days': 10.0,
+    'num_windows': 3,
+    'num_profiles': 4,
+    'num_unique_texts': len(written.texts) - 1,
+    'num_failed': 0,
+    'failure_rate': 0.0,
+    'llm_dim': 32,
+    # User 1's second window holds cake tins alone, and so does user 3's
+    # first; they have no brand.
+    'unknown': {'crd': 0.0, 'int': 0.0, 'ctg': 0.0, 'brd': 2 / 4},
+  }
 
 
 def test_provenance_shows_that_no_text_saw_a_later_purchase(log, tmp_path):
   got, about = bank.build(config(), log, str(tmp_path))
   texts, profiles = (
-      list(map(json.loads, pathlib.Path(
-          about['folder'], name).read_text('utf-8').splitlines()))
-      for name in ('texts.jsonl', 'profiles.jsonl'))
+    list(
+      map(
+        json.loads,
+        pathlib.Path(about['folder'], name).read_text('utf-8').splitlines(),
+      )
+    )
+    for name in ('texts.jsonl', 'profiles.jsonl')
+  )
   assert [line['row'] for line in texts] == list(range(len(got.texts)))
   assert texts[0]['text'] == 'unknown'
   assert [line['texts'] for line in profiles] == got.index.tolist()
@@ -84,9 +112,14 @@ def test_provenance_shows_that_no_text_saw_a_later_purchase(log, tmp_path):
     assert line['close'] - WINDOW <= line['first_time'] <= line['last_time']
     assert line['last_time'] < line['close']
   assert profiles[0] == {
-      'user': 'u1', 'close': WINDOW, 'num_purchases': 2, 'num_read': 2,
-      'first_time': 5,
-      'last_time': WINDOW - 1, 'texts': got.index[0].tolist()}
+    'user': 'u1',
+    'close': WINDOW,
+    'num_purchases': 2,
+    'num_read': 2,
+    'first_time': 5,
+    'last_time': WINDOW - 1,
+    'texts': got.index[0].tolist(),
+  }
 
 
 def test_second_run_reads_the_cache(log, tmp_path):
@@ -99,18 +132,19 @@ def test_second_run_reads_the_cache(log, tmp_path):
   equal(second, fresh)
 
 
-@pytest.mark.parametrize('changes', [
-    {'window_days': 5.0}, {'encoder.dim': 16}])
+@pytest.mark.parametrize('changes', [{'window_days': 5.0}, {'encoder.dim': 16}])
 def test_another_config_is_another_folder(log, tmp_path, changes):
   _, first = bank.build(config(), log, str(tmp_path))
   _, other = bank.build(config(**changes), log, str(tmp_path))
   assert first['folder'] != other['folder']
 
 
-@pytest.mark.parametrize('changes', [
-    {'encoder.model': 'x'}, {'encoder.num_retries': 9}])
+@pytest.mark.parametrize(
+  'changes', [{'encoder.model': 'x'}, {'encoder.num_retries': 9}]
+)
 def test_a_field_that_changes_nothing_is_the_same_folder(
-    log, tmp_path, changes):
+  log, tmp_path, changes
+):
   _, first = bank.build(config(), log, str(tmp_path))
   _, other = bank.build(config(**changes), log, str(tmp_path), silent)
   assert first['folder'] == other['folder']
@@ -119,7 +153,8 @@ def test_a_field_that_changes_nothing_is_the_same_folder(
 def test_another_log_is_another_folder(log, make_log, tmp_path):
   _, first = bank.build(config(), log, str(tmp_path))
   _, other = bank.build(
-      config(), make_log(EVENTS[:-1], TITLES, brands=BRANDS), str(tmp_path))
+    config(), make_log(EVENTS[:-1], TITLES, brands=BRANDS), str(tmp_path)
+  )
   assert first['folder'] != other['folder']
 
 
@@ -133,8 +168,9 @@ def flip(path):
   path.write_bytes(data)
 
 
-@pytest.mark.parametrize('name', [
-    'texts.npy', 'index.npy', 'texts.jsonl', 'about.json', 'sums.json'])
+@pytest.mark.parametrize(
+  'name', ['texts.npy', 'index.npy', 'texts.jsonl', 'about.json', 'sums.json']
+)
 @pytest.mark.parametrize('damage', [cut, flip, pathlib.Path.unlink])
 def test_damage_is_reported_and_built_again(log, tmp_path, name, damage):
   first, about = bank.build(config(), log, str(tmp_path))
@@ -153,7 +189,8 @@ def test_damage_is_reported_and_built_again(log, tmp_path, name, damage):
 def test_a_failed_build_leaves_nothing(log, tmp_path, monkeypatch):
   def fail(*_):
     raise RuntimeError('no connection')
-  monkeypatch.setattr(encoders, 'encode', fail)
+
+  monkeypatch.setattr(encoding, 'encode', fail)
   with pytest.raises(RuntimeError, match='no connection'):
     bank.build(config(), log, str(tmp_path))
   assert not list((tmp_path / 'facets').iterdir())
@@ -162,13 +199,14 @@ def test_a_failed_build_leaves_nothing(log, tmp_path, monkeypatch):
 def test_another_process_may_be_first(log, tmp_path, monkeypatch):
   """Both end with the same bank, and one folder is left."""
   barrier, results = threading.Barrier(2), []
-  encode = encoders.encode
+  encode = encoding.encode
 
   def wait(*args):
     barrier.wait()
     return encode(*args)
 
-  monkeypatch.setattr(encoders, 'encode', wait)
+  monkeypatch.setattr(encoding, 'encode', wait)
+
   def work():
     results.append(bank.build(config(), log, str(tmp_path))[0])
 
@@ -193,17 +231,25 @@ def test_arrays_outlive_their_folder(log, tmp_path):
 def test_log_without_events(make_log, tmp_path):
   for _ in range(2):
     got, about = bank.build(
-        config(), make_log([], TITLES, num_users=2), str(tmp_path))
+      config(), make_log([], TITLES, num_users=2), str(tmp_path)
+    )
     assert got.texts.shape == (1, 32) and got.index.shape == (0, 4)
     assert got.offsets.tolist() == [0] * 4
     assert about['num_profiles'] == 0
     assert not lookup(got, np.array([1], np.int32), np.array([9], np.int32))[
-        0].any()
+      0
+    ].any()
 
 
-@given(st.lists(st.tuples(
-    st.integers(1, 3), st.integers(1, 3), st.integers(0, 4 * WINDOW - 1)),
-    max_size=8), st.integers(1, 3))
+@given(
+  st.lists(
+    st.tuples(
+      st.integers(1, 3), st.integers(1, 3), st.integers(0, 4 * WINDOW - 1)
+    ),
+    max_size=8,
+  ),
+  st.integers(1, 3),
+)
 @settings(max_examples=15, deadline=None)
 def test_causal(make_log, tmp_path_factory, late, k):
   """What serves a user up to a close does not change with what follows."""
@@ -214,10 +260,13 @@ def test_causal(make_log, tmp_path_factory, late, k):
   served = []
   for events in (EVENTS, early + late):
     got, _ = bank.build(
-        config(), make_log(events, TITLES, brands=BRANDS, num_users=3),
-        folder)
-    rows = lookup(got, np.repeat(np.arange(4, dtype=np.int32), k), np.tile(
-        np.arange(1, k + 1, dtype=np.int32) * WINDOW, 4))
+      config(), make_log(events, TITLES, brands=BRANDS, num_users=3), folder
+    )
+    rows = lookup(
+      got,
+      np.repeat(np.arange(4, dtype=np.int32), k),
+      np.tile(np.arange(1, k + 1, dtype=np.int32) * WINDOW, 4),
+    )
     served.append(got.texts[np.asarray(rows)].tobytes())
   assert served[0] == served[1]
 
@@ -227,27 +276,38 @@ def test_a_plan_says_what_is_left(log, tmp_path):
     lines = []
     bank.plan(config(), log, str(tmp_path), lines.append)
     assert lines[0] == (
-        'facets: rule-written (no language model); hashing character n-grams, '
-        '32 dims (no language model)')
+      'facets: rule-written (no language model); hashing character n-grams, '
+      '32 dims (no language model)'
+    )
     return lines[1:]
+
   assert plan() == [
-      'facets: 3 windows, 4 profiles; no language model is asked',
-      f'facets: at most {4 * 4} facet texts and 3 item texts to embed']
+    'facets: 3 windows, 4 profiles; no language model is asked',
+    f'facets: at most {4 * 4} facet texts and 3 item texts to embed',
+  ]
   assert not any(tmp_path.iterdir())
   _, about = bank.build(config(), log, str(tmp_path), lambda line: None)
   written = f'facets: nothing to write, all are in {about["folder"]}'
   assert plan() == [
-      written, 'facets: at most 0 facet texts and 3 item texts to embed']
+    written,
+    'facets: at most 0 facet texts and 3 item texts to embed',
+  ]
   bank.item_text(config().encoder, log, str(tmp_path))
   assert plan() == [
-      written, 'facets: at most 0 facet texts and 0 item texts to embed']
+    written,
+    'facets: at most 0 facet texts and 0 item texts to embed',
+  ]
 
 
 def test_item_text(log, tmp_path):
   got = bank.item_text(config().encoder, log, str(tmp_path))
   assert got.shape == (4, 32) and got.dtype == np.float16
-  np.testing.assert_array_equal(got, encoders.encode(
+  np.testing.assert_array_equal(
+    got,
+    encoding.encode(
       config().encoder,
-      ['', 'rose mascara | Acme', 'cake tins', 'shea lotion | Bolt']))
+      ['', 'rose mascara | Acme', 'cake tins', 'shea lotion | Bolt'],
+    ),
+  )
   again = bank.item_text(config().encoder, log, str(tmp_path), silent)
   np.testing.assert_array_equal(again, got)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import sys
 
 import jax
@@ -11,21 +10,26 @@ import numpy as np
 import pytest
 import transformers
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'text'))
-import tiny_models
-import writing
-from dynllm_jax.facets import bank, flax, prompts, windows, writers
+from dynllm_jax.facets import bank
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets import windows
+from dynllm_jax.facets import writing
 from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.facets.writers import flax_writer
+from dynllm_jax.storage.store import Store
 from dynllm_jax.text import flax_models
-from dynllm_jax.text.store import Store
 from dynllm_jax.types import InputError
+from tests.testing import facet_answers
+from tests.testing import tiny_models
 
 INPUT, OUTPUT = 190, 6
 
 
 @pytest.fixture(name='log')
 def fixture_log(make_log):
-  return make_log(writing.EVENTS, writing.TITLES, brands=writing.BRANDS)
+  return make_log(
+    facet_answers.EVENTS, facet_answers.TITLES, brands=facet_answers.BRANDS
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -42,16 +46,28 @@ def fixture_folder(tmp_path_factory):
 
 
 def fields(folder, **changes):
-  return writing.fields(name='flax', **{
-      'model': str(folder), 'max_input_tokens': INPUT,
-      'max_output_tokens': OUTPUT, 'batch_size': 2, 'max_attempts': 2,
-      'max_failure_rate': 1.0, **changes})
+  return facet_answers.fields(
+    name='flax',
+    **{
+      'model': str(folder),
+      'max_input_tokens': INPUT,
+      'max_output_tokens': OUTPUT,
+      'batch_size': 2,
+      'max_attempts': 2,
+      'max_failure_rate': 1.0,
+      **changes,
+    },
+  )
 
 
 def write(folder, log, store, report=lambda line: None, **changes):
-  return writers.write(
-      fields(folder, **changes).writer, log,
-      windows.profiles(log, writing.WINDOW), str(store), report)
+  return writing.write(
+    fields(folder, **changes).writer,
+    log,
+    windows.profiles(log, facet_answers.WINDOW),
+    str(store),
+    report,
+  )
 
 
 @pytest.fixture(name='batches')
@@ -61,6 +77,7 @@ def fixture_batches(monkeypatch):
 
   class Model:
     """Stands in for `generation.Generator`: token ids are its answers."""
+
     batch_size, length = 2, staticmethod(lambda tokens: -(-tokens // 16) * 16)
 
     def __call__(self, ids, temperatures, seeds):
@@ -69,6 +86,7 @@ def fixture_batches(monkeypatch):
 
   class Tokenizer:
     """A letter a token, and answers in place of prompts when it decodes."""
+
     chat_template = None
 
     def __call__(self, texts, add_special_tokens):
@@ -76,21 +94,26 @@ def fixture_batches(monkeypatch):
       return transformers.BatchEncoding({'input_ids': ids})
 
     def decode(self, ids, skip_special_tokens):
-      return writing.good(''.join(map(chr, ids)))
+      return facet_answers.good(''.join(map(chr, ids)))
 
-  monkeypatch.setattr(flax, '_tokenizer', lambda name: Tokenizer())
-  monkeypatch.setattr(flax, '_generator', lambda *args: Model())
+  monkeypatch.setattr(flax_writer, '_tokenizer', lambda name: Tokenizer())
+  monkeypatch.setattr(flax_writer, '_generator', lambda *args: Model())
   return got
 
 
 def test_answers_become_facets(log, folder, tmp_path, batches):
   got = write(folder, log, tmp_path, max_input_tokens=500)
   assert [got.texts[k] for k in got.index[0]] == [
-      'buys on 2021-01-04', 'rose mascara', 'unknown', 'Acme']
+    'buys on 2021-01-04',
+    'rose mascara',
+    'unknown',
+    'Acme',
+  ]
   assert got.num_failed == 0
   prompt = ''.join(map(chr, batches[0][0][0]))
   assert prompt.startswith('say json\n\nPurchases') and prompt.endswith(
-      '\n\nAnswer:\n')
+    '\n\nAnswer:\n'
+  )
   # Three prompts of one length and a longer one, two at a time.
   assert sorted(len(ids) for ids, _, _ in batches) == [1, 1, 2]
   for ids, temperatures, _ in batches:
@@ -122,8 +145,10 @@ def answers(store):
   (path,) = store.iterdir()
   about = json.loads((path / 'about.json').read_text())
   opened = Store(path, about)
-  return {opened._entries['key'][row].tobytes(): opened.read(row)
-          for row in range(len(opened))}
+  return {
+    opened._entries['key'][row].tobytes(): opened.read(row)
+    for row in range(len(opened))
+  }
 
 
 def test_batches_and_order_change_no_answer(log, folder, tmp_path):
@@ -135,15 +160,20 @@ def test_batches_and_order_change_no_answer(log, folder, tmp_path):
 
 def test_causal(make_log, folder, tmp_path, batches):
   """Purchases at and after a close change no facet that serves up to it."""
-  close = 2 * writing.WINDOW
-  early = [event for event in writing.EVENTS if event[2] < close]
-  late = [(1, 3, close), (2, 1, close + 5), (3, 1, 3 * writing.WINDOW)]
+  close = 2 * facet_answers.WINDOW
+  early = [event for event in facet_answers.EVENTS if event[2] < close]
+  late = [(1, 3, close), (2, 1, close + 5), (3, 1, 3 * facet_answers.WINDOW)]
   served = []
-  for name, events in (('a', writing.EVENTS), ('b', early + late)):
-    log = make_log(events, writing.TITLES, brands=writing.BRANDS, num_users=3)
+  for name, events in (('a', facet_answers.EVENTS), ('b', early + late)):
+    log = make_log(
+      events, facet_answers.TITLES, brands=facet_answers.BRANDS, num_users=3
+    )
     got, about = bank.build(
-        fields(folder, max_input_tokens=500), log, str(tmp_path / name),
-        lambda line: None)
+      fields(folder, max_input_tokens=500),
+      log,
+      str(tmp_path / name),
+      lambda line: None,
+    )
     users = np.tile(np.arange(4, dtype=np.int32), 2)
     times = np.repeat(np.array([close // 2, close], np.int32), 4)
     rows = np.asarray(lookup(got, users, times))
@@ -164,8 +194,7 @@ def test_a_finished_bank_needs_no_model(log, tmp_path, batches, monkeypatch):
   np.testing.assert_array_equal(got.index, again.index)
 
 
-def test_another_model_of_the_same_name_is_another_bank(
-    log, tmp_path, batches):
+def test_another_model_of_the_same_name_is_another_bank(log, tmp_path, batches):
   tiny_models.save(tmp_path / 'model', 'gpt2')
   config = fields(tmp_path / 'model', max_input_tokens=500)
   places = [bank.place(config, log, str(tmp_path))]
@@ -178,18 +207,23 @@ def test_another_model_of_the_same_name_is_another_bank(
 def test_chat_templates(folder):
   pytest.importorskip('jinja2')
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-  loop = ('{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP]'
-          '{% endfor %}{% if add_generation_prompt %} a{% endif %}')
+  loop = (
+    '{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP]'
+    '{% endfor %}{% if add_generation_prompt %} a{% endif %}'
+  )
   tokenizer.chat_template = loop
+
   def read(message):
-    return tokenizer.decode(flax._ids(tokenizer, [message])[0]).replace(
-        ' ##', '')
-  assert read('hi') == (
-      '[CLS] system say json [SEP] [CLS] user hi [SEP] a')
+    return tokenizer.decode(flax_writer._ids(tokenizer, [message])[0]).replace(
+      ' ##', ''
+    )
+
+  assert read('hi') == ('[CLS] system say json [SEP] [CLS] user hi [SEP] a')
   # As Gemma's does.
   tokenizer.chat_template = (
-      "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}"
-      '{% endif %}' + loop)
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}"
+    '{% endif %}' + loop
+  )
   assert read('hi') == '[CLS] user say json hi [SEP] a'
   tokenizer.chat_template = None
   assert read('hi') == '[CLS] say json hi answer [UNK] [SEP]'
@@ -198,32 +232,39 @@ def test_chat_templates(folder):
 def test_ends_come_from_wherever_they_are_stated(folder, tmp_path):
   loaded = flax_models.load('field', str(folder), 'generator')
   tokenizer = loaded.tokenizer
-  assert flax._ends(loaded, tokenizer) == [3]
+  assert flax_writer._ends(loaded, tokenizer) == [3]
   (tmp_path / 'generation_config.json').write_text('{"eos_token_id": [7, 3]}')
   other = dataclasses.replace(loaded, folder=tmp_path)
-  assert flax._ends(other, tokenizer) == [7, 3]
+  assert flax_writer._ends(other, tokenizer) == [7, 3]
   loaded.model.config.eos_token_id = None
   with pytest.raises(InputError, match='names no token that ends a text'):
-    flax._ends(loaded, tokenizer)
+    flax_writer._ends(loaded, tokenizer)
 
 
 def test_half_precision(folder):
-  generator = flax._generator(
-      fields(folder, dtype='bfloat16').writer,
-      flax._tokenizer(str(folder)))
+  generator = flax_writer._generator(
+    fields(folder, dtype='bfloat16').writer, flax_writer._tokenizer(str(folder))
+  )
   leaves = {leaf.dtype for leaf in jax.tree.leaves(generator._params)}
   assert leaves == {jnp.dtype('bfloat16')}
   assert len(generator([[7, 8]], [0.0], [0])[0]) <= OUTPUT
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     ({'model': ''}, r"facets\.writer\.model: ''"),
     ({'model': '/nowhere/at/all'}, "'/nowhere/at/all' is not a directory"),
     ({'dtype': 'int8'}, r'facets\.writer\.dtype: .* float32 or bfloat16'),
     ({'batch_size': 0}, r'facets\.writer\.batch_size: 0'),
     ({'max_input_tokens': 9}, 'max_input_tokens: 9 is too few .* allowed: '),
-    ({'max_output_tokens': 7}, rf'{INPUT} with max_output_tokens 7 .* '
-     f'allowed: {INPUT + OUTPUT} together')])
+    (
+      {'max_output_tokens': 7},
+      rf'{INPUT} with max_output_tokens 7 .* '
+      f'allowed: {INPUT + OUTPUT} together',
+    ),
+  ],
+)
 def test_bad_fields(log, folder, tmp_path, changes, words):
   with pytest.raises(InputError, match=words):
     write(folder, log, tmp_path / 'store', **changes)
@@ -233,7 +274,8 @@ def test_bad_models(log, folder, tmp_path, monkeypatch):
   tiny_models.save(tmp_path / 'bert', 'bert')
   config = json.loads((tmp_path / 'bert' / 'config.json').read_text())
   (tmp_path / 'bert' / 'config.json').write_text(
-      json.dumps({**config, 'model_type': 'qwen2'}))
+    json.dumps({**config, 'model_type': 'qwen2'})
+  )
   with pytest.raises(InputError, match=r"writer\.model: .*'qwen2'.*gpt2"):
     write(tmp_path / 'bert', log, tmp_path / 'store')
   (tmp_path / 'bert' / 'model.safetensors').unlink()

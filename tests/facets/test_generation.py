@@ -1,43 +1,42 @@
 """Batched generation, against one prompt at a time without cache or padding."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
-import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'text'))
-import tiny_models
-
 from dynllm_jax.facets.generation import Generator
 from dynllm_jax.text import flax_models
+from tests.testing import logs
+from tests.testing import ROOT
+from tests.testing import tiny_models
 
 KINDS = ('gpt2', 'llama', 'mistral', 'gemma', 't5')
 PROMPTS = [[7, 8, 9], list(range(5, 45)), [20] * 11, [9, 8, 7, 6, 5]]
 NEW = 6
 tiny_models.KINDS['gemma'] = (
-    transformers.GemmaConfig, 'FlaxGemmaForCausalLM', {
-        **tiny_models.KINDS['llama'][2], 'head_dim': 8})
+  transformers.GemmaConfig,
+  'FlaxGemmaForCausalLM',
+  {**tiny_models.KINDS['llama'][2], 'head_dim': 8},
+)
 
 
 def load(folder, kind, **settings):
   if kind != 't5':
-    settings['n_positions' if kind == 'gpt2' else
-             'max_position_embeddings'] = 64
+    settings['n_positions' if kind == 'gpt2' else 'max_position_embeddings'] = (
+      64
+    )
   tiny_models.save(folder, kind, **settings)
   return flax_models.load('field', str(folder), 'generator')
 
 
 def generator(loaded, batch_size=4, ends=(3,), new=NEW):
-  return Generator(
-      loaded.model, loaded.params, batch_size, 44, new, 0, ends)
+  return Generator(loaded.model, loaded.params, batch_size, 44, new, 0, ends)
 
 
 def likeliest(loaded, prompt, answer):
@@ -51,8 +50,11 @@ def likeliest(loaded, prompt, answer):
     text, first = prompt, 0
   else:
     text, kwargs, first = [*prompt, *answer], {}, len(prompt) - 1
-  logits = jax.jit(lambda params: loaded.model(
-      jnp.array([text]), params=params, **kwargs).logits)(loaded.params)
+  logits = jax.jit(
+    lambda params: (
+      loaded.model(jnp.array([text]), params=params, **kwargs).logits
+    )
+  )(loaded.params)
   return np.asarray(logits[0, first:].argmax(-1)).tolist()
 
 
@@ -66,7 +68,7 @@ def test_a_padded_batch_says_what_each_prompt_says_alone(tmp_path, kind):
   assert len(set(map(tuple, together))) > 1
   for prompt, answer in list(zip(PROMPTS, together))[:2]:
     expected = likeliest(loaded, prompt, answer)
-    assert answer == expected[:len(answer)]
+    assert answer == expected[: len(answer)]
     assert len(answer) == NEW or expected[-1] == 3  # it ended itself
 
 
@@ -93,12 +95,15 @@ def test_samples_follow_the_softmax(small):
   rows, prompt = 2048, PROMPTS[0]
   generate = generator(small, rows, ends=(3,), new=1)
   answers = generate([prompt] * rows, [2.0] * rows, range(rows))
-  logits = small.model(
-      jnp.array([prompt]), params=small.params).logits[0, -1]
+  logits = small.model(jnp.array([prompt]), params=small.params).logits[0, -1]
   expected = np.asarray(jax.nn.softmax(logits / 2), float)
-  shares = np.bincount(
+  shares = (
+    np.bincount(
       [answer[0] if answer else 3 for answer in answers],
-      minlength=len(expected)) / rows
+      minlength=len(expected),
+    )
+    / rows
+  )
   deviation = np.sqrt(expected * (1 - expected) / rows)
   assert (np.abs(shares - expected) < 5 * deviation + 1 / rows).all()
   assert expected.max() > 2 / len(expected)
@@ -109,33 +114,32 @@ def test_any_of_several_tokens_ends_an_answer(small):
   (answer,) = generator(small, 1)(PROMPTS[1:2], [0.0], [0])
   third = answer[2]
   (cut,) = generator(small, 1, ends=(3, third))(PROMPTS[1:2], [0.0], [0])
-  assert cut == answer[:answer.index(third)]
+  assert cut == answer[: answer.index(third)]
 
 
-_TWO_DEVICES = '''
+_TWO_DEVICES = """
 import json, pathlib, sys
 import jax
-import test_generation as tests
+from tests.facets import test_generation as tests
 assert jax.local_device_count() == 2
 loaded = tests.flax_models.load('field', sys.argv[1], 'generator')
 generate = tests.generator(loaded, batch_size=3)
 assert generate.batch_size == 4
 print(json.dumps(generate(tests.PROMPTS, [0.0, 1.0, 0.0, 1.0], [1, 2, 3, 4])))
-'''
+"""
 
 
 def test_two_devices_say_the_same(small):
-  environment = {
-      **helpers.on_devices(2),
-      'PYTHONPATH': os.pathsep.join([
-          str(pathlib.Path(__file__).parent),
-          str(pathlib.Path(__file__).parent.parent),
-          os.environ.get('PYTHONPATH', ''),
-          str(pathlib.Path(__file__).parent.parent.parent)])}
   done = subprocess.run(
-      [sys.executable, '-c', _TWO_DEVICES, str(small.folder)],
-      env=environment, capture_output=True, text=True, timeout=600,
-      check=False)
+    [sys.executable, '-c', _TWO_DEVICES, str(small.folder)],
+    cwd=ROOT,
+    env=logs.on_devices(2),
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
   assert not done.returncode, done.stderr[-2000:]
   assert json.loads(done.stdout.splitlines()[-1]) == generator(small)(
-      PROMPTS, [0.0, 1.0, 0.0, 1.0], [1, 2, 3, 4])
+    PROMPTS, [0.0, 1.0, 0.0, 1.0], [1, 2, 3, 4]
+  )

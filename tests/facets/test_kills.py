@@ -8,7 +8,6 @@ flight.
 import csv
 import json
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -18,29 +17,30 @@ import time
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / 'tests' / 'text'))
-import fake_endpoint
-import tiny_models
-import writing
-from dynllm_jax.text.store import Store, digest
+from dynllm_jax.storage.store import digest
+from dynllm_jax.storage.store import Store
+from tests.testing import facet_answers
+from tests.testing import fake_endpoint
+from tests.testing import ROOT
+from tests.testing import tiny_models
 
 USERS, WINDOWS, ITEMS = 6, 10, 240  # a prompt of its own a user and window
 CONCURRENCY, DIM, BATCH = 3, 8, 4
 
 # The command with what a model is asked written to a file, a line a call,
 # before it computes, and slow enough to be killed in between.
-_TOLD = '''
+_TOLD = """
 import json, os, runpy, sys, time
 from dynllm_jax.facets import generation, prompts
-from dynllm_jax.text import flax, store
+from dynllm_jax.storage import store
+from dynllm_jax.text.encoders import flax_encoder
 prompts.SYSTEM = 'say json'  # of these models every letter is a token
-flax._WAIT_SECONDS = 0.1
+flax_encoder._WAIT_SECONDS = 0.1
 file = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def tell(*call):
   os.write(file, (json.dumps(call) + '\\n').encode())
   time.sleep(0.03)
-generate, vectors = generation.Generator.__call__, flax.vectors
+generate, vectors = generation.Generator.__call__, flax_encoder.vectors
 def told_generate(self, prompts, temperatures, seeds):
   tell('write', [int(seed) for seed in seeds])
   return generate(self, prompts, temperatures, seeds)
@@ -49,9 +49,9 @@ def told_vectors(config, texts):
   for batch in vectors(config, texts):
     tell('encode', [])
     yield batch
-generation.Generator.__call__, flax.vectors = told_generate, told_vectors
+generation.Generator.__call__, flax_encoder.vectors = told_generate, told_vectors
 runpy.run_module('dynllm_jax.main', run_name='__main__')
-'''
+"""
 
 
 @pytest.fixture(name='num_kills')
@@ -69,31 +69,48 @@ def fixture_log(tmp_path_factory):
   with open(folder / 'events.csv', 'w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
     rows.writerow(['user_id', 'item_id', 'timestamp'])
-    events = writing.many(USERS, WINDOWS)
+    events = facet_answers.many(USERS, WINDOWS)
     rows.writerows(
-        (f'u{user}', f'i{k % ITEMS}', 1_600_000_000 + seconds)
-        for k, (user, _, seconds) in enumerate(
-            sorted(events, key=lambda event: event[2])))
+      (f'u{user}', f'i{k % ITEMS}', 1_600_000_000 + seconds)
+      for k, (user, _, seconds) in enumerate(
+        sorted(events, key=lambda event: event[2])
+      )
+    )
     # Every item has been bought, in a window with prompts already.
-    rows.writerows((f'u{USERS}', f'i{k}', 1_600_000_000 + 9 * writing.WINDOW
-                    + 7 * writing.DAY + k) for k in range(ITEMS))
+    rows.writerows(
+      (
+        f'u{USERS}',
+        f'i{k}',
+        1_600_000_000 + 9 * facet_answers.WINDOW + 7 * facet_answers.DAY + k,
+      )
+      for k in range(ITEMS)
+    )
   with open(folder / 'items.csv', 'w', newline='', encoding='utf-8') as file:
     rows = csv.writer(file)
     rows.writerow(['item_id', 'title'])
     rows.writerows(
-        (f'i{k}', f'item {k} ' + 'rose ' * 2500) for k in range(ITEMS))
-  return [f'--config={ROOT}/configs/event_log.py:dynllm', '--mode=facets',
-          f'--config.data.events={folder}/events.csv',
-          f'--config.data.items={folder}/items.csv',
-          '--config.data.min_user_items=1', '--config.data.min_item_users=1',
-          '--config.facets.window_days=10.0']
+      (f'i{k}', f'item {k} ' + 'rose ' * 2500) for k in range(ITEMS)
+    )
+  return [
+    f'--config={ROOT}/configs/event_log.py:dynllm',
+    '--mode=facets',
+    f'--config.data.events={folder}/events.csv',
+    f'--config.data.items={folder}/items.csv',
+    '--config.data.min_user_items=1',
+    '--config.data.min_item_users=1',
+    '--config.facets.window_days=10.0',
+  ]
 
 
 def start(code, arguments):
   return subprocess.Popen(
-      [sys.executable, *code, *arguments], cwd=ROOT, text=True,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'OPENAI_API_KEY': 'x'},
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    [sys.executable, *code, *arguments],
+    cwd=ROOT,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'OPENAI_API_KEY': 'x'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
 
 
 def finish(code, arguments):
@@ -141,7 +158,8 @@ def stores(folder):
     store = Store(about.parent, json.loads(about.read_text()))
     keys = store._entries['key']
     found[about.parent.name] = {
-        keys[row].tobytes(): store.read(row) for row in range(len(store))}
+      keys[row].tobytes(): store.read(row) for row in range(len(store))
+    }
     assert len(found[about.parent.name]) == len(store)
   return found
 
@@ -167,19 +185,31 @@ def answer(body, number):
   del number
   time.sleep(0.03)
   if 'messages' in body:
-    text = writing.good(body['messages'][1]['content'])
+    text = facet_answers.good(body['messages'][1]['content'])
     return 200, {
-        'id': 'x', 'object': 'chat.completion', 'created': 0, 'model': 'm',
-        'choices': [{'index': 0, 'finish_reason': 'stop', 'message': {
-            'role': 'assistant', 'content': text}}],
-        'usage': {'prompt_tokens': 9, 'completion_tokens': 9,
-                  'total_tokens': 18}}
+      'id': 'x',
+      'object': 'chat.completion',
+      'created': 0,
+      'model': 'm',
+      'choices': [
+        {
+          'index': 0,
+          'finish_reason': 'stop',
+          'message': {'role': 'assistant', 'content': text},
+        }
+      ],
+      'usage': {'prompt_tokens': 9, 'completion_tokens': 9, 'total_tokens': 18},
+    }
   vector = lambda text: [b / 255 for b in digest(text)[:DIM]]
   return 200, {
-      'object': 'list', 'model': 'm', 'data': [
-          {'object': 'embedding', 'index': i, 'embedding': vector(text)}
-          for i, text in enumerate(body['input'])],
-      'usage': {'prompt_tokens': 5, 'total_tokens': 5}}
+    'object': 'list',
+    'model': 'm',
+    'data': [
+      {'object': 'embedding', 'index': i, 'embedding': vector(text)}
+      for i, text in enumerate(body['input'])
+    ],
+    'usage': {'prompt_tokens': 5, 'total_tokens': 5},
+  }
 
 
 def test_endpoints(log, num_kills, tmp_path):
@@ -187,11 +217,20 @@ def test_endpoints(log, num_kills, tmp_path):
   code = ['-m', 'dynllm_jax.main']
 
   def arguments(server, name):
-    return [*log, f'--config.data.dir={tmp_path / name}', *(
+    return [
+      *log,
+      f'--config.data.dir={tmp_path / name}',
+      *(
         f'--config.facets.{part}.{field}={value}'
-        for part in ('writer', 'encoder') for field, value in (
-            ('name', 'openai'), ('model', 'm'), ('base_url', server.url),
-            ('concurrency', CONCURRENCY)))]
+        for part in ('writer', 'encoder')
+        for field, value in (
+          ('name', 'openai'),
+          ('model', 'm'),
+          ('base_url', server.url),
+          ('concurrency', CONCURRENCY),
+        )
+      ),
+    ]
 
   with fake_endpoint.serve(answer) as server:
     finish(code, arguments(server, 'whole'))
@@ -204,21 +243,28 @@ def test_endpoints(log, num_kills, tmp_path):
       done.update(*map(set, stores(tmp_path / 'killed').values()))
 
     def check():  # that what was on the disk was not asked for again
-      new = server.calls[check.calls:]
+      new = server.calls[check.calls :]
       assert not done & {
-          digest(text) for body in new for text in body.get('input', ())}
+        digest(text) for body in new for text in body.get('input', ())
+      }
       check.calls += len(new)
 
     check.calls = 0
     kills = kill_at_random(
-        code, arguments(server, 'killed'), lambda: len(server.calls),
-        num_kills, len(whole) // num_kills, at_kill)
+      code,
+      arguments(server, 'killed'),
+      lambda: len(server.calls),
+      num_kills,
+      len(whole) // num_kills,
+      at_kill,
+    )
     assert kills == num_kills, 'it finished before all kills'
     finish(code, arguments(server, 'killed'))
     check()
     calls = asked(server)
   assert {text for call in calls for text in call} == {
-      text for call in whole for text in call}
+    text for call in whole for text in call
+  }
   # What a kill leaves unanswered is a call or two of its own afterwards.
   assert len(calls) <= len(whole) + (CONCURRENCY + 1) * kills
   prompts = [call for call in calls if call[0].startswith('Purchases')]
@@ -229,8 +275,12 @@ def test_endpoints(log, num_kills, tmp_path):
 
 def asked(server):
   """What was asked for by each call."""
-  return [tuple(body['input']) if 'input' in body
-          else (body['messages'][1]['content'],) for body in server.calls]
+  return [
+    tuple(body['input'])
+    if 'input' in body
+    else (body['messages'][1]['content'],)
+    for body in server.calls
+  ]
 
 
 def test_models_run_here(log, num_kills, tmp_path):
@@ -240,15 +290,29 @@ def test_models_run_here(log, num_kills, tmp_path):
 
   def told(name):
     return ['-c', _TOLD, str(tmp_path / f'{name}.calls')], [
-        *log, f'--config.data.dir={tmp_path / name}',
-        *(f'--config.facets.writer.{field}={value}' for field, value in (
-            ('name', 'flax'), ('model', tmp_path / 'gpt2'),
-            ('max_input_tokens', 250), ('max_output_tokens', 6),
-            ('batch_size', BATCH), ('max_attempts', 2),
-            ('max_failure_rate', 1.0))),
-        *(f'--config.facets.encoder.{field}={value}' for field, value in (
-            ('name', 'flax'), ('model', tmp_path / 'bert'),
-            ('batch_tokens', 80)))]
+      *log,
+      f'--config.data.dir={tmp_path / name}',
+      *(
+        f'--config.facets.writer.{field}={value}'
+        for field, value in (
+          ('name', 'flax'),
+          ('model', tmp_path / 'gpt2'),
+          ('max_input_tokens', 250),
+          ('max_output_tokens', 6),
+          ('batch_size', BATCH),
+          ('max_attempts', 2),
+          ('max_failure_rate', 1.0),
+        )
+      ),
+      *(
+        f'--config.facets.encoder.{field}={value}'
+        for field, value in (
+          ('name', 'flax'),
+          ('model', tmp_path / 'bert'),
+          ('batch_tokens', 80),
+        )
+      ),
+    ]
 
   def calls(name):
     path = tmp_path / f'{name}.calls'
@@ -267,20 +331,25 @@ def test_models_run_here(log, num_kills, tmp_path):
     done.update(*map(set, stores(tmp_path / 'killed').values()))
 
   def check():
-    new = calls('killed')[check.calls:]
-    assert not done & {bytes.fromhex(key) for kind, keys in new
-                       if kind == 'encode' for key in keys}
+    new = calls('killed')[check.calls :]
+    assert not done & {
+      bytes.fromhex(key)
+      for kind, keys in new
+      if kind == 'encode'
+      for key in keys
+    }
     check.calls += len(new)
 
   check.calls = 0
   kills = kill_at_random(
-      *told('killed'), count, num_kills, len(whole) // num_kills, at_kill)
+    *told('killed'), count, num_kills, len(whole) // num_kills, at_kill
+  )
   assert kills == num_kills, 'it finished before all kills'
   finish(*told('killed'))
   check()
   written = [
-      seed for kind, seeds in calls('killed') if kind == 'write'
-      for seed in seeds]
+    seed for kind, seeds in calls('killed') if kind == 'write' for seed in seeds
+  ]
   assert len(set(written)) == 2 * USERS * WINDOWS
   assert len(written) <= len(set(written)) + BATCH * kills
   check_equal(tmp_path / 'killed', tmp_path / 'whole')

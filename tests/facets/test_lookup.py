@@ -2,9 +2,11 @@
 
 import itertools
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import numpy as np
-from hypothesis import given, settings, strategies as st
 
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.types import FacetBank
@@ -16,9 +18,11 @@ def make_bank(closes_by_user):
   closes = np.array(sum(map(sorted, closes_by_user), []), np.int32)
   index = 1 + np.arange(4 * len(closes), dtype=np.int32).reshape(-1, 4)
   return FacetBank(
-      texts=np.zeros((1 + index.size, 2), np.float16),
-      offsets=np.cumsum([0, *counts]).astype(np.int32),
-      closes=closes, index=index)
+    texts=np.zeros((1 + index.size, 2), np.float16),
+    offsets=np.cumsum([0, *counts]).astype(np.int32),
+    closes=closes,
+    index=index,
+  )
 
 
 def oracle(bank, user, time):
@@ -29,8 +33,9 @@ def oracle(bank, user, time):
   return best
 
 
-@given(st.lists(st.sets(st.integers(0, 12), max_size=9), min_size=4,
-                max_size=4))
+@given(
+  st.lists(st.sets(st.integers(0, 12), max_size=9), min_size=4, max_size=4)
+)
 @settings(max_examples=30, deadline=None)
 def test_against_oracle(closes):
   bank = make_bank(closes)
@@ -61,8 +66,10 @@ def test_shapes_and_jit():
 
 def test_no_rows():
   got = jax.jit(lookup)(
-      make_bank([set(), set()]), np.ones((3, 2), np.int32),
-      np.ones((3, 2), np.int32))
+    make_bank([set(), set()]),
+    np.ones((3, 2), np.int32),
+    np.ones((3, 2), np.int32),
+  )
   assert got.shape == (3, 2, 4) and not got.any()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -10,19 +9,25 @@ import time
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'text'))
-import fake_endpoint
-import writing
-from dynllm_jax.facets import bank, openai, prompts, windows, writers
+from dynllm_jax.facets import bank
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets import windows
+from dynllm_jax.facets import writing
 from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.facets.writers import openai_writer
+from dynllm_jax.storage.store import Store
 from dynllm_jax.text import endpoint
-from dynllm_jax.text.store import Store
 from dynllm_jax.types import InputError
+from tests.testing import facet_answers
+from tests.testing import fake_endpoint
+from tests.testing import ROOT
 
 
 @pytest.fixture(name='log')
 def fixture_log(make_log):
-  return make_log(writing.EVENTS, writing.TITLES, brands=writing.BRANDS)
+  return make_log(
+    facet_answers.EVENTS, facet_answers.TITLES, brands=facet_answers.BRANDS
+  )
 
 
 @pytest.fixture(autouse=True)
@@ -30,44 +35,65 @@ def fixture_quick(monkeypatch):
   """Little patience between two tries, and a key."""
   monkeypatch.setenv('OPENAI_API_KEY', 'secret')
   init = endpoint.Endpoint.__init__
+
   def hasty(self, *args):
     init(self, *args)
     self._first_delay = 0.01
+
   monkeypatch.setattr(endpoint.Endpoint, '__init__', hasty)
 
 
 def said(text, tokens=(100, 20)):
   """A chat completion that says `text`."""
   return 200, {
-      'id': 'x', 'object': 'chat.completion', 'created': 0, 'model': 'm',
-      'choices': [{'index': 0, 'finish_reason': 'stop', 'message': {
-          'role': 'assistant', 'content': text}}],
-      'usage': {'prompt_tokens': tokens[0], 'completion_tokens': tokens[1],
-                'total_tokens': sum(tokens)}}
+    'id': 'x',
+    'object': 'chat.completion',
+    'created': 0,
+    'model': 'm',
+    'choices': [
+      {
+        'index': 0,
+        'finish_reason': 'stop',
+        'message': {'role': 'assistant', 'content': text},
+      }
+    ],
+    'usage': {
+      'prompt_tokens': tokens[0],
+      'completion_tokens': tokens[1],
+      'total_tokens': sum(tokens),
+    },
+  }
 
 
 def good(body, number=0):
-  return said(writing.good(body['messages'][1]['content']))
+  return said(facet_answers.good(body['messages'][1]['content']))
 
 
 def fields(server, **changes):
-  return writing.fields(name='openai', base_url=server.url, **{
-      'timeout_s': 5.0, 'num_retries': 3, **changes})
+  return facet_answers.fields(
+    name='openai',
+    base_url=server.url,
+    **{'timeout_s': 5.0, 'num_retries': 3, **changes},
+  )
 
 
 def write(server, log, folder, **changes):
-  return writers.write(
-      fields(server, **changes).writer, log,
-      windows.profiles(log, writing.WINDOW), str(folder), lambda line: None)
+  return writing.write(
+    fields(server, **changes).writer,
+    log,
+    windows.profiles(log, facet_answers.WINDOW),
+    str(folder),
+    lambda line: None,
+  )
 
 
 def test_what_is_sent_and_what_comes_of_it(log, tmp_path):
   with fake_endpoint.serve(good) as server:
     got = write(server, log, tmp_path, temperature=0.5, seed=3)
-    assert len(server.calls) == writing.NUM_PROMPTS
+    assert len(server.calls) == facet_answers.NUM_PROMPTS
     assert set(server.keys) == {'Bearer secret'}
     write(server, log, tmp_path, temperature=0.5, seed=3)
-    assert len(server.calls) == writing.NUM_PROMPTS
+    assert len(server.calls) == facet_answers.NUM_PROMPTS
   for body in server.calls:
     system, user = body['messages']
     assert system == {'role': 'system', 'content': prompts.SYSTEM}
@@ -77,22 +103,36 @@ def test_what_is_sent_and_what_comes_of_it(log, tmp_path):
   assert got.texts[got.index[0, 0]] == 'buys on 2021-01-04'
   assert got.num_failed == 0
   config = fields(server, model='qwen').writer
-  for words in ('language model qwen', 'greedy', 'prompt version',
-                'through an endpoint'):
-    assert words in writers.describe(config)
+  for words in (
+    'language model qwen',
+    'greedy',
+    'prompt version',
+    'through an endpoint',
+  ):
+    assert words in writing.describe(config)
 
 
-@pytest.mark.parametrize('failure', [
-    ('stall', 2.0), ('drop', None), (429, {'error': {'message': 'slow'}}),
-    (500, {}), (503, b'<html>'), (200, b'{"choices": [{"mess'), (200, {}),
-    (200, {'choices': []})],
-    ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}')
+@pytest.mark.parametrize(
+  'failure',
+  [
+    ('stall', 2.0),
+    ('drop', None),
+    (429, {'error': {'message': 'slow'}}),
+    (500, {}),
+    (503, b'<html>'),
+    (200, b'{"choices": [{"mess'),
+    (200, {}),
+    (200, {'choices': []}),
+  ],
+  ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}',
+)
 def test_passing_failures_leave_no_trace(log, tmp_path, failure):
   def answer(body, number):
     return failure if number in (0, 2) else good(body)
+
   with fake_endpoint.serve(answer) as server:
     got = write(server, log, tmp_path, timeout_s=0.5)
-    assert len(server.calls) == writing.NUM_PROMPTS + 2
+    assert len(server.calls) == facet_answers.NUM_PROMPTS + 2
     assert got.num_failed == 0
   with fake_endpoint.serve(good) as server:
     assert write(server, log, '').texts == got.texts
@@ -101,19 +141,21 @@ def test_passing_failures_leave_no_trace(log, tmp_path, failure):
 def test_broken_json_in_the_answer_is_asked_again(log, tmp_path):
   def answer(body, number):
     return good(body) if body['temperature'] else said('{"crd": "a", ')
+
   with fake_endpoint.serve(answer) as server:
     got = write(server, log, tmp_path)
-    assert len(server.calls) == 2 * writing.NUM_PROMPTS
+    assert len(server.calls) == 2 * facet_answers.NUM_PROMPTS
     assert got.num_failed == 0 and got.index[0].any()
 
 
 @pytest.mark.parametrize('content', [None, '', ['a']])
 def test_an_answer_without_a_text_fails(log, content):
   with fake_endpoint.serve(lambda body, number: said(content)) as server:
-    got = write(server, log, '', max_attempts=2, max_failure_rate=1.0,
-                num_retries=0)
+    got = write(
+      server, log, '', max_attempts=2, max_failure_rate=1.0, num_retries=0
+    )
     assert got.num_failed == 5 and not got.index.any()
-    assert len(server.calls) == 2 * writing.NUM_PROMPTS
+    assert len(server.calls) == 2 * facet_answers.NUM_PROMPTS
 
 
 def test_a_refused_prompt_fails_alone_and_says_why(log, tmp_path):
@@ -121,6 +163,7 @@ def test_a_refused_prompt_fails_alone_and_says_why(log, tmp_path):
     if 'shea' in body['messages'][1]['content']:
       return 400, {'error': {'message': 'no lotions'}}
     return good(body)
+
   with fake_endpoint.serve(answer) as server:
     got = write(server, log, tmp_path, max_failure_rate=0.25)
     assert got.num_failed == 1 and not got.index[4].any()
@@ -128,18 +171,24 @@ def test_a_refused_prompt_fails_alone_and_says_why(log, tmp_path):
       write(server, log, tmp_path)
 
 
-@pytest.mark.parametrize('status, words', [
-    (401, 'OPENAI_API_KEY: refused'), (404, r"facets\.writer\.model: 'm'"),
-    (500, r'facets\.writer\.base_url: .* failed 4 times in a row')])
+@pytest.mark.parametrize(
+  'status, words',
+  [
+    (401, 'OPENAI_API_KEY: refused'),
+    (404, r"facets\.writer\.model: 'm'"),
+    (500, r'facets\.writer\.base_url: .* failed 4 times in a row'),
+  ],
+)
 def test_an_endpoint_that_is_no_use_stops_the_run(log, tmp_path, status, words):
   def answer(body, number):
     return good(body) if number < 2 else (status, {})
+
   with fake_endpoint.serve(answer) as server:
     with pytest.raises(InputError, match=words):
       write(server, log, tmp_path, concurrency=1)
   with fake_endpoint.serve(good) as server:
     write(server, log, tmp_path)
-    assert len(server.calls) == writing.NUM_PROMPTS - 2
+    assert len(server.calls) == facet_answers.NUM_PROMPTS - 2
 
 
 def test_no_network(log, tmp_path):
@@ -154,18 +203,25 @@ def test_a_spending_limit_keeps_what_is_finished(log, tmp_path):
     with pytest.raises(InputError, match='max_calls: .* limit of 1 is reached'):
       write(server, log, tmp_path, max_calls=1)
     # A call costs 120 tokens, and could cost its prompt's and 256.
-    most = 256 + max(prompts.Prompts(
-        log, windows.profiles(log, writing.WINDOW), 1024, prompts.Counter(
-            openai._count_texts, openai._count_prompts)).tokens)
+    most = 256 + max(
+      prompts.Prompts(
+        log,
+        windows.profiles(log, facet_answers.WINDOW),
+        1024,
+        prompts.Counter(
+          openai_writer._count_texts, openai_writer._count_prompts
+        ),
+      ).tokens
+    )
     with pytest.raises(InputError, match='max_tokens: the spending limit'):
       write(server, log, tmp_path, max_tokens=int(most))
     assert len(server.calls) == 2
     write(server, log, tmp_path, max_calls=2)
-    assert len(server.calls) == writing.NUM_PROMPTS
+    assert len(server.calls) == facet_answers.NUM_PROMPTS
 
 
 def test_a_limit_counts_over_all_rounds(make_log, tmp_path):
-  log = make_log(writing.many(9, 8), writing.TITLES)
+  log = make_log(facet_answers.many(9, 8), facet_answers.TITLES)
   with fake_endpoint.serve(good) as server:
     with pytest.raises(InputError, match='limit of 66 is reached'):
       write(server, log, tmp_path, max_calls=66)
@@ -175,22 +231,28 @@ def test_a_limit_counts_over_all_rounds(make_log, tmp_path):
 def test_tokens_are_estimated_from_bytes(log, tmp_path):
   lines = []
   with fake_endpoint.serve(good) as server:
-    writers.plan(fields(server).writer, log, windows.profiles(
-        log, writing.WINDOW), str(tmp_path / 'none'), lines.append)
+    writing.plan(
+      fields(server).writer,
+      log,
+      windows.profiles(log, facet_answers.WINDOW),
+      str(tmp_path / 'none'),
+      lines.append,
+    )
     assert not server.calls and not (tmp_path / 'none').exists()
   assert 'input tokens (estimated), at most 1,024 output' in lines[2]
   # Nine bytes, and three of three bytes each.
-  assert openai._count_texts(['a' * 9, '购买者', '']) == [3, 3, 0]
+  assert openai_writer._count_texts(['a' * 9, '购买者', '']) == [3, 3, 0]
 
 
 def test_bank_names_the_writer_and_its_failures(log, tmp_path):
   def answer(body, number):
     shea = 'shea' in body['messages'][1]['content']
     return said('?') if shea else good(body)
+
   with fake_endpoint.serve(answer) as server:
     config = fields(server, max_failure_rate=0.25, max_attempts=1)
     got, about = bank.build(config, log, str(tmp_path), lambda line: None)
-    assert about['writer'] == writers.describe(config.writer)
+    assert about['writer'] == writing.describe(config.writer)
     assert about['num_failed'] == 1 and about['failure_rate'] == 1 / 5
     assert not got.index[4].any() and got.index[0].any()
     count = len(server.calls)
@@ -204,19 +266,18 @@ def test_bank_names_the_writer_and_its_failures(log, tmp_path):
 
 def test_causal(make_log, tmp_path):
   """Purchases at and after a close change no facet that serves up to it."""
-  close = 2 * writing.WINDOW
-  late = [(1, 3, close), (2, 1, close + 5), (3, 1, 3 * writing.WINDOW)]
-  early = [event for event in writing.EVENTS if event[2] < close]
+  close = 2 * facet_answers.WINDOW
+  late = [(1, 3, close), (2, 1, close + 5), (3, 1, 3 * facet_answers.WINDOW)]
+  early = [event for event in facet_answers.EVENTS if event[2] < close]
   served, asked = [], []
   with fake_endpoint.serve(good) as server:
-    for events in (writing.EVENTS, early + late):
+    for events in (facet_answers.EVENTS, early + late):
       log = make_log(
-          events, writing.TITLES, brands=writing.BRANDS, num_users=3)
-      got, _ = bank.build(
-          fields(server), log, str(tmp_path), lambda line: None)
+        events, facet_answers.TITLES, brands=facet_answers.BRANDS, num_users=3
+      )
+      got, _ = bank.build(fields(server), log, str(tmp_path), lambda line: None)
       users = np.tile(np.arange(4, dtype=np.int32), 2)
-      times = np.repeat(np.array(
-          [close // 2, close], np.int32), 4)
+      times = np.repeat(np.array([close // 2, close], np.int32), 4)
       served.append(got.texts[np.asarray(lookup(got, users, times))].tobytes())
       asked.append(len(server.calls))
   assert served[0] == served[1]
@@ -226,26 +287,34 @@ def test_causal(make_log, tmp_path):
 
 # -------------------------------------------------- processes of their own
 
-_WRITE = '''
+_WRITE = """
 import sys
-sys.path[:0] = sys.argv[1].split(':')
-import conftest, writing
-from dynllm_jax.facets import windows, writers
-log = conftest.small_log(writing.many(6, 10), writing.TITLES)
-config = writing.fields(
-    name='openai', base_url=sys.argv[2], concurrency=3).writer
-writers.write(
-    config, log, windows.profiles(log, writing.WINDOW), sys.argv[3])
-'''
-HERE = pathlib.Path(__file__).parent
+from dynllm_jax.facets import windows, writing
+from tests.facets.conftest import small_log
+from tests.testing import facet_answers
+log = small_log(facet_answers.many(6, 10), facet_answers.TITLES)
+config = facet_answers.fields(
+    name='openai', base_url=sys.argv[1], concurrency=3).writer
+writing.write(
+    config, log, windows.profiles(log, facet_answers.WINDOW), sys.argv[2])
+"""
 
 
 def start(server, folder):
   return subprocess.Popen(
-      [sys.executable, '-c', _WRITE, f'{HERE}:{HERE.parent.parent}',
-       server.url, str(folder)],
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu'}, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True)
+    [
+      sys.executable,
+      '-c',
+      _WRITE,
+      server.url,
+      str(folder),
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
 
 
 def slow(body, number):

@@ -3,10 +3,13 @@
 import hashlib
 import json
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import pytest
-from hypothesis import given, settings, strategies as st
 
-from dynllm_jax.facets import prompts, windows
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets import windows
 from dynllm_jax.types import InputError
 
 DAY = 24 * 3600
@@ -14,9 +17,12 @@ WINDOW = 10 * DAY
 TITLES = ['Rose &amp; mascara\n black', 'cake | tins', '', 'long ' * 100]
 CATEGORIES = ['Beauty', '', '', 'x']
 BRANDS = ['Acme', 'Bolt', '', '']
-EVENTS = st.lists(st.tuples(
-    st.integers(1, 3), st.integers(1, 4), st.integers(0, 4 * WINDOW - 1)),
-    max_size=20)
+EVENTS = st.lists(
+  st.tuples(
+    st.integers(1, 3), st.integers(1, 4), st.integers(0, 4 * WINDOW - 1)
+  ),
+  max_size=20,
+)
 
 
 def words(texts):
@@ -32,8 +38,7 @@ WORDS = prompts.Counter(words, whole)
 
 
 def make(log, budget=1000, counter=WORDS):
-  return prompts.Prompts(
-      log, windows.profiles(log, WINDOW), budget, counter)
+  return prompts.Prompts(log, windows.profiles(log, WINDOW), budget, counter)
 
 
 def lines(made, row):
@@ -44,6 +49,7 @@ def lines(made, row):
 def fixture_shop(make_log):
   def shop(events, **kwargs):
     return make_log(events, TITLES, CATEGORIES, BRANDS, **kwargs)
+
   return shop
 
 
@@ -52,20 +58,22 @@ def test_a_message_lists_the_window_newest_first(shop):
   made = make(log)
   # Day 0 of this log is Monday, 4 January 2021.
   assert made.message(0) == (
-      'Purchases, newest first (date | title | category | brand):\n'
-      '2021-01-13 | - | - | -\n'
-      '2021-01-05 | cake / tins | - | Bolt\n'
-      '2021-01-04 | Rose & mascara black | Beauty | Acme')
-  assert lines(made, 1) == [
-      '2021-01-14 | Rose & mascara black | Beauty | Acme']
+    'Purchases, newest first (date | title | category | brand):\n'
+    '2021-01-13 | - | - | -\n'
+    '2021-01-05 | cake / tins | - | Bolt\n'
+    '2021-01-04 | Rose & mascara black | Beauty | Acme'
+  )
+  assert lines(made, 1) == ['2021-01-14 | Rose & mascara black | Beauty | Acme']
   assert made.num_read.tolist() == [3, 1]
   assert made.tokens.tolist() == whole([made.message(0), made.message(1)])
 
 
 def test_the_prompt_is_the_one_that_its_version_names():
   """If this fails on purpose, raise prompts.VERSION: stores depend on it."""
-  assert (prompts.VERSION, hashlib.sha256(
-      prompts.SYSTEM.encode()).hexdigest()[:12]) == (1, 'b621333c2ab4')
+  assert (
+    prompts.VERSION,
+    hashlib.sha256(prompts.SYSTEM.encode()).hexdigest()[:12],
+  ) == (1, 'b621333c2ab4')
 
 
 def test_equal_purchases_are_one_prompt(shop):
@@ -84,9 +92,19 @@ def test_long_texts_are_cut(shop):
 def test_the_newest_that_fit(shop, events, budget):
   log = shop(events, num_users=3)
   rows = windows.profiles(log, WINDOW)
-  fits = lambda count, row: whole(['\n'.join(
-      ['Purchases, newest first (date | title | category | brand):',
-       *lines(full, row)[:count]])])[0] <= budget
+  fits = lambda count, row: (
+    whole(
+      [
+        '\n'.join(
+          [
+            'Purchases, newest first (date | title | category | brand):',
+            *lines(full, row)[:count],
+          ]
+        )
+      ]
+    )[0]
+    <= budget
+  )
   full = make(log, 10**6)
   if not all(fits(1, row) for row in range(len(rows))):
     with pytest.raises(InputError, match='max_input_tokens.*allowed: '):
@@ -114,7 +132,8 @@ def test_the_least_budget_is_named(shop):
   least = make(log).tokens[0]
   make(log, least)
   with pytest.raises(
-      InputError, match=rf'max_input_tokens: {least - 1} .* allowed: {least} '):
+    InputError, match=rf'max_input_tokens: {least - 1} .* allowed: {least} '
+  ):
     make(log, least - 1)
 
 
@@ -123,16 +142,25 @@ def test_the_least_budget_is_named(shop):
 def test_causal(shop, late, k):
   """Purchases at and after a close change no prompt of a window before it."""
   close = k * WINDOW
-  early = [(1, 1, 5), (3, 2, 9), (1, 3, WINDOW - 1), (1, 2, WINDOW),
-           (3, 3, 2 * WINDOW)]
+  early = [
+    (1, 1, 5),
+    (3, 2, 9),
+    (1, 3, WINDOW - 1),
+    (1, 2, WINDOW),
+    (3, 3, 2 * WINDOW),
+  ]
   early = [event for event in early if event[2] < close]
   asked = []
   for events in (early, early + [e for e in late if e[2] >= close]):
     log = shop(events, num_users=3)
     made, rows = make(log), windows.profiles(log, WINDOW)
-    asked.append({
+    asked.append(
+      {
         (rows.users[r], rows.closes[r]): made.message(r)
-        for r in range(len(rows)) if rows.closes[r] <= close})
+        for r in range(len(rows))
+        if rows.closes[r] <= close
+      }
+    )
   assert asked[0] == asked[1]
 
 
@@ -145,20 +173,32 @@ GOOD = {'crd': 'a  \n b', 'int': '', 'ctg': 'Unknown.', 'brd': 'é "q"'}
 READ = ('a b', '', '', 'é "q"')
 
 
-@pytest.mark.parametrize('answer', [
-    json.dumps(GOOD), f'\n {json.dumps(GOOD, indent=2)} \n',
-    f'```json\n{json.dumps(GOOD)}\n```', f' ```json {json.dumps(GOOD)}``` ',
-    json.dumps(dict(reversed(GOOD.items())), ensure_ascii=False)])
+@pytest.mark.parametrize(
+  'answer',
+  [
+    json.dumps(GOOD),
+    f'\n {json.dumps(GOOD, indent=2)} \n',
+    f'```json\n{json.dumps(GOOD)}\n```',
+    f' ```json {json.dumps(GOOD)}``` ',
+    json.dumps(dict(reversed(GOOD.items())), ensure_ascii=False),
+  ],
+)
 def test_good_answers(answer):
   assert prompts.parse(answer) == READ
 
 
-@pytest.mark.parametrize('answer, why', [
-    ('', 'not JSON'), ('null', 'not a JSON object'),
+@pytest.mark.parametrize(
+  'answer, why',
+  [
+    ('', 'not JSON'),
+    ('null', 'not a JSON object'),
     ('["crd", "int", "ctg", "brd"]', 'not a JSON object'),
-    ('[["crd", "a"], ["int", "b"], ["ctg", "c"], ["brd", "d"]]',
-     'not a JSON object'),
-    ('{}', 'its keys'), (json.dumps({**GOOD, 'x': ''}), 'its keys'),
+    (
+      '[["crd", "a"], ["int", "b"], ["ctg", "c"], ["brd", "d"]]',
+      'not a JSON object',
+    ),
+    ('{}', 'its keys'),
+    (json.dumps({**GOOD, 'x': ''}), 'its keys'),
     (json.dumps({k: GOOD[k] for k in ('crd', 'int', 'ctg')}), 'its keys'),
     (json.dumps(GOOD)[:-1] + ', "crd": "b"}', 'its keys'),
     (json.dumps({**GOOD, 'brd': ['a']}), "'brd' is not a string"),
@@ -172,7 +212,10 @@ def test_good_answers(answer):
     (f'```\n{json.dumps(GOOD)}\n```', 'not JSON'),
     (f'```json\n{json.dumps(GOOD)}\n``` and ```json\n{{}}\n```', 'not JSON'),
     ("{'crd': 'a', 'int': 'b', 'ctg': 'c', 'brd': 'd'}", 'not JSON'),
-    (json.dumps(GOOD)[:-3], 'not JSON'), ('[' * 100_000, 'not JSON')])
+    (json.dumps(GOOD)[:-3], 'not JSON'),
+    ('[' * 100_000, 'not JSON'),
+  ],
+)
 def test_malformed_answers(answer, why):
   with pytest.raises(prompts.MalformedError, match=why):
     prompts.parse(answer)

@@ -1,15 +1,18 @@
 """Windows, against a plain reading of the rule event by event."""
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from dynllm_jax.facets import windows
 from dynllm_jax.types import InputError
 
 MAX = 2**31 - 1
 EVENTS = st.lists(
-    st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 60)),
-    max_size=25)
+  st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 60)),
+  max_size=25,
+)
 
 
 def oracle(log, window):
@@ -19,8 +22,10 @@ def oracle(log, window):
     for k in range(1, 70):
       close = k * window
       events = [
-          e for e in range(log.num_events) if log.users[e] == user
-          and close - window <= log.times[e] < close]
+        e
+        for e in range(log.num_events)
+        if log.users[e] == user and close - window <= log.times[e] < close
+      ]
       if events:
         found[user, close] = events
   return found
@@ -29,9 +34,11 @@ def oracle(log, window):
 def read(log, window):
   rows = windows.profiles(log, window)
   return {
-      (int(rows.users[r]), int(rows.closes[r])):
-          rows.order[rows.first[r]:rows.last[r]].tolist()
-      for r in range(len(rows))}
+    (int(rows.users[r]), int(rows.closes[r])): rows.order[
+      rows.first[r] : rows.last[r]
+    ].tolist()
+    for r in range(len(rows))
+  }
 
 
 @given(EVENTS, st.integers(1, 20))
@@ -76,8 +83,7 @@ def test_window_seconds():
   assert windows.window_seconds(1 / 86_400) == 1
 
 
-@pytest.mark.parametrize(
-    'days', [0, -1, 1e-9, 1e6, float('nan'), float('inf')])
+@pytest.mark.parametrize('days', [0, -1, 1e-9, 1e6, float('nan'), float('inf')])
 def test_window_out_of_range(days):
   with pytest.raises(InputError, match='facets.window_days: .*; allowed'):
     windows.window_seconds(days)

@@ -2,15 +2,17 @@
 
 import functools
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
-import helpers
-from dynllm_jax.layers.few_queries import masked_softmax
+from dynllm_jax.kernels.few_query_attention import masked_softmax
 from dynllm_jax.layers.attention import SingleQueryAttention
+from tests.testing import logs
 
 DIM, HEADS, QUERY, PARTS, KEYS, BATCH = 6, 2, (3, 2), (4, 3), 4, 3
 
@@ -23,7 +25,7 @@ def fixture_drawn():
   keys = [normal(BATCH, KEYS, part) for part in PARTS]
   mask = jnp.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
   module = SingleQueryAttention(DIM, HEADS)
-  params = helpers.random_params(module.init, query, keys, mask, True)
+  params = logs.random_params(module.init, query, keys, mask, True)
   return module, params, query, keys, mask
 
 
@@ -53,16 +55,16 @@ def plain(params, query, keys, mask):
 def test_attention_is_plain_multi_head_attention(drawn):
   module, params, query, keys, mask = drawn
   found = apply(module, params, query, keys, mask)
-  np.testing.assert_allclose(
-      found, plain(params, query, keys, mask), atol=1e-5)
+  np.testing.assert_allclose(found, plain(params, query, keys, mask), atol=1e-5)
 
 
 def test_parts_of_keys_are_their_concatenation(drawn):
   module, params, query, keys, mask = drawn
   np.testing.assert_allclose(
-      apply(module, params, query, keys, mask),
-      apply(module, params, query, [jnp.concatenate(keys, -1)], mask),
-      atol=1e-6)
+    apply(module, params, query, keys, mask),
+    apply(module, params, query, [jnp.concatenate(keys, -1)], mask),
+    atol=1e-6,
+  )
 
 
 def test_without_a_key_the_output_is_zero(drawn):
@@ -74,8 +76,8 @@ def test_gradients_are_finite_where_all_is_masked(drawn):
   module, params, query, keys, mask = drawn
   for mask in (mask, jnp.zeros_like(mask)):
     grads = jax.grad(
-        lambda *args: jnp.sum(apply(module, *args, mask) ** 2), (0, 1, 2))(
-            params, query, keys)
+      lambda *args: jnp.sum(apply(module, *args, mask) ** 2), (0, 1, 2)
+    )(params, query, keys)
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
   assert not any(np.any(g) for g in jax.tree.leaves(grads))
 
@@ -83,8 +85,11 @@ def test_gradients_are_finite_where_all_is_masked(drawn):
 def test_masked_keys_do_not_matter(drawn):
   module, params, query, keys, mask = drawn
   run = jax.value_and_grad(
-      lambda params, query, keys: jnp.sum(
-          jnp.cos(apply(module, params, query, keys, mask))), (0, 1, 2))
+    lambda params, query, keys: jnp.sum(
+      jnp.cos(apply(module, params, query, keys, mask))
+    ),
+    (0, 1, 2),
+  )
   other = [jnp.where(mask[..., None], part, 1e4) for part in keys]
   one, two = run(params, query, keys), run(params, query, other)
   jax.tree.map(np.testing.assert_array_equal, one, two)
@@ -96,34 +101,43 @@ def test_masked_keys_do_not_matter(drawn):
 def test_dropout_follows_its_key_and_is_off_when_deterministic(drawn):
   _, params, query, keys, mask = drawn
   module = SingleQueryAttention(DIM, HEADS, 0.5)
-  run = lambda seed: np.asarray(module.apply(
-      params, query, keys, mask, False,
-      rngs={'dropout': jax.random.key(seed)}).product())
+  run = lambda seed: np.asarray(
+    module.apply(
+      params, query, keys, mask, False, rngs={'dropout': jax.random.key(seed)}
+    ).product()
+  )
   assert (run(0) != run(1)).any()
   np.testing.assert_array_equal(run(0), run(0))
   np.testing.assert_allclose(
-      apply(module, params, query, keys, mask),
-      apply(drawn[0], params, query, keys, mask), atol=1e-6)
+    apply(module, params, query, keys, mask),
+    apply(drawn[0], params, query, keys, mask),
+    atol=1e-6,
+  )
 
 
-@given(st.lists(st.tuples(st.floats(-50, 50), st.booleans()),
-                min_size=5, max_size=5))
+@given(
+  st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=5, max_size=5)
+)
 @settings(max_examples=40)
 def test_masked_softmax(drawn):
   logits, mask = map(np.array, zip(*drawn))
   found = masked_softmax(
-      jnp.asarray(logits, jnp.float32), jnp.asarray(mask, bool))
+    jnp.asarray(logits, jnp.float32), jnp.asarray(mask, bool)
+  )
   kept = np.exp(np.where(mask, logits - logits.max(), -np.inf))
   if mask.any():
     kept = np.exp(logits - logits[mask].max()) * mask
   np.testing.assert_allclose(
-      found, kept / kept.sum() if mask.any() else np.zeros(5), atol=1e-5)
+    found, kept / kept.sum() if mask.any() else np.zeros(5), atol=1e-5
+  )
 
 
 def test_masked_softmax_bears_any_logit():
   logits = jnp.array([1e30, -1e30, 0.0])
+
   def total(logits, mask):
     return jnp.sum(masked_softmax(logits, mask) * jnp.array([1.0, 2.0, 4.0]))
+
   for mask in ([1, 1, 1], [0, 1, 1], [0, 0, 0]):
     value, grad = jax.value_and_grad(total)(logits, jnp.array(mask, bool))
     assert np.isfinite(value) and np.all(np.isfinite(grad))

@@ -2,11 +2,13 @@
 
 import math
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from dynllm_jax.layers import distillation
 
@@ -50,7 +52,8 @@ def test_distill(order, facet, query):
   assert found.shape == (width,)
   if distinct(facet, query) or order == 'none':
     np.testing.assert_allclose(
-        found, oracle(facet, query, TOP, order), atol=1e-5)
+      found, oracle(facet, query, TOP, order), atol=1e-5
+    )
 
 
 def test_distill_by_hand():
@@ -58,12 +61,14 @@ def test_distill_by_hand():
   # |q| = 5, scores .6, 0, 1.6, 0: coordinates 2, 0 and, of the tie, 1.
   gate = [math.tanh(0.6), 0.0, -2 * math.tanh(1.6), 0.0]
   for order, expected in (
-      ('score', [gate[2], gate[0], gate[1]]),
-      ('index', [gate[0], gate[1], gate[2]]),
-      ('mask', gate),
-      ('none', facet)):
+    ('score', [gate[2], gate[0], gate[1]]),
+    ('index', [gate[0], gate[1], gate[2]]),
+    ('mask', gate),
+    ('none', facet),
+  ):
     np.testing.assert_allclose(
-        _distill(facet, query, 3, order), expected, atol=1e-6)
+      _distill(facet, query, 3, order), expected, atol=1e-6
+    )
 
 
 def test_slots_are_in_the_order_of_top_k():
@@ -74,8 +79,10 @@ def test_slots_are_in_the_order_of_top_k():
   _, index = jax.lax.top_k(scores, TOP)
   gated = facet * np.tanh(scores)
   np.testing.assert_allclose(
-      _distill(facet, query, TOP, 'score'),
-      np.take_along_axis(gated, np.asarray(index), 1), atol=1e-6)
+    _distill(facet, query, TOP, 'score'),
+    np.take_along_axis(gated, np.asarray(index), 1),
+    atol=1e-6,
+  )
 
 
 @pytest.mark.parametrize('order', distillation.ORDERS)
@@ -86,16 +93,19 @@ def test_facets_are_distilled_one_by_one(order):
   found = _distill(facet, query, TOP, order)
   for row, column in np.ndindex(3, 4):
     np.testing.assert_allclose(
-        found[row, column],
-        oracle(facet[row, column], query[column], TOP, order), atol=1e-5)
+      found[row, column],
+      oracle(facet[row, column], query[column], TOP, order),
+      atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize('order', ['score', 'index', 'mask'])
 def test_gradients_reach_the_kept_coordinates_alone(order):
   rng = np.random.default_rng(2)
   facet, query = rng.normal(size=(2, DIM)).astype(np.float32)
-  grad = jax.grad(
-      lambda facet: jnp.sum(_distill(facet, query, TOP, order)))(facet)
+  grad = jax.grad(lambda facet: jnp.sum(_distill(facet, query, TOP, order)))(
+    facet
+  )
   kept = np.argsort(-facet * query)[:TOP]
   norm = np.linalg.norm(query)
   s = facet * query / norm
@@ -104,8 +114,9 @@ def test_gradients_reach_the_kept_coordinates_alone(order):
   np.testing.assert_allclose(grad[kept], expected[kept], atol=1e-5)
   assert not np.any(grad[dropped])
   # The query is learned through its direction: along itself it moves nothing.
-  grad = jax.grad(
-      lambda query: jnp.sum(_distill(facet, query, TOP, order)))(query)
+  grad = jax.grad(lambda query: jnp.sum(_distill(facet, query, TOP, order)))(
+    query
+  )
   assert np.any(np.abs(grad) > 1e-3)
   assert abs(float(grad @ query)) < 1e-5
 
@@ -116,12 +127,14 @@ def test_keeping_every_coordinate_loses_none():
   whole = _distill(facet, query, DIM, 'mask')
   np.testing.assert_array_equal(_distill(facet, query, DIM, 'index'), whole)
   np.testing.assert_array_equal(
-      np.sort(_distill(facet, query, DIM, 'score')), np.sort(whole))
+    np.sort(_distill(facet, query, DIM, 'score')), np.sort(whole)
+  )
 
 
 @pytest.mark.parametrize('order', ['score', 'index', 'mask'])
-@pytest.mark.parametrize('shape, top_r', [
-    ((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1)])
+@pytest.mark.parametrize(
+  'shape, top_r', [((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1)]
+)
 def test_counting_selects_what_top_k_does(shape, top_r, order):
   values = np.array([-np.inf, -1.5, -0.0, 0.0, 1e-40, 2.0, np.inf], np.float32)
   rng = np.random.default_rng(0)
@@ -130,15 +143,19 @@ def test_counting_selects_what_top_k_does(shape, top_r, order):
   @jax.jit
   def both(scores):
     found = []
-    for select in (distillation.select_by_counting,
-                   distillation.select_by_sorting):
+    for select in (
+      distillation.select_by_counting,
+      distillation.select_by_sorting,
+    ):
       run = lambda v: select(v, scores, top_r, order)
       out, pullback = jax.vjp(run, gated)
       found.append((out, pullback(jnp.cos(out))[0]))
     return found
 
-  for scores in (rng.normal(size=shape).astype(np.float32),
-                 rng.choice(values, shape)):
+  for scores in (
+    rng.normal(size=shape).astype(np.float32),
+    rng.choice(values, shape),
+  ):
     counted, sorted_ = both(scores)
     np.testing.assert_array_equal(counted[0], sorted_[0])
     np.testing.assert_array_equal(counted[1], sorted_[1])
@@ -149,5 +166,6 @@ def test_a_wide_facet_is_sorted():
   found = _distill(facet, np.ones(300, np.float32), 9, 'score')
   scores = facet / np.sqrt(np.float32(300))
   gated = np.take_along_axis(
-      facet * np.tanh(scores), np.argsort(-scores, -1)[:, :9], -1)
+    facet * np.tanh(scores), np.argsort(-scores, -1)[:, :9], -1
+  )
   np.testing.assert_allclose(found, gated, atol=1e-5)

@@ -15,17 +15,21 @@ def draw():
   rng = np.random.default_rng(0)
   params = gru.init_gru(jax.random.key(0), INPUT, DIM)
   # Biases start at zero, where a forgotten one would not show.
-  params = {name: w + rng.normal(size=w.shape) / 3 if 'bias' in name else w
-            for name, w in params.items()}
-  return jax.tree.map(jnp.float32, (
-      params, rng.normal(size=(ROWS, DIM)), rng.normal(size=(ROWS, INPUT))))
+  params = {
+    name: w + rng.normal(size=w.shape) / 3 if 'bias' in name else w
+    for name, w in params.items()
+  }
+  return jax.tree.map(
+    jnp.float32,
+    (params, rng.normal(size=(ROWS, DIM)), rng.normal(size=(ROWS, INPUT))),
+  )
 
 
 def flax_params(params):
   """Gate by gate: r reset, z update, n candidate."""
   inputs, hidden, bias = (
-      jnp.split(params[name], 3, axis=-1)
-      for name in ('inputs', 'hidden', 'bias'))
+    jnp.split(params[name], 3, axis=-1) for name in ('inputs', 'hidden', 'bias')
+  )
   mapped = {}
   for gate, k in (('r', 0), ('z', 1), ('n', 2)):
     mapped[f'i{gate}'] = {'kernel': inputs[k], 'bias': bias[k]}
@@ -37,18 +41,24 @@ def flax_params(params):
 def test_step_is_flax_normalized():
   params, hidden, inputs = draw()
   expected, _ = nn.GRUCell(DIM).apply(flax_params(params), hidden, inputs)
-  found = gru.normalized_gru(
-      params, hidden, gru.project_inputs(params, inputs))
+  found = gru.normalized_gru(params, hidden, gru.project_inputs(params, inputs))
   np.testing.assert_allclose(found, normalize(expected), atol=1e-5)
 
 
 def test_every_weight_is_learned():
   params, hidden, inputs = draw()
-  grads = jax.jit(jax.grad(lambda params: jnp.sum(gru.normalized_gru(
-      params, hidden, gru.project_inputs(params, inputs)) ** 3)))(params)
+  grads = jax.jit(
+    jax.grad(
+      lambda params: jnp.sum(
+        gru.normalized_gru(params, hidden, gru.project_inputs(params, inputs))
+        ** 3
+      )
+    )
+  )(params)
   assert set(grads) == {'inputs', 'hidden', 'bias', 'hidden_bias'}
-  assert all(np.all(np.any(g.reshape(-1, g.shape[-1]), axis=0))
-             for g in grads.values())
+  assert all(
+    np.all(np.any(g.reshape(-1, g.shape[-1]), axis=0)) for g in grads.values()
+  )
 
 
 def test_state_weights_start_orthogonal():

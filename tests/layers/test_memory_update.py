@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import helpers
-from dynllm_jax import memory as memory_lib
+from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.layers import gru
 from dynllm_jax.layers.memory_update import MemoryUpdate
+from tests.testing import logs
 
 DAY = 86_400
 NUM_NODES, SIZE, DIM, MESSAGE = 4, 10, 3, 2
@@ -20,8 +20,7 @@ def encode(days):
 
 @jax.jit
 def _step(params, hidden, inputs):
-  return gru.normalized_gru(
-      params, hidden, gru.project_inputs(params, inputs))
+  return gru.normalized_gru(params, hidden, gru.project_inputs(params, inputs))
 
 
 def events(seed):
@@ -33,10 +32,11 @@ def events(seed):
   messages = rng.normal(size=(SIZE, MESSAGE)).astype(np.float32)
   # Node 1 was last seen on day 2, node 4 on day 3, the others never.
   memory = memory_lib.write(
-      memory_lib.empty(NUM_NODES, DIM, SIZE),
-      jnp.array([1, 4] + [0] * (SIZE - 2)),
-      jnp.asarray(rng.normal(size=(SIZE, DIM)), jnp.float32),
-      jnp.array([2, 3] + [0] * (SIZE - 2)) * DAY)
+    memory_lib.empty(NUM_NODES, DIM, SIZE),
+    jnp.array([1, 4] + [0] * (SIZE - 2)),
+    jnp.asarray(rng.normal(size=(SIZE, DIM)), jnp.float32),
+    jnp.array([2, 3] + [0] * (SIZE - 2)) * DAY,
+  )
   return memory, nodes, times, mask, jnp.asarray(hidden), messages
 
 
@@ -48,14 +48,17 @@ def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
     own = [e for e in range(SIZE) if mask[e] and nodes[e] == node]
     groups = [[e] for e in own]
     if merge_ties:
-      groups = [[e for e in own if times[e] == t]
-                for t in sorted(set(times[own].tolist()))]
+      groups = [
+        [e for e in own if times[e] == t]
+        for t in sorted(set(times[own].tolist()))
+      ]
     state = hidden[own[0]]
     for group in groups:
       time = int(times[group[0]])
       days = (time - last[node]) / DAY if node in last else 0.0
       inputs = np.concatenate(
-          [np.mean(messages[group], axis=0), np.cos([days]), np.sin([days])])
+        [np.mean(messages[group], axis=0), np.cos([days]), np.sin([days])]
+      )
       state = _step(params, state[None], inputs[None].astype(np.float32))[0]
       last[node] = time
     states[node] = state, last[node]
@@ -66,15 +69,17 @@ def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
 def test_update_is_node_by_node(merge_ties):
   module = MemoryUpdate(DIM, merge_ties)
   apply = jax.jit(module.apply, static_argnums=7)
-  params = helpers.random_params(module.init, *events(0), encode)
+  params = logs.random_params(module.init, *events(0), encode)
   for seed in range(4):
     args = events(seed)
     before = args[0]
     after = apply(params, *args, encode)
     expected = oracle(params['params']['gru'], merge_ties, *args)
     initial = jnp.full(DIM, 9.0)
-    old, new = (memory_lib.read(m, jnp.arange(NUM_NODES + 1), initial)
-                for m in (before, after))
+    old, new = (
+      memory_lib.read(m, jnp.arange(NUM_NODES + 1), initial)
+      for m in (before, after)
+    )
     for node in range(NUM_NODES + 1):
       state, time = expected.get(node, (old[node], before.time[node]))
       np.testing.assert_allclose(new[node], state, atol=1e-5)
@@ -84,13 +89,21 @@ def test_update_is_node_by_node(merge_ties):
 def test_a_node_without_an_event_is_encoded_as_no_time():
   module = MemoryUpdate(DIM)
   asked = []
+
   def note(days):
     asked.append(days)
     return encode(days)
+
   memory = memory_lib.empty(NUM_NODES, DIM, 2)
-  args = (memory, jnp.array([1, 1]), jnp.array([5, 8]) * DAY,
-          jnp.ones(2, bool), jnp.zeros([2, DIM]), jnp.zeros([2, MESSAGE]))
-  params = helpers.random_params(module.init, *args, encode)
+  args = (
+    memory,
+    jnp.array([1, 1]),
+    jnp.array([5, 8]) * DAY,
+    jnp.ones(2, bool),
+    jnp.zeros([2, DIM]),
+    jnp.zeros([2, MESSAGE]),
+  )
+  params = logs.random_params(module.init, *args, encode)
   module.apply(params, *args, note)
   assert asked[-1].tolist() == [0.0, 3.0]
 
@@ -99,7 +112,7 @@ def test_update_keeps_what_the_memory_had_where_nothing_is_due():
   memory, nodes, times, mask, hidden, messages = events(0)
   module = MemoryUpdate(DIM)
   args = memory, nodes, times, mask & False, hidden, messages, encode
-  params = helpers.random_params(module.init, *args)
+  params = logs.random_params(module.init, *args)
   after = jax.jit(module.apply, static_argnums=7)(params, *args)
   np.testing.assert_array_equal(after.time, memory.time)
   np.testing.assert_array_equal(after.state, memory.state)

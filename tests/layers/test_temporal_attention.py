@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import helpers
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
+from tests.testing import logs
 
 DIM, NEIGHBORS, HEADS = 4, 2, 2
 DAY = 86_400
-LATE = 10 ** 9
+LATE = 10**9
 ALL_SIDES = (('user', 2), ('item', 1))
 
 
@@ -24,13 +24,14 @@ def encode(days):
 @functools.cache
 def world():
   """A log whose user 6 and item 8 have no event, and tables of nodes."""
-  log = helpers.random_log(0, num_users=5, num_items=7, num_events=30)
-  log = helpers.make_log(log.users, log.items, log.times, 6, 8)
+  log = logs.random_log(0, num_users=5, num_items=7, num_events=30)
+  log = logs.make_log(log.users, log.items, log.times, 6, 8)
   rng = np.random.default_rng(0)
   tables = {
-      side: jnp.asarray(rng.normal(size=(count + 1, DIM)), jnp.float32)
-      for side, count in (('user', 6), ('item', 8))}
-  return log, helpers.random_inputs(log), tables
+    side: jnp.asarray(rng.normal(size=(count + 1, DIM)), jnp.float32)
+    for side, count in (('user', 6), ('item', 8))
+  }
+  return log, logs.random_inputs(log), tables
 
 
 def reader(tables):
@@ -43,18 +44,29 @@ def build(num_layers, shared):
   module = TemporalEmbedding(DIM, NEIGHBORS, num_layers, HEADS, shared)
   _, inputs, tables = world()
   one = jnp.ones([1], jnp.int32)
+
   def both(module):
-    return [module(side, one, one, depth, inputs, reader(tables), encode, True)
-            for side, depth in (('user', num_layers), ('item', 1))]
-  return module, helpers.random_params(
-      functools.partial(module.init, method=both))
+    return [
+      module(side, one, one, depth, inputs, reader(tables), encode, True)
+      for side, depth in (('user', num_layers), ('item', 1))
+    ]
+
+  return module, logs.random_params(functools.partial(module.init, method=both))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 5))
 def run(module, params, side, nodes, times, num_layers, tables):
   return module.apply(
-      params, side, nodes, times, num_layers, world()[1], reader(tables),
-      encode, True)
+    params,
+    side,
+    nodes,
+    times,
+    num_layers,
+    world()[1],
+    reader(tables),
+    encode,
+    True,
+  )
 
 
 def attention(params, query, keys):
@@ -74,41 +86,54 @@ def oracle(params, shared, side, node, time, depth):
   if depth == 0:
     return np.asarray(tables[side][node], float)
   own, other_side, other = (
-      (log.users, 'item', log.items) if side == 'user'
-      else (log.items, 'user', log.users))
-  past = [(int(other[e]), int(log.times[e]))
-          for e in reversed(range(log.num_events))
-          if own[e] == node and log.times[e] < time][:NEIGHBORS]
+    (log.users, 'item', log.items)
+    if side == 'user'
+    else (log.items, 'user', log.users)
+  )
+  past = [
+    (int(other[e]), int(log.times[e]))
+    for e in reversed(range(log.num_events))
+    if own[e] == node and log.times[e] < time
+  ][:NEIGHBORS]
   recurse = functools.partial(oracle, params, shared)
   code = lambda days: np.array([np.cos(days), np.sin(days), np.cos(days / 9)])
   query = recurse(side, node, time, depth - 1)
   layer = params['params'][f'layers_{"both" if shared else side}_{depth}']
   attended = np.zeros(DIM)
   if past:
-    keys = np.stack([
-        np.concatenate([recurse(other_side, k, time, depth - 1),
-                        code((time - t_k) / DAY)]) for k, t_k in past])
+    keys = np.stack(
+      [
+        np.concatenate(
+          [recurse(other_side, k, time, depth - 1), code((time - t_k) / DAY)]
+        )
+        for k, t_k in past
+      ]
+    )
     attended = attention(
-        layer['SingleQueryAttention_0'], np.concatenate([query, code(0.0)]),
-        keys)
-  return helpers.perceptron(
-      layer['MLP_0'], np.concatenate([attended, query]))
+      layer['SingleQueryAttention_0'], np.concatenate([query, code(0.0)]), keys
+    )
+  return logs.perceptron(layer['MLP_0'], np.concatenate([attended, query]))
 
 
 @pytest.mark.parametrize(
-    'num_layers, shared', [(1, True), (2, True), (2, False)])
+  'num_layers, shared', [(1, True), (2, True), (2, False)]
+)
 def test_embedding_is_the_recursion(num_layers, shared):
   log, _, tables = world()
   module, params = build(num_layers, shared)
   late, middle = int(log.times[-1]) + 5, int(log.times[15])
   for side, nodes, depth in (
-      ('user', [1, 3, 6, 0], num_layers), ('item', [2, 5, 8, 0], 1)):
+    ('user', [1, 3, 6, 0], num_layers),
+    ('item', [2, 5, 8, 0], 1),
+  ):
     times = [late, middle, late, late]
-    found = run(module, params, side, jnp.array(nodes), jnp.array(times),
-                depth, tables)
+    found = run(
+      module, params, side, jnp.array(nodes), jnp.array(times), depth, tables
+    )
     expected = [
-        oracle(params, shared, side, node, time, depth)
-        for node, time in zip(nodes, times)]
+      oracle(params, shared, side, node, time, depth)
+      for node, time in zip(nodes, times)
+    ]
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
@@ -124,9 +149,14 @@ def test_sides_share_weights_or_not():
 def test_every_layer_is_learned(shared):
   module, params = build(2, shared)
   nodes, times = jnp.array([1, 2]), jnp.array([LATE, LATE])
-  grads = jax.jit(jax.grad(lambda params: sum(
-      jnp.sum(run(module, params, side, nodes, times, depth, world()[2]) ** 2)
-      for side, depth in ALL_SIDES)))(params)
+  grads = jax.jit(
+    jax.grad(
+      lambda params: sum(
+        jnp.sum(run(module, params, side, nodes, times, depth, world()[2]) ** 2)
+        for side, depth in ALL_SIDES
+      )
+    )
+  )(params)
   for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     assert np.any(grad), path
 
@@ -144,11 +174,11 @@ def test_padding_content_does_not_matter():
 
 def test_a_node_without_a_neighbor_is_its_merged_self():
   module, params = build(2, True)
-  total = lambda params, tables: jnp.sum(run(
-      module, params, 'user', jnp.array([6]), jnp.array([LATE]), 2,
-      tables) ** 2)
-  value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(
-      params, world()[2])
+  total = lambda params, tables: jnp.sum(
+    run(module, params, 'user', jnp.array([6]), jnp.array([LATE]), 2, tables)
+    ** 2
+  )
+  value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(params, world()[2])
   assert np.isfinite(value) and value > 0
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
   own = np.asarray(grads[1]['user'])

@@ -6,23 +6,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import helpers
-from dynllm_jax import inputs as inputs_lib
+from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.layers import text_term
+from tests.testing import logs
 
 DAY = 86_400
 DEPTH, GAIN, DECAY = 3, 2.5, -0.7
 
-PARAMS = {'params': {
-    'gain': jnp.float32(GAIN / 10), 'decay': jnp.float32(DECAY)}}
+PARAMS = {
+  'params': {'gain': jnp.float32(GAIN / 10), 'decay': jnp.float32(DECAY)}
+}
 TERM = text_term.TextTerm(DEPTH)
 
 
 def queries(log):
   """Every user, padding too, amid the log and after its end."""
   times = [int(log.times[0]), int(log.times[30]), int(log.times[-1]) + DAY]
-  return [np.array(column, np.int32) for column in zip(
-      *((user, time) for user in range(log.num_users + 1) for time in times))]
+  return [
+    np.array(column, np.int32)
+    for column in zip(
+      *((user, time) for user in range(log.num_users + 1) for time in times)
+    )
+  ]
 
 
 def direction(text, mean):
@@ -31,43 +36,52 @@ def direction(text, mean):
 
 
 def test_the_term_is_a_loop_over_the_past():
-  log = helpers.random_log(1)
-  inputs = helpers.random_inputs(log)
+  log = logs.random_log(1)
+  inputs = logs.random_inputs(log)
   texts = np.asarray(inputs.item_text)
   mean = texts[1:].astype(np.float64).mean(axis=0)
   users, times = queries(log)
   found = np.asarray(jax.jit(TERM.apply)(PARAMS, inputs, users, times))
   lengths = set()
   for row, (user, time) in enumerate(zip(users, times)):
-    past = [e for e in range(log.num_events)
-            if log.users[e] == user and log.times[e] < time][::-1][:DEPTH]
+    past = [
+      e
+      for e in range(log.num_events)
+      if log.users[e] == user and log.times[e] < time
+    ][::-1][:DEPTH]
     lengths.add(len(past))
     total = sum(
-        (1 + (time - log.times[e]) / DAY) ** DECAY
-        * direction(texts[log.items[e]], mean) for e in past)
+      (1 + (time - log.times[e]) / DAY) ** DECAY
+      * direction(texts[log.items[e]], mean)
+      for e in past
+    )
     expected = GAIN * total / np.linalg.norm(total) if past else 0.0
     np.testing.assert_allclose(
-        found[row], np.broadcast_to(expected, found[row].shape), atol=1e-5)
+      found[row], np.broadcast_to(expected, found[row].shape), atol=1e-5
+    )
   assert {0, DEPTH} <= lengths
 
 
 def test_directions_of_items_have_norm_1_and_leave_out_the_mean():
-  inputs = helpers.random_inputs(helpers.random_log(2))
+  inputs = logs.random_inputs(logs.random_log(2))
   texts = np.asarray(inputs.item_text)
   mean = texts[1:].astype(np.float64).mean(axis=0)
   items = np.array([[3, 1], [1, 8]])
   found = np.asarray(text_term.item_directions(inputs, items))
   np.testing.assert_allclose(
-      found, [[direction(texts[i], mean) for i in row] for row in items],
-      atol=1e-5)
+    found,
+    [[direction(texts[i], mean) for i in row] for row in items],
+    atol=1e-5,
+  )
 
 
 def test_texts_that_are_all_alike_say_nothing_and_break_nothing():
-  log = helpers.random_log(3)
-  inputs = helpers.random_inputs(log)
+  log = logs.random_log(3)
+  inputs = logs.random_inputs(log)
   alike = inputs.replace(
-      item_text=jnp.ones_like(inputs.item_text),
-      text_mean=jnp.ones_like(inputs.text_mean))
+    item_text=jnp.ones_like(inputs.item_text),
+    text_mean=jnp.ones_like(inputs.text_mean),
+  )
   users, times = queries(log)
 
   def total(params):
@@ -79,11 +93,16 @@ def test_texts_that_are_all_alike_say_nothing_and_break_nothing():
 
 
 def test_the_mean_is_of_all_items_and_of_no_padding(monkeypatch):
-  log = helpers.random_log(4)
-  texts = np.random.default_rng(0).normal(size=(log.num_items + 1, 5)).astype(
-      np.float16)
+  log = logs.random_log(4)
+  texts = (
+    np.random.default_rng(0)
+    .normal(size=(log.num_items + 1, 5))
+    .astype(np.float16)
+  )
   monkeypatch.setattr(inputs_lib, '_ROWS', 3)  # of 8
   found = inputs_lib.build_inputs(
-      log, texts, helpers.random_bank(log, 5), padding=0)
+    log, texts, logs.random_bank(log, 5), padding=0
+  )
   np.testing.assert_allclose(
-      found.text_mean, texts[1:].astype(np.float64).mean(axis=0), rtol=1e-6)
+    found.text_mean, texts[1:].astype(np.float64).mean(axis=0), rtol=1e-6
+  )

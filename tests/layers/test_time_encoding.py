@@ -36,7 +36,8 @@ def test_encoding_is_the_formula(layer):
   found = apply(params, days)
   assert found.shape == (2, 3, DIM)
   np.testing.assert_allclose(
-      found, formula(frequencies_of(params), days), atol=2e-5)
+    found, formula(frequencies_of(params), days), atol=2e-5
+  )
 
 
 def test_long_times_are_as_good_as_the_float32_argument(layer):
@@ -45,7 +46,7 @@ def test_long_times_are_as_good_as_the_float32_argument(layer):
   frequencies = np.asarray(frequencies_of(params), float)
   # The error of a phase of float32, three roundings deep.
   phase = days[:, None] * np.repeat(frequencies, 2)
-  allowed = 3 * phase * 2.0 ** -24 + 2e-6
+  allowed = 3 * phase * 2.0**-24 + 2e-6
   assert allowed[:, -1].max() < 1e-4  # the slow half is good at any time
   error = np.abs(apply(params, days) - formula(frequencies, days))
   assert np.all(error <= allowed)
@@ -54,15 +55,18 @@ def test_long_times_are_as_good_as_the_float32_argument(layer):
 def test_zero_days_are_ones_and_zeros(layer):
   params, apply = layer
   np.testing.assert_allclose(
-      apply(params, jnp.zeros([])),
-      np.tile([1 / np.sqrt(DIM / 2), 0], DIM // 2), atol=1e-6)
+    apply(params, jnp.zeros([])),
+    np.tile([1 / np.sqrt(DIM / 2), 0], DIM // 2),
+    atol=1e-6,
+  )
 
 
 def test_every_encoding_has_norm_one(layer):
   params, apply = layer
   days = np.linspace(0, 700, 50, dtype=np.float32)
   np.testing.assert_allclose(
-      np.sum(np.square(apply(params, days)), axis=-1), np.ones(50), atol=1e-5)
+    np.sum(np.square(apply(params, days)), axis=-1), np.ones(50), atol=1e-5
+  )
 
 
 def test_periods_run_geometrically_from_an_hour_to_ten_years(layer):
@@ -71,7 +75,8 @@ def test_periods_run_geometrically_from_an_hour_to_ten_years(layer):
   assert len(periods) == DIM // 2
   ratio = (TEN_YEARS / HOUR) ** (1 / (DIM // 2 - 1))
   np.testing.assert_allclose(
-      periods, [HOUR * ratio ** k for k in range(DIM // 2)], rtol=1e-5)
+    periods, [HOUR * ratio**k for k in range(DIM // 2)], rtol=1e-5
+  )
 
 
 def test_a_width_of_two_is_one_frequency():
@@ -82,9 +87,13 @@ def test_a_width_of_two_is_one_frequency():
 
 
 def test_cosine_and_sine_of_turns_are_accurate():
-  turns = np.concatenate([
-      np.linspace(-2.5, 2.5, 4001), np.linspace(-3e4, 3e4, 1001),
-      [0.5, -0.5, 0.25, 1e6]]).astype(np.float32)
+  turns = np.concatenate(
+    [
+      np.linspace(-2.5, 2.5, 4001),
+      np.linspace(-3e4, 3e4, 1001),
+      [0.5, -0.5, 0.25, 1e6],
+    ]
+  ).astype(np.float32)
   phases = 2 * np.pi * turns.astype(float)
   cos, sin = time_encoding.cos_sin_turns(turns)
   np.testing.assert_allclose(cos, np.cos(phases), atol=1.5e-6)
@@ -98,8 +107,12 @@ def test_gradients_reach_frequencies_and_days(layer):
   days = jnp.array([0.0, 0.02, 0.5, 1.5])
 
   def ours(frequencies, days):
-    return jnp.sum(weights * module.apply(
-        {'params': {'log_time_frequencies': jnp.log(frequencies)}}, days))
+    return jnp.sum(
+      weights
+      * module.apply(
+        {'params': {'log_time_frequencies': jnp.log(frequencies)}}, days
+      )
+    )
 
   def reference(frequencies, days):
     phase = days[:, None] * frequencies
@@ -107,7 +120,8 @@ def test_gradients_reach_frequencies_and_days(layer):
     return jnp.sum(weights * pairs.reshape(4, DIM)) / (DIM / 2) ** 0.5
 
   args = frequencies_of(params), days
-  for one, two in zip(jax.grad(ours, (0, 1))(*args),
-                      jax.grad(reference, (0, 1))(*args)):
+  for one, two in zip(
+    jax.grad(ours, (0, 1))(*args), jax.grad(reference, (0, 1))(*args)
+  ):
     assert np.any(two)
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)

@@ -1,12 +1,12 @@
 """Content-based scores against a plain reading, event by event."""
 
-import helpers
 import numpy as np
 import pytest
-import replays
 
 from dynllm_jax import config as config_lib
 from dynllm_jax.types import InputError
+from tests.testing import logs
+from tests.testing import replays
 
 DEPTH, DAY = 4, 86_400
 
@@ -20,9 +20,10 @@ def test_scores_equal_a_plain_reading():
   config = config_lib.default('content').model
   config.update({'depth': DEPTH, 'popularity_weight': 0.01})
   system = config_lib.system_module('content').build(config)
-  log = helpers.random_log(5, num_users=5, num_items=9, num_events=70,
-                           num_times=25)
-  inputs = helpers.random_inputs(log, padding=256)
+  log = logs.random_log(
+    5, num_users=5, num_items=9, num_events=70, num_times=25
+  )
+  inputs = logs.random_inputs(log, padding=256)
   text = np.array(inputs.item_text)
   text[3] = 0  # an item without a text
   inputs = inputs.replace(item_text=text)
@@ -39,8 +40,10 @@ def test_scores_equal_a_plain_reading():
     recent = np.zeros(log.num_items + 1)
     for item, then in zip(log.items[before], log.times[before]):
       recent[item] += 0.5 ** ((time - then) / DAY / 30)
-    expected = [profile @ vectors[item] + 0.01 * recent[item]
-                for item in range(1, log.num_items + 1)]
+    expected = [
+      profile @ vectors[item] + 0.01 * recent[item]
+      for item in range(1, log.num_items + 1)
+    ]
     np.testing.assert_allclose(found[k], expected, atol=1e-5)
   assert 0 < new_users < 20
 

@@ -7,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import batching
 from dynllm_jax import config as config_lib
-from dynllm_jax import evaluate
-from dynllm_jax import feeds
-from dynllm_jax import graph
-from dynllm_jax import scoring
-from dynllm_jax import sharding
-from dynllm_jax import train
-from dynllm_jax.checkpoint import Checkpoints
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import train
+from dynllm_jax.graph import pending_updates
+from dynllm_jax.graph import training_graph
+from dynllm_jax.objectives import scoring
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.types import InputError
 from dynllm_jax.types import NodeMemory
-import helpers
-import replays
-import variants
+from tests.testing import logs
+from tests.testing import replays
+from tests.testing import variants
 
 BATCH = replays.BATCH
 
@@ -44,15 +45,23 @@ def build(variant):
 def trained(variant):
   """A log, its inputs, and the state after three steps of training."""
   config, system = build(variant)
-  log = helpers.random_log(3, num_users=12, num_items=15, num_events=150,
-                           num_times=70)
+  log = logs.random_log(
+    3, num_users=12, num_items=15, num_events=150, num_times=70
+  )
   inputs = make_inputs(log)
   plan = feeds.training_plan(system, log, BATCH)
   trainer = train.make_trainer(
-      system, config, sharding.make_mesh(config), len(plan.start))
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
   before = train.init_state(trainer, 0, inputs, plan.capacity)
-  return log, inputs, before, some_steps(
-      trainer, plan, inputs, before), trainer, plan
+  return (
+    log,
+    inputs,
+    before,
+    some_steps(trainer, plan, inputs, before),
+    trainer,
+    plan,
+  )
 
 
 def some_steps(trainer, plan, inputs, state, count=3):
@@ -72,17 +81,22 @@ def make_inputs(log, like=None):
     log: the log.
     like: inputs whose training figures and facets are taken over.
   """
-  inputs = helpers.random_inputs(log, padding=256)
+  inputs = logs.random_inputs(log, padding=256)
   # No row is longer; a bound of the log's own would compile for each log.
   fixed = lambda part: part.replace(longest=255)
   inputs = inputs.replace(
-      user_graph=fixed(inputs.user_graph), item_graph=fixed(inputs.item_graph),
-      same_time=fixed(inputs.same_time),
-      train_graph=jax.tree.map(jnp.asarray, graph.train_graph(log)))
+    user_graph=fixed(inputs.user_graph),
+    item_graph=fixed(inputs.item_graph),
+    same_time=fixed(inputs.same_time),
+    train_graph=jax.tree.map(jnp.asarray, training_graph.train_graph(log)),
+  )
   if like is not None:
     inputs = inputs.replace(
-        train_events=like.train_events, facets=like.facets,
-        mean_return_days=like.mean_return_days, train_graph=like.train_graph)
+      train_events=like.train_events,
+      facets=like.facets,
+      mean_return_days=like.mean_return_days,
+      train_graph=like.train_graph,
+    )
   return inputs
 
 
@@ -101,8 +115,14 @@ def test_shapes_and_declarations(variant):
     return system.embed(params, memory, inputs, *args, None)
 
   users, items = embed(
-      state.params, state.memory, inputs, jnp.array([1, 2, 0]),
-      inputs.times[:3], jnp.array([3, 3, 1, 2]), inputs.times[0])
+    state.params,
+    state.memory,
+    inputs,
+    jnp.array([1, 2, 0]),
+    inputs.times[:3],
+    jnp.array([3, 3, 1, 2]),
+    inputs.times[0],
+  )
   assert users.vector.ndim == items.vector.ndim == 2
   assert len(users.vector) == 3 and len(items.vector) == 4
   scores = scoring.score(users, items)
@@ -110,7 +130,8 @@ def test_shapes_and_declarations(variant):
   np.testing.assert_array_equal(scores[:, 0], scores[:, 1])  # the same item
   own = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), items)
   np.testing.assert_allclose(
-      scoring.score_rows(users, own), scores, rtol=1e-5, atol=1e-6)
+    scoring.score_rows(users, own), scores, rtol=1e-5, atol=1e-6
+  )
   assert log.num_items == 15
 
 
@@ -133,7 +154,7 @@ def test_no_score_sees_the_future(variant, how):
 
 def test_no_score_sees_its_own_time(variant):
   log, inputs, _, state, trainer, _ = trained(variant)
-  times, counts = np.unique(log.times[log.train_end:], return_counts=True)
+  times, counts = np.unique(log.times[log.train_end :], return_counts=True)
   start = int(np.searchsorted(log.times, times[np.argmax(counts)]))
   end = start + counts.max()
   assert end - start >= 2  # ties, so that one could see another
@@ -181,12 +202,18 @@ def test_padding_is_inert(variant):
   log, inputs, _, state, trainer, plan = trained(variant)
   if trainer.system.feed == 'none':
     ids = jnp.array([1, 0]), inputs.times[:2]
-    pending = batching.pending_of(
-        trainer.system, state.params, state.memory, inputs, 2)
+    pending = pending_updates.pending_of(
+      trainer.system, state.params, state.memory, inputs, 2
+    )
     pending = pending.replace(ready=jnp.array(True))
     memory = trainer.system.update(
-        state.params, state.memory, inputs, pending.replace(
-            events=pending.events.replace(users=ids[0], items=ids[0])))
+      state.params,
+      state.memory,
+      inputs,
+      pending.replace(
+        events=pending.events.replace(users=ids[0], items=ids[0])
+      ),
+    )
     variants.assert_trees_equal(memory, state.memory)
     return
   order = feeds.epoch_order(plan, state.key, 0)
@@ -196,20 +223,21 @@ def test_padding_is_inert(variant):
     size = int(plan.size[0])
     after = jnp.arange(len(inputs.users)) >= int(plan.start[0]) + size
     spoiled = inputs.replace(
-        users=jnp.where(after, 1, inputs.users),
-        items=jnp.where(after, 2, inputs.items))
+      users=jnp.where(after, 1, inputs.users),
+      items=jnp.where(after, 2, inputs.items),
+    )
   else:
     junk = order.at[size:].set(order[0])
   row = (plan.start[0], np.int32(size), plan.part[0], plan.ready[0])
   step = functools.partial(train_step, trainer, BATCH)
   variants.assert_trees_equal(
-      step(inputs, state, row, order), step(spoiled, state, row, junk))
+    step(inputs, state, row, order), step(spoiled, state, row, junk)
+  )
   nothing = (np.int32(0), np.int32(0), np.int32(0), np.array(False))
   after, (loss, count) = step(inputs, state, nothing, order)
   kept = lambda s: s.replace(memory=trainer.system.reset(s.memory))
   variants.assert_trees_equal(kept(after), kept(state))
-  variants.assert_trees_equal(
-      _seen(after.memory), _seen(state.memory))
+  variants.assert_trees_equal(_seen(after.memory), _seen(state.memory))
   assert loss == count == 0
 
 
@@ -218,8 +246,9 @@ def _seen(memory):
   if isinstance(memory, NodeMemory):
     return memory.state, memory.time
   if hasattr(memory, '__dataclass_fields__'):
-    return [_seen(getattr(memory, name))
-            for name in memory.__dataclass_fields__]
+    return [
+      _seen(getattr(memory, name)) for name in memory.__dataclass_fields__
+    ]
   return memory
 
 
@@ -239,8 +268,7 @@ def test_every_parameter_learns_within_two_steps(variant):
 def test_a_second_run_is_identical(variant):
   _, inputs, _, state, trainer, plan = trained(variant)
   again = train.init_state(trainer, 0, inputs, plan.capacity)
-  variants.assert_trees_equal(
-      some_steps(trainer, plan, inputs, again), state)
+  variants.assert_trees_equal(some_steps(trainer, plan, inputs, again), state)
 
 
 def test_a_checkpoint_restores_bit_for_bit(variant, tmp_path):
@@ -255,8 +283,12 @@ def test_a_resumed_epoch_is_the_uninterrupted_one(variant, tmp_path):
   if trainer.system.feed in ('stream', 'none'):
     pytest.skip('its epochs have one order; test_run.py resumes a stream')
   epoch = functools.partial(
-      train.run_epoch, trainer, inputs=inputs, plan=plan,
-      progress=lambda events, loss: None)
+    train.run_epoch,
+    trainer,
+    inputs=inputs,
+    plan=plan,
+    progress=lambda events, loss: None,
+  )
   start = lambda: train.init_state(trainer, 0, inputs, plan.capacity)
   first, _ = epoch(state=start())
   with Checkpoints(tmp_path) as checkpoints:
@@ -274,19 +306,28 @@ def test_a_resumed_epoch_is_the_uninterrupted_one(variant, tmp_path):
 def test_ranks_equal_a_brute_force(variant, block):
   log, inputs, _, state, trainer, _ = trained(variant)
   system = trainer.system
-  plan = (batching.plan_by_time(log.times, 0, log.num_events)
-          if system.by_time else
-          batching.plan_batches(log.times, 0, log.num_events, BATCH))
+  plan = (
+    batching.plan_by_time(log.times, 0, log.num_events)
+    if system.by_time
+    else batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  )
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   _, ranks = evaluate.replay(
-      system, state.params, system.reset(state.memory), inputs, plan,
-      evaluate.Ranking(block, 0), jnp.asarray(candidates))
+    system,
+    state.params,
+    system.reset(state.memory),
+    inputs,
+    plan,
+    evaluate.Ranking(block, 0),
+    jnp.asarray(candidates),
+  )
   scores = replays.all_scores(system, state.params, state.memory, inputs, log)
   near = 1e-6 * (1 + np.abs(scores))  # blocks may round a product otherwise
   for rank, row, item, slack in zip(ranks, scores, log.items, near):
-    rivals = [x for x in range(1, log.num_items + 1)
-              if candidates[x] and x != item]
+    rivals = [
+      x for x in range(1, log.num_items + 1) if candidates[x] and x != item
+    ]
     gaps = np.array([row[x - 1] - row[item - 1] for x in rivals])
     slack = slack[item - 1]
     low = 1 + np.sum(gaps > slack) + np.sum(gaps == 0) / 2

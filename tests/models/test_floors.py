@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import batching
 from dynllm_jax import config as config_lib
-from dynllm_jax import evaluate
-from dynllm_jax import inputs as inputs_lib
-from dynllm_jax.layers import counts
+from dynllm_jax.bases import counts
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
@@ -41,11 +41,15 @@ class Oracle:
     self.c = np.zeros([NUM_ITEMS + 1, NUM_ITEMS + 1])
     train = slice(0, log.train_end)
     self.takers = {
-        item: set(log.users[train][log.items[train] == item].tolist())
-        for item in range(NUM_ITEMS + 1)}
-    self.cosines = np.array([
+      item: set(log.users[train][log.items[train] == item].tolist())
+      for item in range(NUM_ITEMS + 1)
+    }
+    self.cosines = np.array(
+      [
         [self.cosine(x, y) for y in range(NUM_ITEMS + 1)]
-        for x in range(NUM_ITEMS + 1)])
+        for x in range(NUM_ITEMS + 1)
+      ]
+    )
 
   def recent(self, days):
     out = np.zeros(NUM_ITEMS + 1)
@@ -64,7 +68,8 @@ class Oracle:
     past, recent = self.past[user], self.recent(days)
     if self.name == 'popularity':
       return np.bincount(
-          [item for item, _ in self.events], minlength=NUM_ITEMS + 1)
+        [item for item, _ in self.events], minlength=NUM_ITEMS + 1
+      )
     if self.name == 'recent_popularity':
       return recent
     if self.name == 'repeat':
@@ -74,7 +79,8 @@ class Oracle:
       return out
     if self.name == 'itemknn':
       return 1e-9 * recent + sum(
-          (self.cosines[x] for x in set(past[:50])), np.zeros(NUM_ITEMS + 1))
+        (self.cosines[x] for x in set(past[:50])), np.zeros(NUM_ITEMS + 1)
+      )
     out = 1e-6 * recent / max(recent.max(), 1e-30)
     for k, x in enumerate(past[:10]):
       out += self.c[x] / ((k + 1) * (self.c[x].sum() + 5))
@@ -96,17 +102,21 @@ def oracle_ranks(name, log):
   bounds = np.flatnonzero(np.diff(log.times)) + 1
   for group in np.split(np.arange(log.num_events), bounds):
     events = [
-        (int(log.users[e]), int(log.items[e]), log.times[e] / SECONDS_PER_DAY)
-        for e in group]
+      (int(log.users[e]), int(log.items[e]), log.times[e] / SECONDS_PER_DAY)
+      for e in group
+    ]
     for user, item, days in events:
       scores = oracle.scores(user, days)
       others = np.delete(scores, [0, item])
       positive = scores[item]
       room = 3e-6 * abs(positive)
-      rows.append((
+      rows.append(
+        (
           1 + np.sum(others > positive) + np.sum(others == positive) / 2,
           1 + np.sum(others > positive + room),
-          1 + np.sum(others >= positive - room)))
+          1 + np.sum(others >= positive - room),
+        )
+      )
     oracle.add(events)
   return np.array(rows).T
 
@@ -125,47 +135,68 @@ def make_log(seed):
   users = np.repeat(rng.integers(1, NUM_USERS + 1, NUM_EVENTS), 3)
   text = np.full(NUM_ITEMS + 1, '')
   return EventLog(
-      users=users[:NUM_EVENTS].astype(np.int32), items=items,
-      times=np.repeat(np.cumsum(gaps) - gaps[0], GROUPS),
-      user_ids=ids(NUM_USERS), item_ids=ids(NUM_ITEMS), titles=text,
-      categories=text, brands=text, train_end=TRAIN_END,
-      validation_end=NUM_EVENTS, start_time=0, counts={}, source='by chance',
-      simulated=True, fingerprint='')
+    users=users[:NUM_EVENTS].astype(np.int32),
+    items=items,
+    times=np.repeat(np.cumsum(gaps) - gaps[0], GROUPS),
+    user_ids=ids(NUM_USERS),
+    item_ids=ids(NUM_ITEMS),
+    titles=text,
+    categories=text,
+    brands=text,
+    train_end=TRAIN_END,
+    validation_end=NUM_EVENTS,
+    start_time=0,
+    counts={},
+    source='by chance',
+    simulated=True,
+    fingerprint='',
+  )
 
 
 def make_inputs(log):
   facets = FacetBank(
-      texts=np.zeros([1, 1], np.float16),
-      offsets=np.zeros(NUM_USERS + 2, np.int32),
-      closes=np.zeros(0, np.int32), index=np.zeros([0, 4], np.int32))
+    texts=np.zeros([1, 1], np.float16),
+    offsets=np.zeros(NUM_USERS + 2, np.int32),
+    closes=np.zeros(0, np.int32),
+    index=np.zeros([0, 4], np.int32),
+  )
   inputs = inputs_lib.build_inputs(
-      log, np.zeros([NUM_ITEMS + 1, 1], np.float16), facets, 256)
+    log, np.zeros([NUM_ITEMS + 1, 1], np.float16), facets, 256
+  )
   # What depends on the log and is static, or not read, is made the same for
   # all logs: one compilation serves them.
   user_graph, item_graph = (
-      graph.replace(longest=NUM_EVENTS)
-      for graph in (inputs.user_graph, inputs.item_graph))
-  return jax.device_put(inputs.replace(
-      same_time=None, user_graph=user_graph, item_graph=item_graph))
+    graph.replace(longest=NUM_EVENTS)
+    for graph in (inputs.user_graph, inputs.item_graph)
+  )
+  return jax.device_put(
+    inputs.replace(same_time=None, user_graph=user_graph, item_graph=item_graph)
+  )
 
 
 @functools.cache
 def make_system(name):
-  return config_lib.system_module(name).build(
-      config_lib.default(name).model)
+  return config_lib.system_module(name).build(config_lib.default(name).model)
 
 
 def init(system, inputs):
   return jax.jit(system.init, static_argnums=2)(
-      jax.random.key(0), inputs, NUM_EVENTS)
+    jax.random.key(0), inputs, NUM_EVENTS
+  )
 
 
 def replay(name, log, plan, ranking=RANKING):
   system, inputs = make_system(name), make_inputs(log)
   params, memory = init(system, inputs)
   return evaluate.replay(
-      system, params, memory, inputs, plan, ranking,
-      jnp.ones([NUM_ITEMS + 1], bool))
+    system,
+    params,
+    memory,
+    inputs,
+    plan,
+    ranking,
+    jnp.ones([NUM_ITEMS + 1], bool),
+  )
 
 
 def plan_of(log):
@@ -199,8 +230,10 @@ def test_rows_of_a_batch_make_no_difference(name, monkeypatch):
   memory_single, ranks_single = replay(name, log, single)
   np.testing.assert_array_equal(ranks, ranks_single)
   jax.tree.map(
-      functools.partial(np.testing.assert_allclose, rtol=1e-6),
-      memory, memory_single)
+    functools.partial(np.testing.assert_allclose, rtol=1e-6),
+    memory,
+    memory_single,
+  )
 
 
 @pytest.mark.parametrize('name', FLOORS)
@@ -211,10 +244,13 @@ def test_the_future_changes_nothing(name):
   for end in (sum(GROUPS[:24]), TRAIN_END, sum(GROUPS[:50])):
     if name == 'itemknn' and end < TRAIN_END:
       continue  # its similarities are those of the whole training split
-    changed = log.__class__(**{
+    changed = log.__class__(
+      **{
         **vars(log),
         'users': np.concatenate([log.users[:end], other.users[end:]]),
-        'items': np.concatenate([log.items[:end], other.items[end:]])})
+        'items': np.concatenate([log.items[:end], other.items[end:]]),
+      }
+    )
     _, ranks_changed = replay(name, changed, plan_of(changed))
     # The group at `end` is scored by what is earlier, too.
     np.testing.assert_array_equal(ranks[:end], ranks_changed[:end])
@@ -231,9 +267,16 @@ def test_padding_is_inert(name):
   # Real ids in masked rows, later than everything.
   rows = jnp.arange(1, 6, dtype=jnp.int32)
   masked = Pending(
-      EventBatch(rows, rows, jnp.full([5], log.times[-1] + 9, jnp.int32),
-                 jnp.zeros([5], bool)),
-      jnp.zeros([5, 1]), jnp.zeros([5, 1]), jnp.array(True))
+    EventBatch(
+      rows,
+      rows,
+      jnp.full([5], log.times[-1] + 9, jnp.int32),
+      jnp.zeros([5], bool),
+    ),
+    jnp.zeros([5, 1]),
+    jnp.zeros([5, 1]),
+    jnp.array(True),
+  )
   after = jax.jit(system.update)({}, memory, inputs, masked)
   jax.tree.map(np.testing.assert_array_equal, memory, after)
 
@@ -254,7 +297,8 @@ def test_scores_are_finite_before_the_first_event(name):
   params, memory = init(system, inputs)
   nobody = jnp.zeros([2], jnp.int32)
   users, _ = system.embed(
-      params, memory, inputs, nobody, nobody, nobody, jnp.int32(0), None)
+    params, memory, inputs, nobody, nobody, nobody, jnp.int32(0), None
+  )
   assert np.all(np.isfinite(users.item_scores))
   assert not np.any(users.item_scores)
 
@@ -263,7 +307,7 @@ def test_scores_are_finite_before_the_first_event(name):
 def test_a_table_that_is_too_large_is_refused(name):
   inputs = make_inputs(make_log(0))
   config = config_lib.default(name).model
-  table = (NUM_ITEMS + 1) ** 2 * 4 / 2 ** 30
+  table = (NUM_ITEMS + 1) ** 2 * 4 / 2**30
   config.max_table_gib = 0.99 * table
   system = config_lib.system_module(name).build(config)
   with pytest.raises(InputError, match='config.model.max_table_gib'):
@@ -272,9 +316,15 @@ def test_a_table_that_is_too_large_is_refused(name):
   init(config_lib.system_module(name).build(config), inputs)
 
 
-@pytest.mark.parametrize('name, field', [
-    ('recent_popularity', 'half_life_days'), ('repeat', 'depth'),
-    ('transitions', 'shrinkage'), ('itemknn', 'depth')])
+@pytest.mark.parametrize(
+  'name, field',
+  [
+    ('recent_popularity', 'half_life_days'),
+    ('repeat', 'depth'),
+    ('transitions', 'shrinkage'),
+    ('itemknn', 'depth'),
+  ],
+)
 def test_a_field_of_zero_is_refused(name, field):
   config = config_lib.default(name).model
   config[field] = type(config[field])(0)
@@ -287,14 +337,22 @@ def test_decayed_counts_of_one_batch_with_many_times():
   state = counts.no_decayed_counts(3)
   day = SECONDS_PER_DAY
   for items, days, mask in (
-      ([2, 1, 3, 2], [4, 4, 9, 7], [1, 1, 0, 1]),
-      ([2, 2, 2, 3], [7, 8, 13, 13], [1, 1, 1, 1])):
+    ([2, 1, 3, 2], [4, 4, 9, 7], [1, 1, 0, 1]),
+    ([2, 2, 2, 3], [7, 8, 13, 13], [1, 1, 1, 1]),
+  ):
     state = counts.add_to_decayed_counts(
-        state, EventBatch(
-            jnp.ones([4], jnp.int32), jnp.array(items, jnp.int32),
-            jnp.array(days, jnp.int32) * day, jnp.array(mask, bool)), 5.0)
+      state,
+      EventBatch(
+        jnp.ones([4], jnp.int32),
+        jnp.array(items, jnp.int32),
+        jnp.array(days, jnp.int32) * day,
+        jnp.array(mask, bool),
+      ),
+      5.0,
+    )
   half = lambda days: 0.5 ** (days / 5)
   np.testing.assert_allclose(
-      counts.decayed_counts_at(state, jnp.int32(15 * day), 5.0),
-      [0, half(11), half(11) + 2 * half(8) + half(7) + half(2), half(2)],
-      rtol=1e-6)
+    counts.decayed_counts_at(state, jnp.int32(15 * day), 5.0),
+    [0, half(11), half(11) + 2 * half(8) + half(7) + half(2), half(2)],
+    rtol=1e-6,
+  )

@@ -2,7 +2,6 @@
 
 import functools
 
-import helpers
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from dynllm_jax import config as config_lib
-from dynllm_jax import graph as graph_lib
+from dynllm_jax.graph import training_graph
 from dynllm_jax.models.gat import GAT
 from dynllm_jax.models.gat import GATLayer
 from dynllm_jax.models.gcn import GCN
@@ -18,24 +17,27 @@ from dynllm_jax.models.graphsage import GraphSAGE
 from dynllm_jax.models.lightgcn import LightGCN
 from dynllm_jax.models.ngcf import NGCF
 from dynllm_jax.types import InputError
+from tests.testing import logs
 
 DIM, LLM_DIM = 4, 3
-LOG = helpers.random_log(2, num_users=6, num_items=8, num_events=40,
-                         num_times=30)
+LOG = logs.random_log(2, num_users=6, num_items=8, num_events=40, num_times=30)
 NODES = LOG.num_users + LOG.num_items + 2
-TEXT = np.random.default_rng(0).normal(
-    size=(LOG.num_items + 1, LLM_DIM)).astype(np.float16)
+TEXT = (
+  np.random.default_rng(0)
+  .normal(size=(LOG.num_items + 1, LLM_DIM))
+  .astype(np.float16)
+)
 
 
 def graph_of(log):
-  return jax.tree.map(jnp.asarray, graph_lib.train_graph(log))
+  return jax.tree.map(jnp.asarray, training_graph.train_graph(log))
 
 
 def adjacency(log):
   """f64[nodes, nodes] with 1 for a pair of training."""
   size = log.num_users + log.num_items + 2
   matrix = np.zeros((size, size))
-  for user, item in zip(log.users[:log.train_end], log.items[:log.train_end]):
+  for user, item in zip(log.users[: log.train_end], log.items[: log.train_end]):
     node = log.num_users + 1 + item
     matrix[user, node] = matrix[node, user] = 1
   return matrix
@@ -43,7 +45,7 @@ def adjacency(log):
 
 def symmetric(matrix):
   """`D^-1/2 M D^-1/2`, zero for a node of degree zero."""
-  root = [d ** -0.5 if d else 0.0 for d in matrix.sum(0)]
+  root = [d**-0.5 if d else 0.0 for d in matrix.sum(0)]
   return np.diag(root) @ matrix @ np.diag(root)
 
 
@@ -57,8 +59,9 @@ def run(network, config):
   """Random parameters in float64, and the node table they give."""
   network = network(ml_collections.FrozenConfigDict(config))
   graph = graph_of(LOG)
-  params = helpers.random_params(
-      functools.partial(network.init, deterministic=True), graph, TEXT)
+  params = logs.random_params(
+    functools.partial(network.init, deterministic=True), graph, TEXT
+  )
   found = jax.jit(network.apply, static_argnums=3)(params, graph, TEXT, True)
   return jax.tree.map(lambda x: np.asarray(x, float), params['params']), found
 
@@ -67,7 +70,7 @@ def features(params):
   part = params['NodeFeatures_0']
   rows = part['ids'].copy()
   if 'Dense_0' in part:
-    rows[LOG.num_users + 1:] += TEXT.astype(float) @ part['Dense_0']['kernel']
+    rows[LOG.num_users + 1 :] += TEXT.astype(float) @ part['Dense_0']['kernel']
   return rows
 
 
@@ -88,7 +91,8 @@ def test_lightgcn(layers):
   params, found = run(LightGCN, config_of('lightgcn', num_layers=layers))
   first, product = features(params), symmetric(adjacency(LOG))
   expected = sum(
-      np.linalg.matrix_power(product, k) @ first for k in range(layers + 1))
+    np.linalg.matrix_power(product, k) @ first for k in range(layers + 1)
+  )
   np.testing.assert_allclose(found, expected / (layers + 1), atol=1e-5)
 
 
@@ -100,11 +104,14 @@ def test_ngcf(normalize):
   expected = [layer]
   for k in range(2):
     sums = product @ layer
-    layer = leaky(dense(params[f'sum_{k}'], sums + layer)
-                  + dense(params[f'product_{k}'], sums * layer))
+    layer = leaky(
+      dense(params[f'sum_{k}'], sums + layer)
+      + dense(params[f'product_{k}'], sums * layer)
+    )
     expected.append(unit(layer) if normalize else layer)
   np.testing.assert_allclose(
-      found, np.concatenate(expected, 1), rtol=1e-4, atol=1e-4)
+    found, np.concatenate(expected, 1), rtol=1e-4, atol=1e-4
+  )
 
 
 @pytest.mark.parametrize('item_text', [False, True])
@@ -119,8 +126,9 @@ def test_gcn(item_text):
 @pytest.mark.parametrize('item_text', [False, True])
 @pytest.mark.parametrize('normalize', [False, True])
 def test_graphsage(item_text, normalize):
-  params, found = run(GraphSAGE, config_of(
-      'graphsage', item_text=item_text, normalize=normalize))
+  params, found = run(
+    GraphSAGE, config_of('graphsage', item_text=item_text, normalize=normalize)
+  )
   matrix = adjacency(LOG)
   mean = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
   layer = features(params)
@@ -144,11 +152,12 @@ def test_gat(item_text):
       for head in range(2):
         others = np.flatnonzero(near[node])
         logits = leaky(
-            value[node, head] @ part['query'][head]
-            + value[others, head] @ part['key'][head])
+          value[node, head] @ part['query'][head]
+          + value[others, head] @ part['key'][head]
+        )
         alpha = np.exp(logits) / np.exp(logits).sum()
         heads[node, head] = alpha @ value[others, head]
-    layer = (heads.reshape(NODES, -1) if k == 0 else heads.mean(1))
+    layer = heads.reshape(NODES, -1) if k == 0 else heads.mean(1)
     layer = layer + part['bias']
     layer = np.where(layer > 0, layer, np.expm1(layer)) if k == 0 else layer
   np.testing.assert_allclose(found, layer, rtol=1e-4, atol=1e-4)
@@ -159,25 +168,49 @@ def test_gat(item_text):
 # Users 1 to 3, items 1 to 5, of which nobody took the last in training.
 PAIRS = [(1, 1), (1, 2), (2, 2), (2, 3), (3, 2), (1, 4), (1, 1), (2, 2)]
 LATER = [(3, 5), (2, 1), (1, 3), (3, 5)]
-GOLDEN_LOG = helpers.make_log(
-    *zip(*PAIRS, *LATER), range(len(PAIRS) + len(LATER)))
+GOLDEN_LOG = logs.make_log(*zip(*PAIRS, *LATER), range(len(PAIRS) + len(LATER)))
 assert GOLDEN_LOG.train_end == len(PAIRS)
 REAL = [1, 2, 3, 5, 6, 7, 8, 9]  # rows of users 1 to 3 and items 1 to 5
 
 
-GCN_CONV = np.array([
-    [-0.362056, 0.860945], [-0.811386, 2.130337], [-0.816291, 2.095971],
-    [0.042624, -0.208677], [-0.673238, 1.710157], [-0.815078, 2.107217],
-    [-0.582376, 1.385073], [0.125000, -0.437500]])
-SAGE_CONV = np.array([
-    [-0.802083, 2.093750], [-0.625000, 1.625000], [-0.437500, 1.250000],
-    [-0.281250, 0.593750], [-0.489583, 1.125000], [-0.625000, 1.625000],
-    [0.343750, -1.000000], [-0.812500, 2.093750]])
-LG_CONV = np.array([
-    [0.061004, 0.160684], [0.251491, -0.863864], [-0.144338, -0.721688],
-    [-0.288675, 0.721688], [0.512746, 0.110480], [0.176777, -0.530330],
-    [-0.288675, 0.721688], [0.000000, 0.000000]])
-GAT_CONV = np.array([
+GCN_CONV = np.array(
+  [
+    [-0.362056, 0.860945],
+    [-0.811386, 2.130337],
+    [-0.816291, 2.095971],
+    [0.042624, -0.208677],
+    [-0.673238, 1.710157],
+    [-0.815078, 2.107217],
+    [-0.582376, 1.385073],
+    [0.125000, -0.437500],
+  ]
+)
+SAGE_CONV = np.array(
+  [
+    [-0.802083, 2.093750],
+    [-0.625000, 1.625000],
+    [-0.437500, 1.250000],
+    [-0.281250, 0.593750],
+    [-0.489583, 1.125000],
+    [-0.625000, 1.625000],
+    [0.343750, -1.000000],
+    [-0.812500, 2.093750],
+  ]
+)
+LG_CONV = np.array(
+  [
+    [0.061004, 0.160684],
+    [0.251491, -0.863864],
+    [-0.144338, -0.721688],
+    [-0.288675, 0.721688],
+    [0.512746, 0.110480],
+    [0.176777, -0.530330],
+    [-0.288675, 0.721688],
+    [0.000000, 0.000000],
+  ]
+)
+GAT_CONV = np.array(
+  [
     [-0.325805, 1.269625, 0.063858, -0.571577],
     [-1.386310, 1.534225, 1.131873, -1.500000],
     [-1.191061, 2.022348, 0.996184, -1.500000],
@@ -185,11 +218,21 @@ GAT_CONV = np.array([
     [-0.957575, 1.723549, 0.792563, -1.282654],
     [-1.307385, 1.731539, 0.969849, -1.500000],
     [-0.617127, 2.511648, -0.107641, -0.897189],
-    [0.875000, 0.312500, -0.937500, 0.562500]])
-GAT_CONV_MEAN = np.array([
-    [-0.505974, 1.349024], [-0.502219, 1.017113], [-0.472438, 1.261174],
-    [-0.403761, 1.442625], [-0.457506, 1.220447], [-0.543768, 1.115769],
-    [-0.737384, 1.807229], [-0.406250, 1.437500]])
+    [0.875000, 0.312500, -0.937500, 0.562500],
+  ]
+)
+GAT_CONV_MEAN = np.array(
+  [
+    [-0.505974, 1.349024],
+    [-0.502219, 1.017113],
+    [-0.472438, 1.261174],
+    [-0.403761, 1.442625],
+    [-0.457506, 1.220447],
+    [-0.543768, 1.115769],
+    [-0.737384, 1.807229],
+    [-0.406250, 1.437500],
+  ]
+)
 
 
 def grid(*shape):
@@ -209,14 +252,18 @@ def one_layer(network, config, layer):
   network = network(ml_collections.FrozenConfigDict(config))
   params = {'NodeFeatures_0': {'ids': jnp.asarray(golden_table())}, **layer}
   text = np.zeros((6, 1), np.float16)
-  return network.apply(
-      {'params': params}, graph_of(GOLDEN_LOG), text, True)[jnp.array(REAL)]
+  return network.apply({'params': params}, graph_of(GOLDEN_LOG), text, True)[
+    jnp.array(REAL)
+  ]
 
 
 def test_gcn_layer_equals_gcnconv():
   """`GCNConv(2, 2)`, its weight `grid(2, 2)` transposed, its bias `grid(2)`."""
-  found = one_layer(GCN, config_of('gcn', dim=2, num_layers=1), {
-      'layer_0': {'kernel': grid(2, 2), 'bias': grid(2)}})
+  found = one_layer(
+    GCN,
+    config_of('gcn', dim=2, num_layers=1),
+    {'layer_0': {'kernel': grid(2, 2), 'bias': grid(2)}},
+  )
   np.testing.assert_allclose(found, GCN_CONV, atol=1e-5)
 
 
@@ -224,9 +271,10 @@ def test_graphsage_layer_equals_sageconv():
   """`SAGEConv`, `lin_l` of the neighbors, `lin_r` of the node itself."""
   kernel = np.concatenate([-0.5 * grid(2, 2), grid(2, 2)])
   found = one_layer(
-      GraphSAGE, config_of(
-          'graphsage', dim=2, num_layers=1, normalize=False),
-      {'layer_0': {'kernel': kernel, 'bias': grid(2)}})
+    GraphSAGE,
+    config_of('graphsage', dim=2, num_layers=1, normalize=False),
+    {'layer_0': {'kernel': kernel, 'bias': grid(2)}},
+  )
   np.testing.assert_allclose(found, SAGE_CONV, atol=1e-5)
 
 
@@ -240,10 +288,14 @@ def test_lightgcn_layer_equals_lgconv():
 def test_gat_layer_equals_gatconv(mean):
   """`GATConv(2, 2, heads=2)`, `att_dst` the query, `att_src` the key."""
   params = {
-      'Dense_0': {'kernel': grid(2, 4)}, 'query': grid(2, 2),
-      'key': grid(2, 2) / 2, 'bias': grid(2 if mean else 4)}
+    'Dense_0': {'kernel': grid(2, 4)},
+    'query': grid(2, 2),
+    'key': grid(2, 2) / 2,
+    'bias': grid(2 if mean else 4),
+  }
   found = GATLayer(2, 2, mean).apply(
-      {'params': params}, graph_of(GOLDEN_LOG), golden_table())
+    {'params': params}, graph_of(GOLDEN_LOG), golden_table()
+  )
   expected = GAT_CONV_MEAN if mean else GAT_CONV
   np.testing.assert_allclose(found[jnp.array(REAL)], expected, atol=1e-5)
 
@@ -254,19 +306,25 @@ def test_gat_layer_equals_gatconv(mean):
 @pytest.mark.parametrize('name', ['gcn', 'gat', 'graphsage', 'ngcf'])
 def test_dropout_changes_training_alone(name):
   system = config_lib.system_module(name).build(config_of(name, dropout=0.5))
-  inputs = helpers.random_inputs(LOG).replace(train_graph=graph_of(LOG))
+  inputs = logs.random_inputs(LOG).replace(train_graph=graph_of(LOG))
   params, memory = system.init(jax.random.key(0), inputs, 1)
-  table = jax.jit(
-      lambda key: system.propagate(params, memory, inputs, key))
+  table = jax.jit(lambda key: system.propagate(params, memory, inputs, key))
   first, second = table(jax.random.key(1)), table(jax.random.key(2))
   assert not np.array_equal(first, second)
   plain = jax.jit(lambda: system.propagate(params, memory, inputs, None))
   np.testing.assert_array_equal(plain(), plain())
 
 
-@pytest.mark.parametrize('name, field, value', [
-    ('gcn', 'dim', 0), ('ngcf', 'dropout', 1.0), ('lightgcn', 'num_layers', 0),
-    ('gat', 'num_heads', 3), ('graphsage', 'dropout', -0.1)])
+@pytest.mark.parametrize(
+  'name, field, value',
+  [
+    ('gcn', 'dim', 0),
+    ('ngcf', 'dropout', 1.0),
+    ('lightgcn', 'num_layers', 0),
+    ('gat', 'num_heads', 3),
+    ('graphsage', 'dropout', -0.1),
+  ],
+)
 def test_a_wrong_value_is_named(name, field, value):
   config = config_of(name)
   config[field] = value

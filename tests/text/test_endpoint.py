@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-import fake_endpoint
-
 from dynllm_jax.text import endpoint as endpoint_lib
 from dynllm_jax.types import InputError
+from tests.testing import fake_endpoint
 
 FIELD = 'facets.encoder'
 
@@ -23,7 +22,8 @@ def _make(server, **fields):
 def _call(client, request):
   """Asks for the embedding of a text; costs what the answer says."""
   answer = client.embeddings.create(
-      model='m', input=[request], encoding_format='float')
+    model='m', input=[request], encoding_format='float'
+  )
   if not answer.data or len(answer.data[0].embedding) != 1:
     raise endpoint_lib.BadAnswerError('no vector of one')
   return answer.data[0].embedding[0], answer.usage.total_tokens
@@ -33,9 +33,11 @@ def _good(body, value=None):
   """The length of the text as its vector, at seven tokens a call."""
   value = [len(body['input'][0])] if value is None else value
   return 200, {
-      'object': 'list', 'model': 'm', 'data': [
-          {'object': 'embedding', 'index': 0, 'embedding': value}],
-      'usage': {'prompt_tokens': 7, 'total_tokens': 7}}
+    'object': 'list',
+    'model': 'm',
+    'data': [{'object': 'embedding', 'index': 0, 'embedding': value}],
+    'usage': {'prompt_tokens': 7, 'total_tokens': 7},
+  }
 
 
 def _texts(count):
@@ -44,9 +46,11 @@ def _texts(count):
 
 def test_every_request_is_answered_once(monkeypatch):
   monkeypatch.setenv('OPENAI_API_KEY', 'secret')
+
   def answer(body, number):
     time.sleep(0.05)
     return _good(body)
+
   with fake_endpoint.serve(answer) as server:
     made = _make(server, concurrency=3)
     taken = []
@@ -61,15 +65,27 @@ def test_every_request_is_answered_once(monkeypatch):
   assert made.usage == endpoint_lib.Usage(calls=10, retries=0, tokens=70)
 
 
-@pytest.mark.parametrize('failure', [
-    ('stall', 3.0), ('drop', None), (429, {'error': {'message': 'slow down'}}),
-    (500, {'error': {'message': 'oops'}}), (503, b'<html>busy</html>'),
-    (408, {}), (409, {}), (200, b'{"object": "list", "da'),
-    (200, {'object': 'list', 'data': []}), (200, [1, 2]), (200, b'')],
-    ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}')
+@pytest.mark.parametrize(
+  'failure',
+  [
+    ('stall', 3.0),
+    ('drop', None),
+    (429, {'error': {'message': 'slow down'}}),
+    (500, {'error': {'message': 'oops'}}),
+    (503, b'<html>busy</html>'),
+    (408, {}),
+    (409, {}),
+    (200, b'{"object": "list", "da'),
+    (200, {'object': 'list', 'data': []}),
+    (200, [1, 2]),
+    (200, b''),
+  ],
+  ids=lambda failure: f'{failure[0]} {str(failure[1])[:12]}',
+)
 def test_a_passing_failure_is_tried_again(failure):
   def answer(body, number):
     return failure if number in (1, 2) else _good(body)
+
   with fake_endpoint.serve(answer) as server:
     made = _make(server, concurrency=1, timeout_s=0.5)
     found = dict(made.run(_texts(4), _call))
@@ -79,9 +95,11 @@ def test_a_passing_failure_is_tried_again(failure):
 
 def test_a_server_that_says_when_is_heeded():
   times = []
+
   def answer(body, number):
     times.append(time.monotonic())
     return (429, {}, {'Retry-After': '0.5'}) if not number else _good(body)
+
   with fake_endpoint.serve(answer) as server:
     assert len(list(_make(server).run(_texts(1), _call))) == 1
   assert times[1] - times[0] >= 0.5
@@ -89,12 +107,14 @@ def test_a_server_that_says_when_is_heeded():
 
 def test_a_failure_that_stays_ends_the_run_and_loses_nothing():
   late = threading.Event()
+
   def answer(body, number):
     if len(body['input'][0]) == 3:
       return 500, {}
     if len(body['input'][0]) == 4:
       late.wait(5)  # in flight while the third gives up
     return _good(body)
+
   found = {}
   with fake_endpoint.serve(answer) as server:
     made = _make(server, concurrency=2)
@@ -113,9 +133,14 @@ def test_no_server():
     list(_make(server).run(_texts(1), _call))
 
 
-@pytest.mark.parametrize('status, match', [
-    (401, 'OPENAI_API_KEY: refused'), (403, 'OPENAI_API_KEY: refused'),
-    (404, "facets.encoder.model: 'm' is not served")])
+@pytest.mark.parametrize(
+  'status, match',
+  [
+    (401, 'OPENAI_API_KEY: refused'),
+    (403, 'OPENAI_API_KEY: refused'),
+    (404, "facets.encoder.model: 'm' is not served"),
+  ],
+)
 def test_what_no_retry_mends_ends_the_run(status, match):
   with fake_endpoint.serve(lambda body, number: (status, {})) as server:
     with pytest.raises(InputError, match=match):
@@ -123,12 +148,20 @@ def test_what_no_retry_mends_ends_the_run(status, match):
   assert len(server.calls) == 1
 
 
-@pytest.mark.parametrize('bad, calls', [
-    ((400, {'error': {'message': 'too long'}}), 1), ((413, {}), 1),
-    ((422, {}), 1), ((200, b'{'), 4), ((200, {'data': []}), 4)])
+@pytest.mark.parametrize(
+  'bad, calls',
+  [
+    ((400, {'error': {'message': 'too long'}}), 1),
+    ((413, {}), 1),
+    ((422, {}), 1),
+    ((200, b'{'), 4),
+    ((200, {'data': []}), 4),
+  ],
+)
 def test_a_request_that_is_refused_does_not_stop_the_others(bad, calls):
   def answer(body, number):
     return bad if body['input'] == ['xx'] else _good(body)
+
   with fake_endpoint.serve(answer) as server:
     found = dict(_make(server).run(_texts(3), _call))
   assert isinstance(found.pop('xx'), endpoint_lib.Refused)
@@ -139,11 +172,13 @@ def test_a_request_that_is_refused_does_not_stop_the_others(bad, calls):
 def test_the_limit_on_calls_counts_retries():
   def answer(body, number):
     return (500, {}) if number == 0 else _good(body)
+
   found = {}
   with fake_endpoint.serve(answer) as server:
     made = _make(server, max_calls=3, concurrency=1)
     with pytest.raises(
-        InputError, match='max_calls: the spending limit of 3 .* 14 tokens'):
+      InputError, match='max_calls: the spending limit of 3 .* 14 tokens'
+    ):
       for text, value in made.run(_texts(5), _call):
         found[text] = value
   assert found == {'x': 1, 'xx': 2}
@@ -164,9 +199,16 @@ def test_the_limit_on_tokens_is_never_exceeded(concurrency):
   assert made.usage.tokens == 21
 
 
-@pytest.mark.parametrize('name, value', [
-    ('concurrency', 0), ('timeout_s', 0), ('num_retries', -1),
-    ('max_calls', -1), ('max_tokens', -1)])
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('concurrency', 0),
+    ('timeout_s', 0),
+    ('num_retries', -1),
+    ('max_calls', -1),
+    ('max_tokens', -1),
+  ],
+)
 def test_fields_are_checked(name, value):
   with fake_endpoint.serve(None) as server:
     with pytest.raises(InputError, match=f'facets.encoder.{name}: {value}'):
@@ -176,7 +218,8 @@ def test_fields_are_checked(name, value):
 def test_an_address_that_is_none():
   with fake_endpoint.serve(None) as server:
     with pytest.raises(
-        InputError, match="base_url: 'localhost:1/v1' .* as http://host"):
+      InputError, match="base_url: 'localhost:1/v1' .* as http://host"
+    ):
       _make(server, base_url='localhost:1/v1')
 
 
@@ -195,5 +238,5 @@ def test_a_missing_key_or_package(monkeypatch):
     with pytest.raises(InputError, match=r'base_url: .http://\[::1'):
       _make(server)
     monkeypatch.setitem(sys.modules, 'openai', None)
-    with pytest.raises(InputError, match=r"dynllm_jax\[llm\]"):
+    with pytest.raises(InputError, match=r'dynllm_jax\[llm\]'):
       _make(server)

@@ -5,16 +5,17 @@ import json
 import sys
 import threading
 
-from flax import serialization, traverse_util
+from flax import serialization
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import tiny_models
-
-from dynllm_jax.text import flax_models, model_files
+from dynllm_jax.text import flax_models
+from dynllm_jax.text import model_files
 from dynllm_jax.types import InputError
+from tests.testing import tiny_models
 
 FIELD = 'facets.encoder.model'
 
@@ -37,7 +38,13 @@ def test_weights_arrive_as_they_were_saved(tmp_path, kind, shards):
   loaded = _load(tmp_path, 'encoder' if kind == 'bert' else 'generator')
   _assert_same(loaded, params)
   assert loaded.tokenizer('abc a')['input_ids'] == [
-      2, 5, 5 + 26 + 1, 5 + 26 + 2, 5, 3]
+    2,
+    5,
+    5 + 26 + 1,
+    5 + 26 + 2,
+    5,
+    3,
+  ]
 
 
 def test_weights_saved_by_flax(tmp_path):
@@ -45,13 +52,15 @@ def test_weights_saved_by_flax(tmp_path):
   tree = traverse_util.unflatten_dict(params)
   (tmp_path / 'model.safetensors').unlink()
   tiny_models.save_weights(
-      tmp_path, {'.'.join(key): v for key, v in params.items()}, form='flax')
+    tmp_path, {'.'.join(key): v for key, v in params.items()}, form='flax'
+  )
   _assert_same(_load(tmp_path), params)
   (tmp_path / 'model.safetensors').unlink()
   (tmp_path / 'flax_model.msgpack').write_bytes(serialization.to_bytes(tree))
   _assert_same(_load(tmp_path), params)
   (tmp_path / 'flax_model.msgpack').write_bytes(
-      serialization.to_bytes({'bert': tree}))
+    serialization.to_bytes({'bert': tree})
+  )
   _assert_same(_load(tmp_path), params)
 
 
@@ -61,18 +70,28 @@ def test_the_body_of_a_model_with_a_head(tmp_path):
   assert len(body) < len(params)
   _assert_same(_load(tmp_path), body)
   # And the other way round: the body's names, for the model with a head.
-  tiny_models.save_weights(tmp_path, {
-      tiny_models.torch_name(key[1:] if key[0] == 'model' else key):
-      v.T if key[-1] == 'kernel' else v for key, v in params.items()})
+  tiny_models.save_weights(
+    tmp_path,
+    {
+      tiny_models.torch_name(key[1:] if key[0] == 'model' else key): v.T
+      if key[-1] == 'kernel'
+      else v
+      for key, v in params.items()
+    },
+  )
   _assert_same(_load(tmp_path, 'generator'), params)
 
 
 def test_a_tied_head_is_the_table_of_tokens(tmp_path):
   params = tiny_models.save(tmp_path, 'llama', tie_word_embeddings=True)
   head = params.pop(('lm_head', 'kernel'))
-  tiny_models.save_weights(tmp_path, {
+  tiny_models.save_weights(
+    tmp_path,
+    {
       tiny_models.torch_name(key): v.T if key[-1] == 'kernel' else v
-      for key, v in params.items()})
+      for key, v in params.items()
+    },
+  )
   loaded = _load(tmp_path, 'generator')
   table = params['model', 'embed_tokens', 'embedding']
   assert table.T.shape == head.shape
@@ -81,11 +100,18 @@ def test_a_tied_head_is_the_table_of_tokens(tmp_path):
 
 def test_half_precision_stays(tmp_path):
   params = tiny_models.save(tmp_path)
-  tiny_models.save_weights(tmp_path, {
+  tiny_models.save_weights(
+    tmp_path,
+    {
       tiny_models.torch_name(key): (v.T if key[-1] == 'kernel' else v).astype(
-          jnp.bfloat16) for key, v in params.items()})
-  _assert_same(_load(tmp_path), {
-      key: v.astype(jnp.bfloat16) for key, v in params.items()})
+        jnp.bfloat16
+      )
+      for key, v in params.items()
+    },
+  )
+  _assert_same(
+    _load(tmp_path), {key: v.astype(jnp.bfloat16) for key, v in params.items()}
+  )
 
 
 def test_t5_runs_without_the_removed_argument(tmp_path):
@@ -93,13 +119,16 @@ def test_t5_runs_without_the_removed_argument(tmp_path):
   ids = np.full((1, 30), 7)
   loaded = _load(tmp_path, 'generator')
   shapes = jax.eval_shape(
-      lambda params: loaded.model(ids, decoder_input_ids=ids[:, :3],
-                                  params=params).logits, loaded.params)
+    lambda params: (
+      loaded.model(ids, decoder_input_ids=ids[:, :3], params=params).logits
+    ),
+    loaded.params,
+  )
   assert shapes.shape == (1, 3, len(tiny_models.VOCABULARY))
   half = _load(tmp_path)
   shapes = jax.eval_shape(
-      lambda params: half.model(ids, params=params).last_hidden_state,
-      half.params)
+    lambda params: half.model(ids, params=params).last_hidden_state, half.params
+  )
   assert shapes.shape == (1, 30, 16)
 
 
@@ -111,8 +140,9 @@ def test_mistral_sees_all_that_is_in_its_window(tmp_path, window):
   ids = np.arange(10)[None] + 5
   changed = ids.copy()
   changed[0, 0] += 1
-  run = jax.jit(lambda params, ids: loaded.model(
-      ids, params=params).last_hidden_state)
+  run = jax.jit(
+    lambda params, ids: loaded.model(ids, params=params).last_hidden_state
+  )
   out = [np.asarray(run(loaded.params, i)) for i in (ids, changed)]
   assert (np.abs(out[0] - out[1])[0, 1:].max(axis=1) > 1e-4)[:3].all()
   last = np.abs(out[0] - out[1])[0, -1].max()
@@ -137,8 +167,7 @@ def test_places_that_hold_no_model(tmp_path):
 @pytest.mark.parametrize('model_type', ['qwen2', 'no_such', 'vit'])
 def test_an_architecture_without_a_flax_class(tmp_path, kind, model_type):
   tiny_models.save(tmp_path)
-  (tmp_path / 'config.json').write_text(
-      json.dumps({'model_type': model_type}))
+  (tmp_path / 'config.json').write_text(json.dumps({'model_type': model_type}))
   with pytest.raises(InputError) as error:
     _load(tmp_path, kind)
   text = str(error.value)
@@ -149,9 +178,14 @@ def test_an_architecture_without_a_flax_class(tmp_path, kind, model_type):
   assert 'vit' not in allowed
 
 
-@pytest.mark.parametrize('content, match', [
-    (None, 'says no model_type'), ('{', 'config.json: not valid JSON'),
-    ('{"hidden_size": 3}', 'says no model_type')])
+@pytest.mark.parametrize(
+  'content, match',
+  [
+    (None, 'says no model_type'),
+    ('{', 'config.json: not valid JSON'),
+    ('{"hidden_size": 3}', 'says no model_type'),
+  ],
+)
 def test_a_broken_config(tmp_path, content, match):
   tiny_models.save(tmp_path)
   (tmp_path / 'config.json').unlink()
@@ -161,11 +195,15 @@ def test_a_broken_config(tmp_path, content, match):
     _load(tmp_path)
 
 
-@pytest.mark.parametrize('field, value', [
-    ('rope_theta', 5e5), ('rope_scaling', {'rope_type': 'dynamic',
-                                           'factor': 2.0}),
+@pytest.mark.parametrize(
+  'field, value',
+  [
+    ('rope_theta', 5e5),
+    ('rope_scaling', {'rope_type': 'dynamic', 'factor': 2.0}),
     ('rope_parameters', {'rope_type': 'default', 'rope_theta': 5e5}),
-    ('rope_parameters', {'rope_type': 'llama3'})])
+    ('rope_parameters', {'rope_type': 'llama3'}),
+  ],
+)
 def test_what_flax_would_leave_out_is_refused(tmp_path, field, value):
   tiny_models.save(tmp_path, 'llama')
   path = tmp_path / 'config.json'
@@ -176,15 +214,18 @@ def test_what_flax_would_leave_out_is_refused(tmp_path, field, value):
 
 def test_weights_that_do_not_fit(tmp_path):
   params = tiny_models.save(tmp_path)
-  stored = {tiny_models.torch_name(key): v.T if key[-1] == 'kernel' else v
-            for key, v in params.items()}
+  stored = {
+    tiny_models.torch_name(key): v.T if key[-1] == 'kernel' else v
+    for key, v in params.items()
+  }
   query = 'encoder.layer.0.attention.self.query.weight'
   with_bias = {**stored, 'embeddings.word_embeddings.bias': np.zeros(3)}
   tiny_models.save_weights(tmp_path, with_bias)
   with pytest.raises(InputError, match='word_embeddings.bias has no place'):
     _load(tmp_path)
   tiny_models.save_weights(
-      tmp_path, {**stored, 'embeddings.position_ids': np.zeros((1, 40))})
+    tmp_path, {**stored, 'embeddings.position_ids': np.zeros((1, 40))}
+  )
   _assert_same(_load(tmp_path), params)
   tiny_models.save_weights(tmp_path, {**stored, query: stored[query][:3]})
   with pytest.raises(InputError, match=r'query.kernel is of shape \(16, 3\)'):
@@ -241,23 +282,31 @@ def test_the_identity_is_of_what_decides_a_result(tmp_path):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
   """A server of one model, owner/tiny; `hub.asked` lists what was asked."""
-  from huggingface_hub import constants, file_download
+  from huggingface_hub import constants
+  from huggingface_hub import file_download
   from huggingface_hub.utils._http import reset_sessions
+
   tiny_models.save(tmp_path / 'remote')
-  files = {path.name: path.read_bytes()
-           for path in (tmp_path / 'remote').iterdir()}
+  files = {
+    path.name: path.read_bytes() for path in (tmp_path / 'remote').iterdir()
+  }
   files['pytorch_model.bin'] = b'never fetched'
   commit = 'a' * 40
 
   class Handler(http.server.BaseHTTPRequestHandler):
-
     def do_GET(self):
       self.server.asked.append(self.path)
       path = self.path.split('?')[0]
       if path.startswith('/api/models/owner/tiny'):
-        self.answer(json.dumps({
-            'id': 'owner/tiny', 'sha': commit,
-            'siblings': [{'rfilename': name} for name in files]}).encode())
+        self.answer(
+          json.dumps(
+            {
+              'id': 'owner/tiny',
+              'sha': commit,
+              'siblings': [{'rfilename': name} for name in files],
+            }
+          ).encode()
+        )
       elif path.startswith('/owner/tiny/resolve/'):
         self.answer(files[path.rpartition('/')[2]])
       else:
@@ -286,8 +335,10 @@ def hub(tmp_path, monkeypatch):
   place = f'http://127.0.0.1:{server.server_port}'
   monkeypatch.setattr(constants, 'ENDPOINT', place)
   monkeypatch.setattr(
-      file_download, 'HUGGINGFACE_CO_URL_TEMPLATE',
-      place + '/{repo_id}/resolve/{revision}/{filename}')
+    file_download,
+    'HUGGINGFACE_CO_URL_TEMPLATE',
+    place + '/{repo_id}/resolve/{revision}/{filename}',
+  )
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
   # A session that another test opened offline stays offline.
@@ -305,7 +356,8 @@ def test_a_model_of_the_hub_is_fetched_once(hub, tmp_path):
   flax_models.load(FIELD, 'owner/tiny', 'encoder')
   assert len(hub.asked) == asked
   assert model_files.identity(FIELD, 'owner/tiny') == model_files.identity(
-      FIELD, str(tmp_path / 'remote'))
+    FIELD, str(tmp_path / 'remote')
+  )
 
 
 def test_a_model_that_the_hub_does_not_have(hub):
@@ -317,9 +369,12 @@ def test_a_model_that_the_hub_does_not_have(hub):
 
 def test_no_network(hub, monkeypatch):
   from huggingface_hub import constants
+
   monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
-  with pytest.raises(InputError, match="'owner/tiny' is not in the local "
-                     'cache .* cannot be reached'):
+  with pytest.raises(
+    InputError,
+    match="'owner/tiny' is not in the local cache .* cannot be reached",
+  ):
     flax_models.load(FIELD, 'owner/tiny', 'encoder')
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   with pytest.raises(InputError, match='cannot be reached'):

@@ -1,0 +1,1 @@
+"""What kinds of systems share: node memories, a training graph, counts."""

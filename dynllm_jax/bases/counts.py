@@ -1,0 +1,168 @@
+"""Counts of events, and what the count-based floors share (SPEC 6)."""
+
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.graph import temporal
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import InputError
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Terms
+from dynllm_jax.types import TooLargeError
+from dynllm_jax.types import UserEmbeddings
+
+_NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
+
+
+class DecayedCounts(NamedTuple):
+  """`sum 0.5^((t - t_k) / half-life)` of every item, each as of its own time.
+
+  A value is decayed only when it is read or written, so that an update costs
+  as much as its events and not as the catalogue.
+  """
+
+  value: Array  # f32[items + 1]
+  time: Array  # i32[items + 1], seconds; of the item's latest event
+
+
+def no_decayed_counts(num_items: int) -> DecayedCounts:
+  """The counts before the first event (padding row included)."""
+  return DecayedCounts(
+    value=jnp.zeros([num_items + 1], jnp.float32),
+    time=jnp.zeros([num_items + 1], jnp.int32),
+  )
+
+
+def decayed_counts_at(
+  counts: DecayedCounts, time: Array, half_life_days: float
+) -> Array:
+  """The counts of all items at one time.
+
+  Args:
+    counts: of events up to that time.
+    time: i32[], seconds.
+    half_life_days: days after which an event counts half.
+
+  Returns:
+    f32[items + 1].
+  """
+  return counts.value * _decay(time, counts.time, half_life_days)
+
+
+def add_to_decayed_counts(
+  counts: DecayedCounts, events: EventBatch, half_life_days: float
+) -> DecayedCounts:
+  """Counts some events.
+
+  Args:
+    counts: of events up to these.
+    events: whose `mask` tells which take part; any number may be of one item.
+    half_life_days: as in `decayed_counts_at`.
+
+  Returns:
+    The counts, as of the latest of each item's events.
+  """
+  place = rows_to_write(events.items, events.mask)
+  time = counts.time.at[place].max(events.times, mode='drop')
+  latest = time[events.items]
+  carried = counts.value[events.items] * _decay(
+    latest, counts.time[events.items], half_life_days
+  )
+  # Events of one item all set the same value before each adds its own.
+  value = counts.value.at[place].set(carried, mode='drop')
+  return DecayedCounts(
+    value=value.at[place].add(
+      _decay(latest, events.times, half_life_days), mode='drop'
+    ),
+    time=time,
+  )
+
+
+def _decay(later, earlier, half_life_days):
+  return jnp.exp2(-temporal.days_between(later, earlier) / half_life_days)
+
+
+def rows_to_write(nodes: Array, mask: Array) -> Array:
+  """i32[...]: nodes as indices of a scatter that drops what is masked."""
+  return jnp.where(mask, nodes, _NO_ROW)
+
+
+def embeddings(
+  users: Array, items: Array, item_scores: Array, copy: Terms | None = None
+) -> tuple[UserEmbeddings, ItemEmbeddings]:
+  """Embeddings of a system that computes its scores itself.
+
+  Its figures never pass through a matrix product: accelerators round the
+  factors of one to 8 or 11 bits, and a count is compared exactly.
+
+  Args:
+    users: i32[batch].
+    items: i32[candidates].
+    item_scores: f32[items + 1], the same for all users, or
+      f32[batch, items + 1].
+    copy: further terms of each user.
+
+  Returns:
+    The embeddings; their vectors are zero.
+  """
+  shape = (len(users), item_scores.shape[-1])
+  return UserEmbeddings(
+    vector=jnp.zeros([len(users), 1]),
+    copy=copy,
+    item_scores=jnp.broadcast_to(item_scores, shape),
+  ), ItemEmbeddings(items, jnp.zeros([len(items), 1]))
+
+
+def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
+  """`sum_k weights[b, k] table[rows[b, k]]`, one row at a time.
+
+  Args:
+    table: f32[n, width].
+    rows: i32[batch, k].
+    weights: f32[batch, k].
+
+  Returns:
+    f32[batch, width]; never [batch, k, width] in memory.
+  """
+
+  def add(k, sums):
+    return sums + weights[:, k, None] * table[rows[:, k]]
+
+  # Later rows are often empty in the whole batch (short histories).
+  used = jnp.any(weights != 0, axis=0)
+  last = jnp.max(jnp.where(used, jnp.arange(1, rows.shape[1] + 1), 0))
+  return jax.lax.fori_loop(
+    0, last, add, jnp.zeros([len(rows), table.shape[1]], table.dtype)
+  )
+
+
+def check_positive(config: Any, *fields: str) -> None:
+  """Checks that fields of `config.model` are above zero.
+
+  Raises:
+    InputError: naming the first that is not.
+  """
+  for field in fields:
+    if not config[field] > 0:
+      raise InputError(
+        f'config.model.{field}: {config[field]!r} is not allowed; above 0'
+      )
+
+
+def check_table(num_items: int, max_table_gib: float) -> None:
+  """Checks that a dense table over pairs of items may be made.
+
+  Raises:
+    TooLargeError: if it is larger than `max_table_gib`.
+  """
+  gib = (num_items + 1) ** 2 * 4 / 2**30
+  if gib > max_table_gib:
+    raise TooLargeError(
+      f'config.model.max_table_gib: {max_table_gib!r} is not enough for the '
+      f'table over pairs of {num_items} items, which takes {gib:.3g} GiB; '
+      'allowed: a higher value, or fewer items (config.data.min_item_users)'
+    )

@@ -1,0 +1,119 @@
+"""A system of learned node features, propagated over the training graph."""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.bases import static_system
+from dynllm_jax.types import Array
+from dynllm_jax.types import InputError
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import System
+from dynllm_jax.types import TrainGraph
+from dynllm_jax.types import UserEmbeddings
+
+
+class NodeFeatures(nn.Module):
+  """A learned vector of every node, plus its item's text by option.
+
+  Attributes:
+    dim: width.
+    item_text: whether a learned map of an item's text is added.
+    init: of the vectors; by default Glorot's, as in NGCF's code.
+  """
+
+  dim: int
+  item_text: bool = False
+  init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
+  @nn.compact
+  def __call__(self, graph: TrainGraph, text: Array) -> Array:
+    """The features.
+
+    Args:
+      graph: for the number of nodes.
+      text: f16[items + 1, llm_dim].
+
+    Returns:
+      f32[nodes, dim].
+    """
+    num_nodes = len(graph.degrees)
+    features = self.param('ids', self.init, (num_nodes, self.dim))
+    if self.item_text:
+      rows = nn.Dense(self.dim, use_bias=False)(text.astype(jnp.float32))
+      features += jnp.pad(rows, ((num_nodes - len(text), 0), (0, 0)))
+    return features
+
+
+def unit_rows(x: Array) -> Array:
+  """Rows of length 1, f32[..., dim]; zero where a row is, NaN-free."""
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
+def build(network: nn.Module) -> System:
+  """Makes the system; its score is the dot product of two nodes' rows.
+
+  It is trained on all training events, in random order; the graph holds a
+  (user, item) pair once, however often it occurs.
+
+  Args:
+    network: called as `(graph, item_text, deterministic)`; gives
+      f32[nodes, any] in the order of `TrainGraph`.
+
+  Returns:
+    The system, whose memory is the propagated node table.
+  """
+
+  def texts(inputs):
+    return inputs.item_text[: inputs.num_items + 1]
+
+  def init(key, inputs):
+    return network.init(key, inputs.train_graph, texts(inputs), True)['params']
+
+  def propagate(params, memory, inputs, key):
+    del memory
+    return network.apply(
+      {'params': params},
+      inputs.train_graph,
+      texts(inputs),
+      key is None,
+      rngs=None if key is None else {'dropout': key},
+    )
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    del params, user_times, item_time, key
+    first_item = len(memory) - 1 - inputs.num_items
+    return (
+      UserEmbeddings(vector=memory[users]),
+      ItemEmbeddings(items, memory[first_item + items]),
+    )
+
+  return static_system.build(
+    'shuffled', init, embed, propagate=propagate, reads_train_graph=True
+  )
+
+
+def check(config) -> None:
+  """Checks the fields of `config.model` that these systems share.
+
+  Raises:
+    InputError: naming the first that no network could be built from.
+  """
+  heads = config.get('num_heads', 1)
+  rules = [
+    ('dim', config.dim >= 1, '1 or more'),
+    ('num_layers', config.num_layers >= 1, '1 or more'),
+    ('dropout', 0 <= config.get('dropout', 0) < 1, '0 or more, below 1'),
+    (
+      'num_heads',
+      heads >= 1 and config.dim % heads == 0,
+      f'a divisor of model.dim = {config.dim}',
+    ),
+  ]
+  for field, fine, allowed in rules:
+    if not fine:
+      raise InputError(
+        f'config.model.{field}: {config[field]!r} is not allowed; '
+        f'allowed: {allowed}'
+      )

@@ -1,0 +1,360 @@
+"""What networks over two node memories share: reading, terms, the System.
+
+A model file derives its network from `StreamNetwork`, calls `share` in
+`setup`, and defines `widths`, `embed` and `update`; `stream_system` makes the
+System of types.py from it.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax.numpy as jnp
+import ml_collections
+
+from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import temporal
+from dynllm_jax.graph.pending_updates import empty_pending
+from dynllm_jax.layers.item_static import ItemStatic
+from dynllm_jax.layers.text_term import item_directions
+from dynllm_jax.layers.text_term import TextTerm
+from dynllm_jax.layers.time_encoding import TimeEncoding
+from dynllm_jax.layers.walks import CopyTerm
+from dynllm_jax.layers.walks import WalkTerm
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Memory
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
+
+Rule = tuple[str, bool, str]  # field, whether its value is fine, what is
+
+
+class Widths(NamedTuple):
+  """Widths of a network's states and vectors."""
+
+  user: int  # a user's memory
+  item: int  # an item's memory; 0 where items have none
+  static: int  # an item's static part, from its text and its id
+  vector: int  # what is scored
+
+
+def shared_fields() -> dict:
+  """Options that every temporal system has, as its paper has them: off."""
+  return {
+    'item_text': False,  # texts as features of the items
+    'item_id_embedding': False,  # a learned vector an item
+    'event_features': False,  # SPEC 2.2
+    'copy_term': False,  # SPEC 3.11
+    'copy_neighbors': 20,
+    'walk_term': False,
+    'walk_fanout': (10, 8, 8),
+    'text_term': False,  # layers/text_term.py
+    'text_neighbors': 20,
+  }
+
+
+class StreamNetwork(nn.Module):
+  """The base of a network over node memories.
+
+  As it stands every node has a memory of width `dim`, and an item's static
+  part is added to it, `s + v` as in TGN; a network may choose otherwise.
+  """
+
+  config: ml_collections.FrozenConfigDict
+
+  maps_features = True  # whether `scored` adds the event features
+
+  @property
+  def widths(self) -> Widths:
+    dim = self.config.dim
+    return Widths(user=dim, item=dim, static=dim, vector=dim)
+
+  def share(self):
+    """Makes the parts that all have; to be called in `setup`."""
+    c, widths = self.config, self.widths
+    self.encode = TimeEncoding(c.time_dim)
+    self.item_static = ItemStatic(
+      widths.static, c.item_text, c.item_id_embedding, c.dropout
+    )
+    self.initial = self.initial_states()
+    if c.copy_term:
+      self.copy = CopyTerm(c.copy_neighbors)
+    if c.walk_term:
+      self.walk = WalkTerm(tuple(c.walk_fanout))
+    if c.text_term:
+      self.text = TextTerm(c.text_neighbors)
+    if c.event_features and self.maps_features:
+      self.features = {
+        side: nn.Dense(widths.vector) for side in ('user', 'item')
+      }
+    self.score_scale = self.param(
+      'score_scale', nn.initializers.constant(widths.vector**-0.5), ()
+    )
+
+  def initial_states(self) -> dict[str, Array]:
+    """The state of a node without an event, learned, one a side (SPEC 4)."""
+    normal = nn.initializers.normal(1.0)
+    return {
+      'user': self.param('initial_user', normal, (self.widths.user,)),
+      'item': self.param('initial_item', normal, (self.widths.item,)),
+    }
+
+  def touch(self, memory: Memory, inputs: Inputs, pending: Pending, *args):
+    """Reaches every parameter, for `init`."""
+    return self.embed(memory, inputs, *args), self.update(
+      memory, inputs, pending
+    )
+
+  def stored(self, memory: Memory, side: str, nodes: Array) -> Array:
+    """`h(t^-)`, the memory of some nodes.
+
+    Args:
+      memory: both sides.
+      side: 'user' or 'item'.
+      nodes: i32[...].
+
+    Returns:
+      f32[..., width of the side].
+    """
+    return memory_lib.read(getattr(memory, side), nodes, self.initial[side])
+
+  def static_reader(
+    self, inputs: Inputs, num_reads: int, deterministic: bool
+  ) -> Callable[[Array], Array]:
+    """A reader of items' static parts.
+
+    Each text of the catalogue is mapped once where that is less than to map
+    what is read; a learned vector is looked up wherever it is read.
+
+    Args:
+      inputs: for the texts.
+      num_reads: items that will be read.
+      deterministic: whether dropout is off.
+
+    Returns:
+      A function from i32[...] items to f32[..., static width], zero where
+      neither text nor id is used.
+    """
+    c, num_items = self.config, inputs.num_items + 1
+    if not (c.item_text or c.item_id_embedding):
+      return lambda items: jnp.zeros((*items.shape, self.widths.static))
+    static = functools.partial(
+      self.item_static,
+      inputs.item_text,
+      deterministic=deterministic,
+      num_rows=num_items,
+    )
+    if not c.item_text or num_items > num_reads:
+      return static
+    texts = sharded_table.replicated(
+      static(jnp.arange(num_items), with_id=False)
+    )
+    if not c.item_id_embedding:
+      return lambda items: texts[items]
+    return lambda items: texts[items] + static(items, with_text=False)
+
+  def join(self, static: Array, state: Array) -> Array:
+    """An item as neighbor or query, of its static part and its memory."""
+    return state + static
+
+  def reader(
+    self, memory: Memory, static: Callable[[Array], Array]
+  ) -> Callable[[str, Array], Array]:
+    """A reader of nodes, items joined with their static part.
+
+    Args:
+      memory: both sides.
+      static: of `static_reader`.
+
+    Returns:
+      A function from a side and i32[...] nodes to f32[..., dim].
+    """
+
+    def read(side, nodes):
+      state = self.stored(memory, side, nodes)
+      return self.join(static(nodes), state) if side == 'item' else state
+
+    return read
+
+  def elapsed(
+    self, memory: Memory, inputs: Inputs, users: Array, times: Array
+  ) -> Array:
+    """dt of SPEC 3.4, f32[batch]; 1 for a user without an event."""
+    last = memory_lib.last_times(memory.user, users)
+    days = temporal.days_between(times, last)
+    return jnp.where(last >= 0, days / inputs.mean_return_days, 1.0)
+
+  def scored(
+    self,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    user_vectors: Array,
+    items: Array,
+    item_time: Array,
+    item_vectors: Array,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """What `System.embed` returns, with scale and terms (SPEC 3.9, 3.11).
+
+    Args:
+      inputs: for the graphs.
+      users: i32[batch].
+      user_times: i32[batch], seconds.
+      user_vectors: f32[batch, vector width].
+      items: i32[candidates].
+      item_time: i32[], seconds.
+      item_vectors: f32[candidates, vector width].
+
+    Returns:
+      The embeddings.
+    """
+    c = self.config
+    if c.event_features and self.maps_features:
+      user_vectors += self.features['user'](
+        temporal.event_features(inputs.user_graph, users, user_times)
+      )
+      item_vectors += self.features['item'](
+        temporal.event_features(inputs.item_graph, items, item_time)
+      )
+    walk, walk_scale = (
+      self.walk(inputs, users, user_times) if c.walk_term else (None, None)
+    )
+    return UserEmbeddings(
+      vector=user_vectors,
+      scale=self.score_scale,
+      text=self.text(inputs, users, user_times) if c.text_term else None,
+      copy=self.copy(inputs, users, user_times, self.encode)
+      if c.copy_term
+      else None,
+      walk=walk,
+      walk_scale=walk_scale,
+    ), ItemEmbeddings(
+      items,
+      item_vectors,
+      item_directions(inputs, items) if c.text_term else None,
+    )
+
+
+def stream_system(network: StreamNetwork) -> System:
+  """The System whose functions are a network's `embed` and `update`."""
+  widths = network.widths
+
+  def init(key, inputs, capacity):
+    memory = Memory(
+      user=memory_lib.empty(inputs.num_users, widths.user, capacity),
+      item=memory_lib.empty(inputs.num_items, widths.item, capacity)
+      if widths.item
+      else None,
+    )
+    nobody = jnp.zeros([1], jnp.int32)
+    params = network.init(
+      key,
+      memory,
+      inputs,
+      empty_pending(1, widths.vector, widths.vector),
+      nobody,
+      nobody,
+      nobody,
+      jnp.int32(0),
+      True,
+      method='touch',
+    )['params']
+    return params, memory
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    return network.apply(
+      {'params': params},
+      memory,
+      inputs,
+      users,
+      user_times,
+      items,
+      item_time,
+      key is None,
+      method='embed',
+      rngs=None if key is None else {'dropout': key},
+    )
+
+  def update(params, memory, inputs, pending):
+    return network.apply(
+      {'params': params}, memory, inputs, pending, method='update'
+    )
+
+  def reset(memory):
+    return Memory(
+      user=memory_lib.reset(memory.user),
+      item=memory_lib.reset(memory.item) if widths.item else None,
+    )
+
+  return System('stream', False, init, reset, embed, update)
+
+
+def check_fields(config: ml_collections.ConfigDict, rules: list[Rule]) -> None:
+  """Stops at the first value that no network could be built from.
+
+  Args:
+    config: `config.model`.
+    rules: of the system's own fields, `a.b` for a field of a part; those of
+      fields that systems share are added.
+
+  Raises:
+    InputError: naming the field, its value and what is allowed.
+  """
+  for field, fine, allowed in _shared_rules(config) + rules:
+    if not fine:
+      value = functools.reduce(getattr, field.split('.'), config)
+      raise InputError(
+        f'config.model.{field}: {value!r} is not allowed; allowed: {allowed}'
+      )
+
+
+def _shared_rules(c) -> list[Rule]:
+  one_or_more = [
+    (field, c[field] >= 1, '1 or more')
+    for field in (
+      'num_layers',
+      'num_neighbors',
+      'copy_neighbors',
+      'text_neighbors',
+    )
+    if field in c
+  ]
+  heads = (
+    [
+      (
+        'num_heads',
+        c.num_heads > 0 and c.dim % c.num_heads == 0,
+        f'a divisor of model.dim = {c.dim}',
+      )
+    ]
+    if 'num_heads' in c
+    else []
+  )
+  ties = (
+    [('update_ties', c.update_ties in ('mean', 'each'), 'mean, each')]
+    if 'update_ties' in c
+    else []
+  )
+  return [
+    ('dim', c.dim > 0 and c.dim % 2 == 0, 'an even number above 0'),
+    (
+      'time_dim',
+      c.time_dim > 0 and c.time_dim % 2 == 0,
+      'an even number above 0',
+    ),
+    *heads,
+    *one_or_more,
+    ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
+    *ties,
+    (
+      'walk_fanout',
+      len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
+      'three numbers, 1 or more each',
+    ),
+  ]

@@ -1,0 +1,1 @@
+"""Training, ranking and metrics: the loops that every system shares."""

@@ -1,0 +1,172 @@
+"""Chronological batches that never show an event its own time (SPEC 5)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.objectives import dedup
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+
+MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
+
+
+class BatchPlan(NamedTuple):
+  """Where each batch of a split lies in the log.
+
+  A batch ends at the end of a group of equal times where one fits. A larger
+  group is cut into parts that share one state; only its last part is `ready`.
+  A batch of no events is padding: scans over it change nothing.
+  """
+
+  start: np.ndarray  # i32[batches], position in the log
+  size: np.ndarray  # i32[batches]
+  part: np.ndarray  # i32[batches], number of the part within its group
+  ready: np.ndarray  # bool[batches], whether updates follow
+  batch_size: int  # rows of a batch, padding included
+  num_parts: int  # parts of the largest group
+  num_split_groups: int  # groups larger than a batch
+  # Positions in the log, -1 for none: `start` and `size` count its rows. None
+  # where they count the events of the log itself (feeds.py).
+  events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
+  distinct: dedup.Distinct = dedup.Distinct()
+
+  @property
+  def capacity(self) -> int:
+    """Events that `Pending` holds in training; one where none ever waits."""
+    return self.batch_size * self.num_parts if self.events is None else 1
+
+
+def plan_batches(
+  times: np.ndarray, start: int, end: int, batch_size: int
+) -> BatchPlan:
+  """Cuts a split into batches.
+
+  Args:
+    times: i64[events], the log's times.
+    start, end: the split, which cuts no group of equal times.
+    batch_size: events in a batch at most.
+
+  Returns:
+    The plan.
+
+  Raises:
+    InputError: if the batch size is not positive.
+  """
+  if batch_size < 1:
+    raise InputError(f'batch_size: {batch_size} is not allowed; 1 or more')
+  split = times[start:end]
+  bounds = np.flatnonzero(np.diff(split)) + 1  # where a new time begins
+  bounds = np.concatenate([bounds, [len(split)]]) if len(split) else []
+  rows, split_groups, at = [], 0, 0
+  while at < len(split):
+    fits = np.searchsorted(bounds, at + batch_size, side='right') - 1
+    stop = bounds[fits] if fits >= 0 else 0
+    if stop > at:
+      rows.append((start + at, stop - at, 0, True))
+    else:
+      stop = bounds[np.searchsorted(bounds, at, side='right')]
+      split_groups += 1
+      cuts = [*range(at, stop, batch_size), stop]
+      rows += [
+        (start + low, high - low, part, high == stop)
+        for part, (low, high) in enumerate(zip(cuts, cuts[1:]))
+      ]
+    at = stop
+  columns = list(zip(*rows)) or [(), (), (), ()]
+  return BatchPlan(
+    start=np.array(columns[0], np.int32),
+    size=np.array(columns[1], np.int32),
+    part=np.array(columns[2], np.int32),
+    ready=np.array(columns[3], bool),
+    batch_size=batch_size,
+    num_parts=max(columns[2], default=0) + 1,
+    num_split_groups=split_groups,
+  )
+
+
+def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
+  """One batch for every distinct time, for systems that advance at each.
+
+  The number of rows is the one that computes least: rows, padding included,
+  plus the cost of a step of the scan, taken as eight rows.
+  """
+  _, groups = np.unique(times[start:end], return_counts=True)
+  sizes = [1 << power for power in range(MAX_ROWS_BY_TIME.bit_length())]
+  work = [np.sum(-(-groups // size)) * (size + 8) for size in sizes]
+  size = sizes[int(np.argmin(work))]
+  parts = -(-groups // size)
+  first = np.repeat(np.cumsum(groups) - groups, parts)
+  part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+  left = np.repeat(groups, parts) - part * size
+  return BatchPlan(
+    start=(start + first + part * size).astype(np.int32),
+    size=np.minimum(left, size).astype(np.int32),
+    part=part.astype(np.int32),
+    ready=left <= size,
+    batch_size=size,
+    num_parts=int(parts.max(initial=1)),
+    num_split_groups=int(np.sum(parts > 1)),
+  )
+
+
+def with_distinct(plan: BatchPlan, log: EventLog) -> BatchPlan:
+  """A plan of a log's events that knows what its batches have twice."""
+  return plan._replace(
+    distinct=dedup.count(log, plan.start, plan.size, plan.batch_size)
+  )
+
+
+def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
+  """Cuts a plan into equal runs of batches, the last one padded.
+
+  Args:
+    plan: the plan.
+    length: batches in a run.
+
+  Returns:
+    Plans of `length` batches each.
+  """
+  count = -(-len(plan.start) // length)
+  pad = (0, count * length - len(plan.start))
+  columns = [
+    np.pad(c, pad).reshape(count, length)
+    for c in (plan.start, plan.size, plan.part, plan.ready)
+  ]
+  return [
+    plan._replace(start=s, size=n, part=p, ready=r)
+    for s, n, p, r in zip(*columns)
+  ]
+
+
+def take_batch(
+  inputs: Inputs, start: Array, size: Array, batch_size: int
+) -> EventBatch:
+  """Reads a batch from the log on the device.
+
+  Args:
+    inputs: for the log, which is padded by at least `batch_size` rows.
+    start: i32[].
+    size: i32[].
+    batch_size: rows, padding included.
+
+  Returns:
+    EventBatch [batch_size]; padding rows have ids 0 and the time of the first
+    event, so that no query reaches past the batch.
+  """
+  mask = jnp.arange(batch_size) < size
+
+  users, items, times = sharded_table.cut(
+    (inputs.users, inputs.items, inputs.times), start, batch_size
+  )
+  return EventBatch(
+    users=jnp.where(mask, users, 0),
+    items=jnp.where(mask, items, 0),
+    times=jnp.where(mask, times, times[0]),
+    mask=mask,
+  )

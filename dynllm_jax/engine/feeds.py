@@ -1,0 +1,173 @@
+"""How training reads the log: in order, shuffled, or a sequence at a time.
+
+All that tells one feed from another is here. A plan of a feed that is not
+chronological holds a table of positions in the log; an epoch walks through
+its rows in an order of its own.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.engine import batching
+from dynllm_jax.engine.batching import BatchPlan
+from dynllm_jax.graph import pending_updates
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import Loss
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+
+FEEDS = ('stream', 'shuffled', 'sequences', 'none')
+_ORDER = 3  # folded into a step's key; what a step draws folds in less
+
+
+def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
+  """The batches of the training split as a system is fed.
+
+  Args:
+    system: whose `feed` decides.
+    log: the prepared log.
+    batch_size: rows of a batch: events, or sequences.
+
+  Returns:
+    The plan; chronological also for a system that is not trained.
+
+  Raises:
+    InputError: if the batch size is not positive.
+  """
+  if system.feed in ('stream', 'none'):
+    plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
+    return batching.with_distinct(plan, log)
+  table = (
+    sequence_table(log, system.sequence_length)
+    if system.feed == 'sequences'
+    else np.arange(log.train_end, dtype=np.int32)
+  )
+  # The same cuts as of so many events, each at a time of its own.
+  plan = batching.plan_batches(np.arange(len(table)), 0, len(table), batch_size)
+  return plan._replace(events=table)
+
+
+def sequence_table(log: EventLog, length: int) -> np.ndarray:
+  """Cuts every user's training events into sequences of targets.
+
+  A sequence ends at the end of a group of equal times where one fits; a larger
+  group is cut into sequences of its own. So the events strictly earlier than
+  the first target of a sequence end at most `length` events before those
+  strictly earlier than its last: `length` inputs serve all its targets.
+
+  Args:
+    log: the prepared log.
+    length: targets of a sequence at most.
+
+  Returns:
+    i32[sequences, length] positions in the log, oldest first, -1 after the
+    last; every training event stands in it once.
+  """
+  users = log.users[: log.train_end]
+  order = np.argsort(users, kind='stable')
+  users, times = users[order], log.times[: log.train_end][order]
+  new_user = np.diff(users, prepend=0) != 0
+  new_time = new_user | (np.diff(times, prepend=-1) != 0)
+  bounds = np.append(np.flatnonzero(new_time), len(users))
+  at = np.flatnonzero(new_user)
+  end = np.append(at[1:], len(users))[: len(at)]
+  starts, stops = [], []
+  while len(at):  # the next sequence of every user
+    group = np.searchsorted(bounds, at, side='right')
+    whole = bounds[
+      np.searchsorted(bounds, np.minimum(at + length, end), side='right') - 1
+    ]
+    fits = (bounds[group - 1] == at) & (whole > at)
+    stop = np.where(fits, whole, np.minimum(at + length, bounds[group]))
+    starts.append(at)
+    stops.append(stop)
+    at, end = stop[stop < end], end[stop < end]
+  starts = np.concatenate(starts or [np.zeros(0, int)])
+  stops = np.concatenate(stops or [np.zeros(0, int)])
+  place = starts[:, None] + np.arange(length)
+  real = place < stops[:, None]
+  return np.where(real, order[np.where(real, place, 0)], -1).astype(np.int32)
+
+
+def epoch_order(plan: BatchPlan, key: Array, step: Array) -> Array | None:
+  """The plan's table in the order of one epoch, on the device.
+
+  Args:
+    plan: of `training_plan`.
+    key: the run's key.
+    step: i32[], steps before this epoch; an epoch that is resumed is drawn
+      again as it was.
+
+  Returns:
+    i32[rows + batch, ...], the last rows -1; None where the log's own order
+    stands.
+  """
+  if plan.events is None:
+    return None
+  return _shuffle(plan.batch_size, key, step, plan.events)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _shuffle(padding, key, step, table):
+  key = jax.random.fold_in(jax.random.fold_in(key, step), _ORDER)
+  rows = table[jax.random.permutation(key, len(table))]
+  pad = [(0, padding)] + [(0, 0)] * (table.ndim - 1)
+  return jnp.pad(rows, pad, constant_values=-1)
+
+
+def take(
+  inputs: Inputs,
+  order: Array | None,
+  start: Array,
+  size: Array,
+  batch_size: int,
+) -> tuple[EventBatch, Array]:
+  """Reads a training batch on the device.
+
+  Args:
+    inputs: for the log.
+    order: of `epoch_order`.
+    start, size: i32[], of the plan.
+    batch_size: rows, padding included.
+
+  Returns:
+    The batch, [batch] or [batch, sequence], and the i32 positions of its
+    events in the log. Padding of an order has ids 0 and time 0.
+  """
+  if order is None:
+    batch = batching.take_batch(inputs, start, size, batch_size)
+    return batch, start + jnp.arange(batch_size)
+  events = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+  number = jnp.arange(batch_size).reshape(-1, *[1] * (events.ndim - 1))
+  mask = (events >= 0) & (number < size)
+  events = jnp.where(mask, events, 0)
+  users, items, times = (
+    jnp.where(mask, column, 0)
+    for column in sharded_table.take(
+      (inputs.users, inputs.items, inputs.times), events
+    )
+  )
+  return EventBatch(users, items, times, mask), events
+
+
+def add_pending(
+  system: System,
+  pending: Pending,
+  batch: EventBatch,
+  loss: Loss,
+  part: Array,
+  ready: Array,
+) -> Pending:
+  """What waits after a training batch; nothing does unless it is a stream."""
+  if system.feed != 'stream':
+    return pending
+  return pending_updates.add_pending(
+    pending, batch, loss.user_vectors, loss.item_vectors, part, ready
+  )

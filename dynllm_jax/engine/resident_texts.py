@@ -1,0 +1,126 @@
+"""Facet texts beyond the device's budget: on it a chunk of batches at a time."""
+
+import functools
+import mmap
+
+import jax
+import numpy as np
+
+from dynllm_jax.engine.batching import BatchPlan
+from dynllm_jax.facets.lookup import lookup
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+
+_NO_ROW = np.iinfo(np.int32).max
+_BLOCK = 1024  # rows that are taken between two times that pages are let go
+
+
+def split(
+  bank: FacetBank, wanted: bool, device_gib: float
+) -> tuple[FacetBank, np.ndarray | None]:
+  """Decides where the texts of a bank are kept.
+
+  Args:
+    bank: numpy arrays, mapped from disk or not.
+    wanted: whether the system reads facets.
+    device_gib: `config.facets.device_gib`, what texts may take of the device.
+
+  Returns:
+    The bank for the device, and the texts that stay on the host; None where
+    the device has all or none is read.
+
+  Raises:
+    InputError: if the budget is not a number of GiB.
+  """
+  if not device_gib >= 0:
+    raise InputError(
+      f'config.facets.device_gib: {device_gib} is not allowed; 0 or more'
+    )
+  if wanted and bank.texts.nbytes <= device_gib * 2**30:
+    return bank, None
+  few = bank.replace(texts=bank.texts[:1], present=np.zeros(1, np.int32))
+  return few, bank.texts if wanted else None
+
+
+def with_texts(
+  inputs: Inputs, texts: np.ndarray | None, chunk: BatchPlan
+) -> Inputs:
+  """The inputs with all texts that a chunk of batches can read.
+
+  Memory and work follow the events of the chunk, not the bank. The number of
+  rows is rounded up to a power of two, so that few shapes are compiled.
+
+  Args:
+    inputs: on the device; of `split`.
+    texts: f16[unique_texts, llm_dim] on the host; None changes nothing.
+    chunk: chronological batches, a run of the log.
+
+  Returns:
+    The inputs.
+
+  Raises:
+    InputError: if the batches are not chronological.
+  """
+  if texts is None:
+    return inputs
+  if chunk.events is not None:
+    raise InputError(
+      f'config.facets.device_gib: facets of {texts.nbytes / 2**30:.3g} GiB '
+      'are beyond it, and a system that is not fed by the stream reads them '
+      'in no order; allowed: as many GiB or more'
+    )
+  size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
+  start = min(int(chunk.start[0]), len(inputs.users) - size)
+  present = np.unique(np.append(_rows(inputs, start, size), 0))
+  bank = inputs.facets
+  one = bank.texts.sharding.shard_shape(bank.texts.shape)[0]
+  blocks = len(bank.texts) // one  # which a power of two need not divide
+  padding = (1 << (len(present) - 1).bit_length()) - len(present)
+  padding += -(len(present) + padding) % blocks
+  return inputs.replace(
+    facets=bank.replace(
+      texts=_place(
+        bank.texts.sharding,
+        np.pad(_take(texts, present), [(0, padding), (0, 0)]),
+      ),
+      present=_place(
+        inputs.train_events.sharding,
+        np.pad(present.astype(np.int32), (0, padding), constant_values=_NO_ROW),
+      ),
+    )
+  )
+
+
+def _place(sharding, value):
+  """Puts a host array on the devices, each host on its own."""
+  return jax.make_array_from_callback(
+    value.shape, sharding, lambda index: value[index]
+  )
+
+
+def _take(texts, rows):
+  """Rows of a table, which may be mapped from a file.
+
+  Whatever page was once read counts as the process's memory, and so do those
+  beside it. A table that is read at random would soon be there as a whole, so
+  pages are let go; the system still has them while it has room.
+  """
+  mapping = texts
+  while isinstance(mapping, np.ndarray):
+    mapping = mapping.base
+  out = np.empty((len(rows), texts.shape[1]), texts.dtype)
+  for first in range(0, len(rows), _BLOCK):
+    block = slice(first, first + _BLOCK)
+    out[block] = texts[rows[block]]
+    if isinstance(mapping, mmap.mmap):
+      mapping.madvise(mmap.MADV_DONTNEED)
+  return out
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _rows(inputs, start, size):
+  """i32[size, 4], rows of all texts that serve so many events of the log."""
+  users, times = sharded_table.cut((inputs.users, inputs.times), start, size)
+  return sharded_table.replicated(lookup(inputs.facets, users, times))

@@ -1,0 +1,1 @@
+"""Facet writers, one file each."""

@@ -1,0 +1,267 @@
+"""A writer that runs a Flax language model of Hugging Face on this machine."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.facets import asking
+from dynllm_jax.facets import llm
+from dynllm_jax.facets import planning
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets.generation import Generator
+from dynllm_jax.facets.llm import Reply
+from dynllm_jax.facets.llm import Request
+from dynllm_jax.facets.windows import Profiles
+from dynllm_jax.facets.writing import FacetTexts
+from dynllm_jax.text import flax_models
+from dynllm_jax.text import model_files
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+
+VERSION = 1
+
+_FIELD = 'facets.writer.model'
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def describe(writer_config: Any) -> str:
+  """The writer in words, for reports."""
+  return f'{llm.describe(writer_config)}, run here ({writer_config.dtype})'
+
+
+def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
+  """The weights too; noted in the store, to be known without them."""
+  _check(writer_config)
+  return {
+    **llm.settings(writer_config, 'dtype'),
+    'version': VERSION,
+    'weights': model_files.identity(_FIELD, writer_config.model, store),
+  }
+
+
+def write(
+  writer_config: Any,
+  log: EventLog,
+  profiles: Profiles,
+  store: str = '',
+  report: Callable[[str], None] = print,
+) -> FacetTexts:
+  """Writes the facets of each profile; see `asking.write`."""
+  return asking.write(
+    writer_config, _model(writer_config, report), log, profiles, store, report
+  )
+
+
+def plan(
+  writer_config: Any,
+  log: EventLog,
+  profiles: Profiles,
+  store: str = '',
+  report: Callable[[str], None] = print,
+) -> None:
+  """Says what writing would take; see `planning.plan`."""
+  planning.plan(
+    writer_config, _model(writer_config, report), log, profiles, store, report
+  )
+
+
+def _check(writer_config: Any) -> None:
+  llm.check(writer_config)
+  if writer_config.dtype not in _DTYPES:
+    raise InputError(
+      f'facets.writer.dtype: {writer_config.dtype!r} is not allowed; it '
+      f'must be {" or ".join(_DTYPES)}'
+    )
+  if writer_config.batch_size < 1:
+    raise InputError(
+      f'facets.writer.batch_size: {writer_config.batch_size!r} is not '
+      'allowed; it must be at least 1'
+    )
+
+
+def _model(writer_config: Any, report: Callable[[str], None]) -> llm.Model:
+  """The model; its tokenizer is loaded now, its weights when it is asked."""
+  _check(writer_config)
+  about = {
+    **llm.about(writer_config, 'dtype'),
+    'weights': model_files.identity(_FIELD, writer_config.model),
+  }
+  tokenizer = _tokenizer(writer_config.model)
+
+  @functools.cache
+  def generator() -> Generator:
+    report(f'facets: loading {writer_config.model}')
+    return _generator(writer_config, tokenizer)
+
+  def answer(
+    requests: Sequence[Request],
+  ) -> Iterator[list[tuple[Request, Reply]]]:
+    return _answer(generator(), tokenizer, requests)
+
+  def texts(parts: Sequence[str]) -> list[int]:
+    return (
+      list(map(len, tokenizer(list(parts), add_special_tokens=False).input_ids))
+      if parts
+      else []
+    )
+
+  def whole(messages: Sequence[str]) -> list[int]:
+    return list(map(len, _ids(tokenizer, messages)))
+
+  return llm.Model(about, prompts.Counter(texts, whole), answer)
+
+
+def _tokenizer(name: str) -> Any:
+  folder = model_files.locate(_FIELD, name)
+  try:
+    import transformers
+  except ImportError as error:
+    raise model_files.missing(_FIELD, error) from error
+  # A prompt longer than the model allows is checked for where it is made.
+  transformers.utils.logging.set_verbosity_error()
+  try:
+    return transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  # transformers raises whatever its parsers do.
+  except Exception as error:
+    raise InputError(
+      f'{_FIELD}: the tokenizer in {folder} cannot be read ({error}); '
+      'allowed: a directory with tokenizer.json or what its kind '
+      'needs'
+    ) from error
+
+
+def _generator(writer_config: Any, tokenizer: Any) -> Generator:
+  """Loads the weights.
+
+  Raises:
+    InputError: if the model takes no inputs as long as the config says.
+  """
+  longest = writer_config.max_input_tokens
+  output = writer_config.max_output_tokens
+  dtype = _DTYPES[writer_config.dtype]
+  loaded = flax_models.load(
+    _FIELD, writer_config.model, 'generator', dtype, longest + output
+  )
+  settings = loaded.model.config
+  needed = (
+    max(longest, output) if settings.is_encoder_decoder else longest + output
+  )
+  positions = getattr(settings, 'max_position_embeddings', None) or needed
+  if positions < needed:
+    raise InputError(
+      f'facets.writer.max_input_tokens: {longest} with max_output_tokens '
+      f'{output} is more than {writer_config.model!r} has positions; '
+      f'allowed: {positions} together'
+    )
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loaded.params)
+  ends = _ends(loaded, tokenizer)
+  pad = tokenizer.pad_token_id
+  return Generator(
+    loaded.model,
+    params,
+    writer_config.batch_size,
+    longest,
+    output,
+    ends[0] if pad is None else pad,
+    ends,
+  )
+
+
+def _ends(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
+  """Tokens that end an answer; a chat model has several."""
+  stated = model_files.read_json(loaded.folder / 'generation_config.json') or {}
+  ends = []
+  for value in (
+    stated.get('eos_token_id'),
+    loaded.model.config.eos_token_id,
+    tokenizer.eos_token_id,
+  ):
+    ends += value if isinstance(value, list) else [value]
+  ends = list(dict.fromkeys(end for end in ends if end is not None))
+  if not ends:
+    raise InputError(
+      f'{_FIELD}: {loaded.folder} names no token that ends a text; allowed: '
+      'a model with eos_token_id'
+    )
+  return ends
+
+
+def _answer(
+  generator: Generator, tokenizer: Any, requests: Sequence[Request]
+) -> Iterator[list[tuple[Request, Reply]]]:
+  """A batch at a time, of prompts of about one length."""
+  requests = sorted(requests, key=lambda request: request.tokens)
+  at = 0
+  while at < len(requests):
+    length = generator.length(requests[at].tokens)
+    batch = [
+      request
+      for request in requests[at : at + generator.batch_size]
+      if generator.length(request.tokens) == length
+    ]
+    at += len(batch)
+    ids = _ids(tokenizer, [request.message for request in batch])
+    outputs = generator(
+      ids,
+      [request.temperature for request in batch],
+      [request.seed for request in batch],
+    )
+    yield [
+      (
+        request,
+        Reply(
+          tokenizer.decode(tokens, skip_special_tokens=True),
+          len(prompt),
+          len(tokens),
+        ),
+      )
+      for request, prompt, tokens in zip(batch, ids, outputs, strict=True)
+    ]
+
+
+def _ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
+  """Token ids of whole prompts."""
+  if not messages:
+    return []
+  chat = bool(tokenizer.chat_template)
+  texts = [
+    _chat(tokenizer, message)
+    if chat
+    else f'{prompts.SYSTEM}\n\n{message}\n\nAnswer:\n'
+    for message in messages
+  ]
+  # A chat template writes the special tokens itself.
+  return tokenizer(texts, add_special_tokens=not chat).input_ids
+
+
+def _chat(tokenizer: Any, message: str) -> str:
+  """A prompt in the form that the model was trained on."""
+  try:
+    import jinja2
+  except ImportError as error:
+    raise InputError(
+      f'{_FIELD}: a model with a chat template needs the package jinja2 '
+      f"({error}); install it with pip install 'dynllm_jax[llm]'"
+    ) from error
+  render = functools.partial(
+    tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True
+  )
+  try:
+    return render(
+      [
+        {'role': 'system', 'content': prompts.SYSTEM},
+        {'role': 'user', 'content': message},
+      ]
+    )
+  except jinja2.TemplateError:  # this one knows no system message
+    return render(
+      [{'role': 'user', 'content': f'{prompts.SYSTEM}\n\n{message}'}]
+    )

@@ -1,0 +1,129 @@
+"""A writer that asks an OpenAI-compatible endpoint, such as vLLM or TGI."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any
+
+from dynllm_jax.facets import asking
+from dynllm_jax.facets import llm
+from dynllm_jax.facets import planning
+from dynllm_jax.facets import prompts
+from dynllm_jax.facets.llm import Reply
+from dynllm_jax.facets.llm import Request
+from dynllm_jax.facets.windows import Profiles
+from dynllm_jax.facets.writing import FacetTexts
+from dynllm_jax.text.endpoint import BadAnswerError
+from dynllm_jax.text.endpoint import Endpoint
+from dynllm_jax.text.endpoint import Refused
+from dynllm_jax.types import EventLog
+
+VERSION = 1
+
+# The endpoint's tokenizer is not at hand. English has about four bytes a
+# token and Chinese about three, so this errs on the safe side.
+_BYTES_PER_TOKEN = 3
+_MESSAGE_TOKENS = 8  # that a chat's form adds to a message
+
+
+def describe(writer_config: Any) -> str:
+  """The writer in words, for reports."""
+  return f'{llm.describe(writer_config)}, through an endpoint'
+
+
+def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
+  """Not who serves it: what is behind a model's name, no one else knows."""
+  del store
+  llm.check(writer_config)
+  return {**llm.settings(writer_config), 'version': VERSION}
+
+
+def write(
+  writer_config: Any,
+  log: EventLog,
+  profiles: Profiles,
+  store: str = '',
+  report: Callable[[str], None] = print,
+) -> FacetTexts:
+  """Writes the facets of each profile; see `asking.write`."""
+  return asking.write(
+    writer_config, _model(writer_config), log, profiles, store, report
+  )
+
+
+def plan(
+  writer_config: Any,
+  log: EventLog,
+  profiles: Profiles,
+  store: str = '',
+  report: Callable[[str], None] = print,
+) -> None:
+  """Says what writing would take; see `planning.plan`."""
+  planning.plan(
+    writer_config, _model(writer_config), log, profiles, store, report
+  )
+
+
+def _model(writer_config: Any) -> llm.Model:
+  llm.check(writer_config)
+
+  @functools.cache
+  def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
+    return Endpoint('facets.writer', writer_config)
+
+  def answer(
+    requests: Sequence[Request],
+  ) -> Iterator[list[tuple[Request, Reply]]]:
+    answers = endpoint().run(
+      requests,
+      functools.partial(_call, writer_config),
+      lambda request: request.tokens + writer_config.max_output_tokens,
+    )
+    for request, reply in answers:
+      if isinstance(reply, Refused):
+        reply = Reply(f'refused: {reply}', 0, 0)
+      yield [(request, reply)]
+
+  return llm.Model(
+    llm.about(writer_config),
+    prompts.Counter(_count_texts, _count_prompts, exact=False),
+    answer,
+  )
+
+
+def _call(
+  writer_config: Any, client: Any, request: Request
+) -> tuple[Reply, int]:
+  """One call; the reply and the tokens that it has cost."""
+  answer = client.chat.completions.create(
+    model=writer_config.model,
+    messages=[
+      {'role': 'system', 'content': prompts.SYSTEM},
+      {'role': 'user', 'content': request.message},
+    ],
+    temperature=request.temperature,
+    seed=request.seed % 2**31,
+    max_tokens=writer_config.max_output_tokens,
+  )
+  text = answer.choices[0].message.content or ''
+  if not isinstance(text, str):
+    raise BadAnswerError(f'content is {type(text).__name__}, not a string')
+  if answer.usage is None:
+    reply = Reply(text, request.tokens, _count_texts([text])[0])
+  else:
+    reply = Reply(
+      text, answer.usage.prompt_tokens, answer.usage.completion_tokens
+    )
+  return reply, reply.input_tokens + reply.output_tokens
+
+
+def _count_texts(texts: Sequence[str]) -> list[int]:
+  sizes = (len(text.encode(errors='replace')) for text in texts)
+  return [math.ceil(size / _BYTES_PER_TOKEN) for size in sizes]
+
+
+def _count_prompts(messages: Sequence[str]) -> list[int]:
+  form = _count_texts([prompts.SYSTEM])[0] + 2 * _MESSAGE_TOKENS
+  return [form + size for size in _count_texts(messages)]

@@ -1,0 +1,1 @@
+"""The temporal graph and the node memories over it."""

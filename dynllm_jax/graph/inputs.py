@@ -1,0 +1,65 @@
+"""Builds the fixed inputs of a system from a prepared log (DESIGN 3)."""
+
+import numpy as np
+
+from dynllm_jax.graph import temporal
+from dynllm_jax.graph import training_graph
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import Inputs
+
+_ROWS = 65_536  # of a table read at once
+
+
+def build_inputs(
+  log: EventLog,
+  item_text: np.ndarray,
+  facets: FacetBank,
+  padding: int,
+  train_graph: bool = False,
+) -> Inputs:
+  """Indexes the log, on the host.
+
+  Args:
+    log: the prepared log.
+    item_text: f16[items + 1, llm_dim].
+    facets: of the log's users.
+    padding: rows added to the log, as many as the largest batch has.
+    train_graph: whether the graph of training pairs is built.
+
+  Returns:
+    Inputs of numpy arrays.
+  """
+  times = log.times.astype(np.int32)
+
+  def padded(column):
+    return np.pad(column.astype(np.int32), (0, padding), mode='edge')
+
+  return Inputs(
+    users=padded(log.users),
+    items=padded(log.items),
+    times=padded(times),
+    user_graph=temporal.temporal_graph(
+      log.users, log.items, times, log.num_users
+    ),
+    item_graph=temporal.temporal_graph(
+      log.items, log.users, times, log.num_items
+    ),
+    same_time=temporal.same_time_items(log),
+    train_events=np.int32(log.train_end),
+    mean_return_days=np.float32(training_graph.mean_return_days(log)),
+    item_text=item_text,
+    text_mean=_mean(item_text[1:]),
+    facets=facets,
+    num_users=log.num_users,
+    num_items=log.num_items,
+    train_graph=training_graph.train_graph(log) if train_graph else None,
+  )
+
+
+def _mean(texts):
+  """f32[llm_dim], the mean row of a table that may be larger than memory."""
+  total = np.zeros(texts.shape[1])
+  for start in range(0, len(texts), _ROWS):
+    total += texts[start : start + _ROWS].sum(axis=0, dtype=np.float64)
+  return (total / max(1, len(texts))).astype(np.float32)

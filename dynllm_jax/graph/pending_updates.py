@@ -1,0 +1,93 @@
+"""Scored events whose update of the memory is still to be applied (SPEC 4)."""
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import Params
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
+
+
+def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
+  """A pending batch without events."""
+  # Three arrays of their own: a buffer can be given away only once.
+  users, items, times = (jnp.zeros([capacity], jnp.int32) for _ in range(3))
+  return Pending(
+    events=EventBatch(users, items, times, jnp.zeros([capacity], bool)),
+    user_vectors=jnp.zeros([capacity, user_dim]),
+    item_vectors=jnp.zeros([capacity, item_dim]),
+    ready=jnp.array(False),
+  )
+
+
+def pending_of(
+  system: System,
+  params: Params,
+  memory: SystemMemory,
+  inputs: Inputs,
+  capacity: int,
+) -> Pending:
+  """A pending batch without events, as wide as a system's vectors."""
+  one = jnp.zeros([1], jnp.int32)
+
+  def embed_one(params, memory, inputs):
+    memory = system.propagate(params, memory, inputs, None)
+    return system.embed(params, memory, inputs, one, one, one, one[0], None)
+
+  users, items = jax.eval_shape(embed_one, params, memory, inputs)
+  return empty_pending(capacity, users.vector.shape[-1], items.vector.shape[-1])
+
+
+def add_pending(
+  pending: Pending,
+  batch: EventBatch,
+  user_vectors: Array,
+  item_vectors: Array,
+  part: Array,
+  ready: Array,
+) -> Pending:
+  """Adds a scored batch; the first part of a group replaces what was there.
+
+  Args:
+    pending: capacity a multiple of the batch.
+    batch: the events.
+    user_vectors: f32[batch, dim], `h_u(t)`.
+    item_vectors: f32[batch, dim], `h_i(t_B)`.
+    part: i32[], the batch's place in its group of equal times.
+    ready: bool[], whether it is the group's last part.
+
+  Returns:
+    Pending; its vectors carry no gradient.
+  """
+  at = part * len(batch.mask)
+
+  def put(old, new):
+    new = jax.lax.stop_gradient(new)
+    return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
+
+  keep = pending.events.mask & (part > 0)
+  events = jax.tree.map(put, pending.events.replace(mask=keep), batch)
+  return Pending(
+    events=events,
+    user_vectors=put(pending.user_vectors, user_vectors),
+    item_vectors=put(pending.item_vectors, item_vectors),
+    ready=ready,
+  )
+
+
+def due(pending: Pending, real: Array) -> Pending:
+  """The pending events whose update may be applied: all of them, or none.
+
+  Args:
+    pending: what waits.
+    real: bool[], False in a padding step of a scan, which changes nothing.
+
+  Returns:
+    Pending with the mask of what is due.
+  """
+  mask = pending.events.mask & pending.ready & real
+  return pending.replace(events=pending.events.replace(mask=mask))

@@ -1,0 +1,227 @@
+"""Temporal neighborhoods: what a node did strictly before a time.
+
+A temporal CSR holds every event of the log, a node's row in order of time.
+Readers name a time and see only what is strictly earlier, so one index serves
+training, validation and test without any of them seeing its future.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import Neighborhood
+from dynllm_jax.types import SameTimeItems
+from dynllm_jax.types import SECONDS_PER_DAY
+from dynllm_jax.types import TemporalGraph
+
+FEATURE_DIM = 4  # width of `event_features`
+
+
+def temporal_graph(
+  nodes: np.ndarray, neighbors: np.ndarray, times: np.ndarray, num_nodes: int
+) -> TemporalGraph:
+  """Builds the temporal CSR of one side on the host.
+
+  Args:
+    nodes: i32[events], the side's own node of each event, in 1..num_nodes.
+    neighbors: i32[events], the other side's node.
+    times: i32[events], seconds, ascending.
+    num_nodes: nodes of this side, padding not counted.
+
+  Returns:
+    The graph; among equal times a row keeps the order of the log.
+  """
+  order = np.argsort(nodes, kind='stable')
+  counts = np.bincount(nodes, minlength=num_nodes + 1)
+  offsets = np.concatenate([[0], np.cumsum(counts)])
+  return TemporalGraph(
+    offsets=offsets.astype(np.int32),
+    neighbors=neighbors[order].astype(np.int32),
+    times=times[order].astype(np.int32),
+    longest=int(counts.max()),
+  )
+
+
+def same_time_items(log: EventLog) -> SameTimeItems:
+  """Groups the log by user and time (the items no negative may be)."""
+  _, group = np.unique(pair_key(log.users, log.times), return_inverse=True)
+  pairs = np.unique(pair_key(group, log.items))
+  sizes = np.bincount(pairs >> 32)
+  return SameTimeItems(
+    offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32),
+    items=(pairs & 0x7FFFFFFF).astype(np.int32),
+    group=group.astype(np.int32),
+    longest=int(sizes.max(initial=0)),
+  )
+
+
+def pair_key(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
+  """One i64 that sorts as the pair of non-negative i32 values."""
+  return (major.astype(np.int64) << 32) | minor.astype(np.int64)
+
+
+def lower_bound(
+  values: Array, low: Array, high: Array, target: Array, longest: int
+) -> Array:
+  """First position in `[low, high)` whose value is not below the target.
+
+  A binary search of many slices at once. The number of rounds is fixed, so
+  that devices which share the queries need not agree on when to stop.
+
+  Args:
+    values: i32[n], ascending within each slice.
+    low, high: i32[...], the slices.
+    target: i32[...].
+    longest: no slice is longer.
+
+  Returns:
+    i32[...]; `high` where every value is below the target.
+  """
+  if values.shape[0] == 0:
+    return low
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = low + (high - low) // 2  # the sum may pass i32
+    below = (low < high) & (jnp.take(values, middle, mode='clip') < target)
+    return (
+      jnp.where(below, middle + 1, low),
+      jnp.where(below, high, jnp.maximum(middle, low)),
+    )
+
+  return jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))[0]
+
+
+def _ask(answer, graph, nodes, times):
+  """What a temporal CSR, or the blocks of one, say of nodes at times."""
+  return sharded_table.ask(
+    answer,
+    lambda block: len(block.offsets) - 1,
+    graph,
+    nodes,
+    jnp.broadcast_to(times, nodes.shape),
+  )
+
+
+def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
+  """Number of a node's events strictly before a time, i32[...]."""
+  return _ask(_count_before, graph, nodes, times)
+
+
+def _count_before(graph, nodes, times):
+  start = graph.offsets[nodes]
+  end = graph.offsets[nodes + 1]
+  return lower_bound(graph.times, start, end, times, graph.longest) - start
+
+
+def neighborhood(
+  graph: TemporalGraph, nodes: Array, times: Array, num_neighbors: int
+) -> Neighborhood:
+  """`N_u(t)` of SPEC 3.2: the most recent neighbors, strictly earlier.
+
+  Args:
+    graph: the side's temporal CSR.
+    nodes: i32[...]; node 0 has no neighbor.
+    times: i32[...], seconds, broadcastable to `nodes`.
+    num_neighbors: n.
+
+  Returns:
+    Neighborhood of shape [..., num_neighbors], most recent first.
+  """
+  return _ask(
+    functools.partial(_neighborhood, num_neighbors), graph, nodes, times
+  )
+
+
+def _neighborhood(num_neighbors, graph, nodes, times):
+  start = graph.offsets[nodes]
+  end = start + _count_before(graph, nodes, times)
+  position = end[..., None] - 1 - jnp.arange(num_neighbors)
+  mask = position >= start[..., None]
+  position = jnp.where(mask, position, 0)
+  if graph.times.shape[0] == 0:
+    zeros = jnp.zeros_like(position)
+    return Neighborhood(zeros, zeros, mask)
+  return Neighborhood(
+    nodes=jnp.where(mask, graph.neighbors[position], 0),
+    times=jnp.where(mask, graph.times[position], 0),
+    mask=mask,
+  )
+
+
+def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
+  """Causal dynamic features of SPEC 2.2, scaled for a network.
+
+  Args:
+    graph: the side's temporal CSR.
+    nodes: i32[...].
+    times: i32[...], seconds.
+
+  Returns:
+    f32[..., 4]: whether the node has an earlier event, log(1 + days since the
+    latest), log(1 + events of the last 30 days), log(1 + events so far), all
+    strictly before `times`.
+  """
+  return _ask(_event_features, graph, nodes, times)
+
+
+def _event_features(graph, nodes, times):
+  total = _count_before(graph, nodes, times)
+  month = 30 * SECONDS_PER_DAY
+  # Subtracting at the int32 floor would wrap; no event is that early.
+  recent = total - _count_before(
+    graph, nodes, jnp.maximum(times, month) - month
+  )
+  last = _neighborhood(1, graph, nodes, times)
+  seen = last.mask[..., 0]
+  days = days_between(times, last.times[..., 0])
+  return jnp.stack(
+    [
+      seen.astype(jnp.float32),
+      jnp.where(seen, jnp.log1p(days), 0.0),
+      jnp.log1p(recent.astype(jnp.float32)),
+      jnp.log1p(total.astype(jnp.float32)),
+    ],
+    axis=-1,
+  )
+
+
+def takes_at_that_time(
+  same_time: SameTimeItems, events: Array, items: Array
+) -> Array:
+  """Whether an event's user takes an item at the event's very time.
+
+  Args:
+    same_time: groups of the log.
+    events: i32[batch], positions in the log.
+    items: i32[batch, candidates].
+
+  Returns:
+    bool[batch, candidates].
+  """
+  return sharded_table.ask(
+    _in_group,
+    lambda block: len(block.offsets) - 1,
+    same_time,
+    sharded_table.take(same_time.group, events),
+    items,
+  )
+
+
+def _in_group(same_time, group, items):
+  low = jnp.broadcast_to(same_time.offsets[group][:, None], items.shape)
+  high = jnp.broadcast_to(same_time.offsets[group + 1][:, None], items.shape)
+  position = lower_bound(same_time.items, low, high, items, same_time.longest)
+  found = jnp.take(same_time.items, position, mode='clip') == items
+  return found & (position < high)
+
+
+def days_between(later: Array, earlier: Array) -> Array:
+  """Days as float32, the difference taken in integers (SPEC 2.1)."""
+  seconds = jnp.asarray(later, jnp.int32) - jnp.asarray(earlier, jnp.int32)
+  return seconds.astype(jnp.float32) / SECONDS_PER_DAY

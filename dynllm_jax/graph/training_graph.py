@@ -1,0 +1,70 @@
+"""The graph of who took what in training, and what else training fixes."""
+
+import numpy as np
+
+from dynllm_jax.graph.temporal import pair_key
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import SECONDS_PER_DAY
+from dynllm_jax.types import TrainGraph
+
+FAN_IN = 16  # neighbors in a row of `TrainGraph.levels`; the fastest measured
+
+
+def train_graph(log: EventLog) -> TrainGraph:
+  """Builds the graph of the distinct training pairs on the host."""
+  events = slice(0, log.train_end)
+  pairs = np.unique(pair_key(log.users[events], log.items[events]))
+  users, items = pairs >> 32, log.num_users + 1 + (pairs & 0x7FFFFFFF)
+  nodes = np.concatenate([users, items])
+  neighbors = np.concatenate([items, users])
+  order = np.lexsort((neighbors, nodes))
+  num_nodes = log.num_users + log.num_items + 2
+  levels, owners = _sum_tree(nodes[order], neighbors[order], num_nodes)
+  return TrainGraph(
+    levels=levels,
+    owners=owners,
+    degrees=np.bincount(nodes, minlength=num_nodes).astype(np.float32),
+  )
+
+
+def _sum_tree(nodes, neighbors, num_nodes):
+  """`TrainGraph.levels` and `owners` of edges that are sorted by node.
+
+  A node with more than FAN_IN neighbors has several rows, which the next
+  level gathers, and so on: the work of a sum over all neighborhoods follows
+  the edges, however unequal the degrees, and never scatters.
+  """
+  levels, owners = [], None
+  while True:
+    counts = np.bincount(nodes, minlength=num_nodes)
+    last = counts.max() <= FAN_IN
+    rows = np.ones(num_nodes, int) if last else -(-counts // FAN_IN)
+    rows[0] = 1  # stays empty: what an empty place of the next level reads
+    first = np.cumsum(rows) - rows
+    place = np.arange(len(nodes)) - (np.cumsum(counts) - counts)[nodes]
+    level = np.zeros((rows.sum(), FAN_IN), np.int32)
+    level[first[nodes] + place // FAN_IN, place % FAN_IN] = neighbors
+    levels.append(level)
+    of_row = np.repeat(np.arange(num_nodes, dtype=np.int32), rows)
+    owners = of_row if owners is None else owners
+    if last:
+      return tuple(levels), owners
+    nodes, neighbors = of_row[1:], np.arange(1, len(of_row))
+
+
+def mean_return_days(log: EventLog) -> float:
+  """mu of SPEC 3.4, over training events.
+
+  The mean time since a user's last strictly earlier event, first events left
+  out; 1.0 where no training user returns.
+  """
+  users = log.users[: log.train_end]
+  times = log.times[: log.train_end]
+  # One entry for each user and distinct time, with the number of its events.
+  keys, counts = np.unique(pair_key(users, times), return_counts=True)
+  returns = np.diff(keys >> 32) == 0
+  gaps = np.diff(keys)[returns]  # the users are equal: a difference in time
+  weights = counts[1:][returns]
+  if not returns.any():
+    return 1.0
+  return float(np.average(gaps, weights=weights) / SECONDS_PER_DAY)

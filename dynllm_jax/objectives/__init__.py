@@ -1,0 +1,1 @@
+"""What is minimized: negatives, scores and losses."""

@@ -1,0 +1,52 @@
+"""Negatives, none of them an item that the user takes at that time (SPEC 3.9)."""
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.graph.temporal import takes_at_that_time
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+
+NEGATIVES = ('uniform', 'popularity')
+
+
+def sample_negatives(
+  key: Array, inputs: Inputs, events: Array, shape: tuple[int, ...], how: str
+) -> tuple[Array, Array]:
+  """Draws negatives, none an item that the user takes at that time (SPEC 3.9).
+
+  Args:
+    key: random key.
+    inputs: for the catalogue, the training events and the user's own items.
+    events: i32[batch], positions in the log.
+    shape: [batch, negatives] for negatives of each event's own, or [negatives]
+      where the batch shares them.
+    how: 'uniform' over the catalogue, or 'popularity', in proportion to
+      training events.
+
+  Returns:
+    i32[shape] items, and bool[batch, negatives], which of them are allowed.
+  """
+  tries = 4 if len(shape) == 2 else 1  # a shared one may suit other rows
+  if how == 'popularity':
+    drawn = sharded_table.take(
+      inputs.items,
+      jax.random.randint(key, (tries, *shape), 0, inputs.train_events),
+    )
+  else:
+    drawn = jax.random.randint(
+      key, (tries, *shape), 1, inputs.num_items + 1, jnp.int32
+    )
+  if len(shape) == 1:
+    each = jnp.broadcast_to(drawn[0], (len(events), *shape))
+    return drawn[0], ~takes_at_that_time(inputs.same_time, events, each)
+  each = jnp.moveaxis(drawn, 0, 1)
+  taken = takes_at_that_time(
+    inputs.same_time, events, each.reshape(len(events), -1)
+  )
+  taken = jnp.moveaxis(taken.reshape(each.shape), 1, 0)
+  # The first try that is allowed; the last one, not allowed, if none is.
+  first = jnp.where(taken.all(0), tries - 1, jnp.argmin(taken, axis=0))
+  chosen = jnp.take_along_axis(drawn, first[None], axis=0)[0]
+  return chosen, ~taken.all(0)

@@ -1,0 +1,88 @@
+"""Scores of items for users: dot product plus sparse terms (SPEC 3.9, 3.11)."""
+
+import jax.numpy as jnp
+
+from dynllm_jax.types import Array
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Terms
+from dynllm_jax.types import UserEmbeddings
+
+
+def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
+  """Scores every candidate for every user.
+
+  Args:
+    users: [batch].
+    items: [candidates]; ids in any order, also repeated.
+
+  Returns:
+    f32[batch, candidates].
+  """
+  scores = _scaled(users, users.vector @ items.vector.T)
+  if users.text is not None:
+    scores += users.text @ items.text.T
+  if users.copy is not None or users.walk is not None:
+    order = jnp.argsort(items.ids)
+    ids = items.ids[order]
+    # Where each candidate's id first stands in the sorted ids.
+    column = jnp.searchsorted(ids, items.ids)
+    if users.copy is not None:
+      scores += _spread(users.copy, ids)[:, column]
+    if users.walk is not None:
+      walks = _spread(users.walk, ids)
+      scores += users.walk_scale * jnp.log1p(walks)[:, column]
+  if users.item_scores is not None:
+    scores += users.item_scores[:, items.ids]
+  return scores
+
+
+def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
+  """Scores each user's own few candidates.
+
+  Args:
+    users: [batch].
+    items: ids [batch, candidates], vectors [batch, candidates, dim].
+
+  Returns:
+    f32[batch, candidates].
+  """
+  scores = _scaled(users, jnp.einsum('bd,bcd->bc', users.vector, items.vector))
+  if users.text is not None:
+    scores += jnp.einsum('bd,bcd->bc', users.text, items.text)
+  if users.copy is not None:
+    scores += _matched(users.copy, items.ids)
+  if users.walk is not None:
+    scores += users.walk_scale * jnp.log1p(_matched(users.walk, items.ids))
+  if users.item_scores is not None:
+    scores += jnp.take_along_axis(users.item_scores, items.ids, axis=1)
+  return scores
+
+
+def _scaled(users, products):
+  return products if users.scale is None else users.scale * products
+
+
+def _matched(terms: Terms, ids: Array) -> Array:
+  """Sums of the weights on each row's own candidates, f32[batch, c]."""
+  hit = terms.items[:, :, None] == ids[:, None, :]
+  return jnp.sum(jnp.where(hit, terms.weights[:, :, None], 0.0), axis=1)
+
+
+def _spread(terms: Terms, ids: Array) -> Array:
+  """Sums of the weights at the first place of each id in sorted ids.
+
+  Args:
+    terms: [batch, terms].
+    ids: i32[candidates], ascending.
+
+  Returns:
+    f32[batch, candidates]; zero at an id's later places.
+  """
+  batch, size = len(terms.items), len(ids)
+  column = jnp.searchsorted(ids, terms.items)
+  found = jnp.take(ids, column, mode='clip') == terms.items
+  row = jnp.arange(batch)[:, None]
+  # Terms of other items fall off the end.
+  column = jnp.where(found & (column < size), column, size)
+  sums = jnp.zeros([batch, size], terms.weights.dtype)
+  return sums.at[row, column].add(terms.weights, mode='drop')

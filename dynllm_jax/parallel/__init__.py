@@ -1,0 +1,1 @@
+"""Devices and processes: the mesh, tables that share their rows over it."""

@@ -1,0 +1,136 @@
+"""Plug-ins: systems, data sources, text encoders and facet writers, by name.
+
+A plug-in is a module. Those of this package are files of one folder, known by
+their file names. One from outside is named in the configuration by its full
+module name, which has a dot (`my_shop.my_system`), or by a short name that an
+installed distribution gives it as an entry point of the kind's group. No list
+of plug-ins is kept anywhere.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import types
+from typing import NamedTuple
+
+from dynllm_jax.types import InputError
+
+
+class Kind(NamedTuple):
+  """A kind of plug-in.
+
+  Attributes:
+    word: what one is called in messages.
+    package: where the files of this package's own plug-ins are.
+    suffix: of their file names; `flax_encoder.py` is the encoder `flax`.
+    group: of entry points of installed distributions.
+    functions: what every plug-in of the kind has.
+  """
+
+  word: str
+  package: str
+  suffix: str
+  group: str
+  functions: tuple[str, ...]
+
+
+SYSTEMS = Kind(
+  word='system',
+  package='dynllm_jax.models',
+  suffix='',
+  group='dynllm_jax.systems',
+  functions=('default_config', 'build'),
+)
+SOURCES = Kind(
+  word='source',
+  package='dynllm_jax.datasets.sources',
+  suffix='',
+  group='dynllm_jax.sources',
+  functions=('files', 'read'),
+)
+ENCODERS = Kind(
+  word='encoder',
+  package='dynllm_jax.text.encoders',
+  suffix='_encoder',
+  group='dynllm_jax.encoders',
+  functions=('encode', 'identity', 'describe'),
+)
+WRITERS = Kind(
+  word='writer',
+  package='dynllm_jax.facets.writers',
+  suffix='_writer',
+  group='dynllm_jax.writers',
+  functions=('write', 'plan', 'identity', 'describe'),
+)
+
+
+def names(kind: Kind) -> list[str]:
+  """Short names of all plug-ins of a kind, installed ones included."""
+  return sorted({*_own_names(kind), *_entry_points(kind)})
+
+
+def load(kind: Kind, name: str, field: str) -> types.ModuleType:
+  """The module of a plug-in.
+
+  Args:
+    kind: one of the kinds above.
+    name: a name of `names`, or the full name of a module anywhere.
+    field: the configuration's field that has the name, for errors.
+
+  Raises:
+    InputError: if there is no such plug-in, it cannot be imported, or it
+      lacks a function.
+  """
+  if name in _own_names(kind):
+    return importlib.import_module(f'{kind.package}.{name}{kind.suffix}')
+  target = _entry_points(kind).get(name, name)
+  if not _is_module(target):
+    raise InputError(
+      f'{field}: unknown {kind.word} {name!r}; allowed: '
+      f'{", ".join(names(kind))}, or the full name of a module of your own'
+    )
+  try:
+    module = importlib.import_module(target)
+  # Whatever its author's code may raise; they need to know what and where.
+  except Exception as error:
+    raise InputError(
+      f'{field}: the {kind.word} {name!r} cannot be imported '
+      f'({type(error).__name__}: {error}); allowed: '
+      f'{", ".join(names(kind))}, or a module that Python finds (PYTHONPATH)'
+    ) from error
+  missing = [f for f in kind.functions if not hasattr(module, f)]
+  if missing:
+    raise InputError(
+      f'{field}: {target} has no function {missing[0]!r}; a {kind.word} has '
+      f'{", ".join(kind.functions)}'
+    )
+  return module
+
+
+@functools.cache
+def _own_names(kind: Kind) -> frozenset[str]:
+  """Short names of the files of this package, none of them imported."""
+  folder = importlib.import_module(kind.package).__path__
+  return frozenset(
+    module.name.removesuffix(kind.suffix)
+    for module in pkgutil.iter_modules(folder)
+    if module.name.endswith(kind.suffix) and not module.name.startswith('_')
+  )
+
+
+@functools.cache
+def _entry_points(kind: Kind) -> dict[str, str]:
+  """Modules of installed distributions, by short name."""
+  found = importlib.metadata.entry_points(group=kind.group)
+  return {entry.name: entry.value for entry in found}
+
+
+def _is_module(name: str) -> bool:
+  """Whether a name may be a module's: it has a dot, or Python finds it."""
+  if not isinstance(name, str):
+    return False
+  return '.' in name or (
+    name.isidentifier() and importlib.util.find_spec(name) is not None
+  )

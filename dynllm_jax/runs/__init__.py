@@ -1,0 +1,1 @@
+"""What a run does, from the command to the report."""

@@ -1,0 +1,92 @@
+"""What a checkpoint remembers of its run, and which runs may go on from it."""
+
+import json
+from typing import Any
+
+import ml_collections
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.types import InputError
+
+# What may change between a checkpoint and a run that goes on from it.
+_FREE_TO_RESUME = (
+  'facets.device_gib',
+  'train.num_epochs',
+  'train.patience',
+  'train.chunk',
+  'eval.block_size',
+  'eval.compare',
+  'eval.ks',
+  'eval.test',
+)
+# And an evaluation, which trains nothing.
+_FREE_TO_EVALUATE = ('facets.device_gib', 'train', 'eval', 'seed')
+# But never this one, of which the checkpoint has arrays.
+_BOUND = 'train.batch_size'
+
+# Fields of an encoder that change no embedding.
+_COST_OF_ENCODING = (
+  'batch_tokens',
+  'base_url',
+  'concurrency',
+  'timeout_s',
+  'num_retries',
+  'max_calls',
+  'max_tokens',
+)
+
+
+def identity(
+  config: ml_collections.ConfigDict,
+  fingerprint: str,
+  writer: dict[str, Any],
+  encoder: dict[str, Any],
+) -> dict[str, Any]:
+  """What a checkpoint remembers of its configuration, as JSON values.
+
+  Args:
+    config: the configuration.
+    fingerprint: of the prepared log, which stands for its paths, so that it
+      may lie elsewhere.
+    writer, encoder: of `facets.bank.identities`, what the facets' texts and
+      embeddings depend on: a model's files, not its folder.
+  """
+  fields = json.loads(json.dumps(config.to_dict()))
+  del fields['data'], fields['mesh']
+  for field in _COST_OF_ENCODING:
+    del fields['facets']['encoder'][field]
+  fields['facets']['writer'] = writer
+  fields['facets']['encoder'].update(
+    {name: encoder.get(name, '') for name in ('model', 'version')}
+  )
+  return {**fields, 'data_fingerprint': fingerprint}
+
+
+def check(stored: dict, current: dict, where: str, resume: bool) -> None:
+  """Stops where a checkpoint comes from another configuration.
+
+  Args:
+    stored, current: of `identity`.
+    where: the checkpoint.
+    resume: whether training goes on from it, or it is only evaluated.
+
+  Raises:
+    InputError: naming the first field that differs.
+  """
+  free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
+  old, new = dict(config_lib.flatten(stored)), dict(config_lib.flatten(current))
+  for field in sorted(old.keys() | new.keys()):
+    if field != _BOUND and any(
+      field == f or field.startswith(f + '.') for f in free
+    ):
+      continue
+    if old.get(field) != new.get(field):
+      name = (
+        'the prepared data (config.data)'
+        if field == 'data_fingerprint'
+        else f'config.{field}'
+      )
+      raise InputError(
+        f'{name}: {new.get(field)!r} differs from {old.get(field)!r} of the '
+        f'checkpoint in {where}; allowed: the same, or another --workdir'
+      )

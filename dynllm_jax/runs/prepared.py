@@ -1,0 +1,278 @@
+"""A configuration made ready: data, inputs, system, and one epoch of it."""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.datasets import loading
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import metrics
+from dynllm_jax.engine import resident_texts
+from dynllm_jax.engine import train
+from dynllm_jax.facets import bank
+from dynllm_jax.graph import inputs as inputs_lib
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.parallel import processes
+from dynllm_jax.parallel import sharded_table
+from dynllm_jax.progress import Progress
+from dynllm_jax.progress import say
+from dynllm_jax.runs import identity as identity_lib
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import System
+from dynllm_jax.types import TrainState
+
+
+class Run(NamedTuple):
+  """A configuration with everything that it names, ready to train or rank."""
+
+  config: ml_collections.ConfigDict
+  log: EventLog
+  identity: dict[str, Any]  # what checkpoints remember
+  facets: dict[str, Any]  # who wrote and encoded them, for reports
+  inputs: Inputs  # on the device
+  facet_texts: (
+    np.ndarray | None
+  )  # that stay on the host (engine/resident_texts.py)
+  system: System
+  trainer: train.Trainer
+  train_plan: batching.BatchPlan
+  rank_plans: dict[str, batching.BatchPlan]  # by split
+  mesh: jax.sharding.Mesh
+  name: str  # in results
+  floors: dict[str, System]  # ranked for comparison, by name
+
+
+def system_name(config: ml_collections.ConfigDict) -> str:
+  """The system's name in results, with the variant that has all its terms."""
+  model = config.model
+  if model.get('text_term', False):
+    return model.name + '+text'
+  walk = model.get('copy_term', False) or model.get('walk_term', False)
+  return model.name + ('+walk' if walk else '')
+
+
+def keep_compiled(config: ml_collections.ConfigDict) -> None:
+  """Keeps what is compiled, so that a later run need not do it again.
+
+  Where JAX was told already what to keep (JAX_COMPILATION_CACHE_DIR), it does.
+  """
+  if jax.config.jax_compilation_cache_dir is not None:
+    return
+  jax.config.update(
+    'jax_compilation_cache_dir',
+    str(loading.data_folder(config.data) / 'compiled'),
+  )
+  # Programs that compile in less than a second are many.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def prepare(config: ml_collections.ConfigDict) -> Run:
+  """Checks the configuration, loads the data and makes the inputs.
+
+  Nothing is written into the run folder.
+
+  Raises:
+    InputError: for whatever is wrong with configuration or data.
+  """
+  processes.agree('configuration', config_lib.leaves(config))
+  mesh = device_mesh.make_mesh(config)
+  keep_compiled(config)
+  config_lib.check_system(config)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  floors = {name: _build_floor(name) for name in config.eval.compare}
+  log = loading.load(config.data, say)
+  processes.agree('log', {'the prepared data (config.data)': log.fingerprint})
+  evaluate.ranking_of(config, log)
+  evaluate.candidate_mask(log, config.eval.candidates)
+  folder = loading.data_folder(config.data)
+  facet_bank, facets = bank.build(config.facets, log, folder, say)
+  item_text = bank.item_text(config.facets.encoder, log, folder)
+  train_plan = feeds.training_plan(system, log, config.train.batch_size)
+  largest = max(
+    config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
+  )
+  facet_bank, facet_texts = resident_texts.split(
+    facet_bank, system.reads_facets, config.facets.device_gib
+  )
+  inputs = device_mesh.place(
+    mesh,
+    device_mesh.in_blocks(
+      mesh,
+      inputs_lib.build_inputs(
+        log, item_text, facet_bank, largest, system.reads_train_graph
+      ),
+    ),
+  )
+  trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
+  identity = identity_lib.identity(
+    config, log.fingerprint, *bank.identities(config.facets, folder)
+  )
+  return Run(
+    config,
+    log,
+    identity,
+    facets,
+    inputs,
+    facet_texts,
+    system,
+    trainer,
+    train_plan,
+    evaluate.split_plans(system, log, config.eval.batch_size),
+    mesh,
+    system_name(config),
+    floors,
+  )
+
+
+def _build_floor(name):
+  """A system of `eval.compare` at its defaults."""
+  config = config_lib.default(name)
+  system = config_lib.system_module(name).build(config.model)
+  if system.feed != 'none':
+    raise InputError(
+      f'config.eval.compare: {name!r} needs training; allowed: systems that '
+      'count and need none'
+    )
+  return system
+
+
+def _on_mesh(function):
+  """A function of a run, called within the run's mesh."""
+
+  @functools.wraps(function)
+  def wrapped(run, *args, **kwargs):
+    with sharded_table.use(run.mesh):
+      return function(run, *args, **kwargs)
+
+  return wrapped
+
+
+@_on_mesh
+def initial_state(run: Run) -> TrainState:
+  """The state before training, placed on the mesh."""
+  return device_mesh.make(
+    run.mesh,
+    functools.partial(
+      train.init_state,
+      run.trainer,
+      run.config.seed,
+      capacity=run.train_plan.capacity,
+    ),
+    run.inputs,
+  )
+
+
+@_on_mesh
+def rank_splits(
+  run: Run, state: TrainState, splits: tuple[str, ...], sample: int = 0
+) -> dict[str, tuple[np.ndarray, float]]:
+  """Ranks validation, then test, from the end of the training split.
+
+  Args:
+    run: the run.
+    state: at the end of an epoch; it is left as it is.
+    splits: ('validation',) or ('validation', 'test').
+    sample: events of each split that are ranked, 0 for all.
+
+  Returns:
+    For each split the f64[events] ranks and the seconds they took.
+  """
+  candidates = device_mesh.place(
+    run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates)
+  )
+  ranking = evaluate.ranking_of(run.config, run.log)
+  memory = evaluate.after_pending(
+    run.system, state.params, state.memory, run.inputs, state.pending
+  )
+  results = {}
+  for split in splits:
+    plan = run.rank_plans[split]
+    progress = Progress(f'ranking {split}', int(plan.size.sum()))
+    memory, ranks = evaluate.replay(
+      run.system,
+      state.params,
+      memory,
+      run.inputs,
+      plan,
+      ranking,
+      candidates,
+      progress,
+      evaluate.sample_batches(plan, sample),
+      run.facet_texts,
+    )
+    results[split] = ranks, progress.close()
+  return results
+
+
+def run_floor(run: Run, name: str) -> dict[str, Any]:
+  """Validation and test figures of a system without training.
+
+  Args:
+    run: whose data and evaluation settings are used.
+    name: of the system.
+
+  Returns:
+    `{'validation': metrics, 'test': metrics}`.
+  """
+  system = run.floors[name]
+  floor = run._replace(
+    system=system,
+    trainer=run.trainer._replace(system=system),
+    name=name,
+    rank_plans=evaluate.split_plans(
+      system, run.log, run.config.eval.batch_size
+    ),
+    facet_texts=None,
+  )
+  state, _ = train_one_epoch(floor, initial_state(floor))
+  ranked = rank_splits(floor, state, ('validation', 'test'))
+  return {
+    split: metrics.summary(ranks, run.config.eval.ks)
+    for split, (ranks, _) in ranked.items()
+  }
+
+
+@_on_mesh
+def train_one_epoch(
+  run: Run, state: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+  """An epoch as the system is fed.
+
+  Args:
+    run: the run.
+    state: its buffers are given away.
+
+  Returns:
+    The state and a record: `loss` (absent where nothing is learned),
+    `seconds`, `events_per_s`.
+  """
+  events = run.log.train_end
+  progress = Progress('training', events)
+  if run.system.feed == 'none':
+    memory, _ = evaluate.replay(
+      run.system,
+      state.params,
+      state.memory,
+      run.inputs,
+      run.rank_plans['train'],
+      None,
+      device_mesh.place(run.mesh, np.zeros([1], bool)),
+      progress,
+    )
+    seconds = progress.close()
+    record = {'seconds': seconds, 'events_per_s': events / seconds}
+    return state.replace(memory=memory), record
+  state, record = train.run_epoch(
+    run.trainer, state, run.inputs, run.train_plan, progress, run.facet_texts
+  )
+  progress.close()
+  return state, record

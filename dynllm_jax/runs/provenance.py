@@ -1,0 +1,62 @@
+"""What made a run's figures: the commit, the machine, its memory."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+from typing import Any
+
+import jax
+
+import dynllm_jax
+
+
+def commit() -> str:
+  """The commit of the running code, or its version where there is no git."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*args):
+    return subprocess.run(
+      ['git', '-C', str(folder), *args],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+
+  try:
+    # What experiments write beside each other's runs is not code.
+    changed = git(
+      'status',
+      '--porcelain',
+      '-uno',
+      '--',
+      ':/',
+      ':(top,exclude)experiments/results',
+    )
+    dirty = '-modified' if changed else ''
+    return git('rev-parse', 'HEAD') + dirty
+  except (OSError, subprocess.CalledProcessError):
+    return f'dynllm_jax {dynllm_jax.__version__}, outside a git checkout'
+
+
+def machine() -> dict[str, Any]:
+  """What the figures were measured on."""
+  devices = jax.devices()
+  return {
+    'platform': devices[0].platform,
+    'device': devices[0].device_kind,
+    'devices': len(devices),
+    'processes': jax.process_count(),
+    'processor': platform.processor() or platform.machine(),
+    'cores': len(os.sched_getaffinity(0)),
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'flax': importlib.metadata.version('flax'),
+  }
+
+
+def peak_memory_bytes() -> int:
+  """The process's peak resident memory (Linux counts it in KiB)."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

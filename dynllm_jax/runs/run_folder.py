@@ -1,0 +1,133 @@
+"""The files that a run leaves in its folder."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import io
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from dynllm_jax.progress import is_writer
+from dynllm_jax.storage import bucket
+from dynllm_jax.storage.atomic import write_atomically
+from dynllm_jax.types import InputError
+
+
+class RunFolder:
+  """The files that a run leaves in its folder; process 0 alone writes them.
+
+  Args:
+    path: the folder, also in a bucket; made when first written to.
+
+  Raises:
+    InputError: if it is of a place that is not supported.
+  """
+
+  def __init__(self, path: str):
+    self.path = bucket.path('--workdir', path)
+
+  def check(self) -> None:
+    """Stops, before work is spent, where the folder cannot be written.
+
+    Raises:
+      InputError: if the folder cannot be made or written in.
+    """
+    if bucket.is_url(self.path):
+      bucket.check_writable('--workdir', self.path)
+      return
+    place = self.path.absolute()
+    while not place.exists() and place != place.parent:
+      place = place.parent
+    try:
+      with tempfile.TemporaryDirectory(prefix='.dynllm_jax-', dir=place):
+        pass
+    except OSError as error:
+      raise InputError(
+        f'--workdir: {str(self.path)!r} cannot be written ({error.strerror}: '
+        f'{str(place)!r}); allowed: a folder that can be'
+      ) from error
+
+  @contextlib.contextmanager
+  def held(self) -> Iterator[None]:
+    """Keeps other runs out of the folder; a killed process lets go of it.
+
+    Not in a bucket, nor where files have no locks.
+
+    Raises:
+      InputError: if another process has it.
+    """
+    if bucket.is_url(self.path) or not is_writer():
+      yield
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    with open(self.path / '.lock', 'w', encoding='utf-8') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise InputError(
+          f'--workdir: {str(self.path)!r} is in use by another process; '
+          'allowed: to wait for its end, or another folder'
+        ) from error
+      except OSError:  # a file system without locks
+        pass
+      yield
+
+  def read_json(self, name: str) -> Any:
+    """The JSON value of a file, None where there is no such file."""
+    try:
+      return json.loads((self.path / name).read_text())
+    except FileNotFoundError:
+      return None
+
+  def write_json(self, name: str, value: Any) -> None:
+    """Writes a JSON file whole, or not at all."""
+    self._write(name, json.dumps(value, indent=2, sort_keys=False) + '\n')
+
+  def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a compressed npz file whole, or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    self._write(name, content.getvalue())
+
+  def _write(self, name, content):
+    if not is_writer():
+      return
+    if bucket.is_url(self.path):  # where files appear whole
+      content = content.encode() if isinstance(content, str) else content
+      (self.path / name).write_bytes(content)
+    else:
+      write_atomically(self.path / name, content)
+
+  def write_metrics(self, records: list[dict[str, Any]]) -> None:
+    """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
+
+    Both hold what the epochs so far have shown, so that a resumed run neither
+    repeats an epoch nor leaves one out: to write the same again changes
+    nothing.
+    """
+    if not is_writer():
+      return
+    self._write(
+      'metrics.jsonl', ''.join(json.dumps(record) + '\n' for record in records)
+    )
+    # Imported here: it takes a second that a mistyped command need not wait.
+    import tensorboardX
+
+    folder = self.path / 'tensorboard'
+    if len(records) <= 1 and folder.exists():
+      for old in folder.iterdir():
+        old.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+      with tensorboardX.SummaryWriter(scratch) as writer:
+        for name, value in records[-1].items():
+          if name != 'epoch':
+            writer.add_scalar(name, value, records[-1]['epoch'])
+      (file,) = pathlib.Path(scratch).iterdir()
+      self._write(
+        f'tensorboard/events.out.tfevents.{records[-1]["epoch"]:06}',
+        file.read_bytes(),
+      )

@@ -1,0 +1,242 @@
+"""Ranking and replay: chance, filters, groups, groups of equal times."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import train
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.types import InputError
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
+from tests.testing import logs
+from tests.testing import variants
+
+
+def table_system(table):
+  """A system without a state: user u scores item i as `table[u, i]`."""
+  table = jnp.asarray(table, jnp.float32)
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    del params, memory, inputs, user_times, item_time, key
+    return (
+      UserEmbeddings(vector=table[users]),
+      ItemEmbeddings(items, jnp.eye(table.shape[1])[items]),
+    )
+
+  keep = lambda memory: memory
+  return System(
+    'none',
+    False,
+    lambda *_: ({}, {}),
+    keep,
+    embed,
+    lambda params, memory, inputs, pending: memory,
+  )
+
+
+def rank(system, log, ranking, candidates=None, batch_size=8, start=0):
+  plan = batching.plan_batches(log.times, start, log.num_events, batch_size)
+  if candidates is None:
+    candidates = evaluate.candidate_mask(log, 'all')
+  inputs = logs.random_inputs(log, padding=batch_size)
+  return evaluate.replay(
+    system, {}, {}, inputs, plan, ranking, jnp.asarray(candidates)
+  )[1]
+
+
+@pytest.mark.parametrize('block', [3, 8])
+def test_a_constant_scorer_gives_chance(block):
+  log = logs.random_log(0)
+  ranks = rank(table_system(np.ones([7, 9])), log, evaluate.Ranking(block, 0))
+  np.testing.assert_array_equal(ranks, (log.num_items + 1) / 2)
+
+
+@pytest.mark.parametrize('block', [3, 8])
+@pytest.mark.parametrize('seen', [False, True])
+@pytest.mark.parametrize('which', ['all', 'future'])
+def test_ranks_equal_a_brute_force_with_ties(block, seen, which):
+  log = logs.random_log(1, num_events=60)
+  table = np.random.default_rng(0).integers(0, 4, (7, 9))
+  candidates = evaluate.candidate_mask(log, which)
+  depth = int(np.bincount(log.users).max()) if seen else 0
+  ranks = rank(
+    table_system(table), log, evaluate.Ranking(block, depth), candidates
+  )
+  for k in range(log.num_events):
+    user, item, time = log.users[k], log.items[k], log.times[k]
+    past = {
+      i
+      for u, i, t in zip(log.users, log.items, log.times)
+      if u == user and t < time
+    }
+    rivals = [
+      x
+      for x in range(1, 9)
+      if x != item and candidates[x] and not (seen and x in past)
+    ]
+    above = sum(table[user, x] > table[user, item] for x in rivals)
+    level = sum(table[user, x] == table[user, item] for x in rivals)
+    assert ranks[k] == 1 + above + level / 2
+
+
+def test_a_score_that_is_not_finite_stops_the_run():
+  table = np.ones([7, 9])
+  table[3, 4] = np.nan
+  with pytest.raises(InputError, match='not finite'):
+    rank(table_system(table), logs.random_log(0), evaluate.Ranking(8, 0))
+
+
+def test_parts_of_a_group_share_one_state():
+  """Batches of one row and whole groups of equal times rank alike."""
+  log = logs.random_log(
+    2, num_users=10, num_items=12, num_events=120, num_times=15
+  )
+  config = variants.tiny_config('dynllm+text')
+  system = config_lib.system_module('dynllm').build(config.model)
+  inputs = logs.random_inputs(log, padding=64)
+  params, memory = jax.jit(system.init, static_argnums=2)(
+    jax.random.key(0), inputs, 4
+  )
+  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  results = []
+  for size in (3, 64):
+    rows = []  # a batch for each time, or several
+    for start in np.unique(log.times, return_index=True)[1]:
+      end = int(np.searchsorted(log.times, log.times[start], side='right'))
+      rows.append(batching.plan_batches(log.times, start, end, size))
+    plan = rows[0]._replace(
+      **{
+        f: np.concatenate([getattr(p, f) for p in rows])
+        for f in ('start', 'size', 'part', 'ready')
+      },
+      num_parts=max(p.num_parts for p in rows),
+    )
+    results.append(
+      evaluate.replay(
+        system,
+        params,
+        memory,
+        inputs,
+        plan,
+        evaluate.Ranking(100, 0),
+        candidates,
+      )
+    )
+  assert results[0][1].shape == (120,)
+  np.testing.assert_array_equal(results[0][1], results[1][1])
+  for side in ('user', 'item'):
+    np.testing.assert_allclose(
+      getattr(results[0][0], side).state,
+      getattr(results[1][0], side).state,
+      rtol=1e-5,
+      atol=1e-5,
+    )
+
+
+def test_a_sample_of_batches_ranks_as_all_of_them_do():
+  log = logs.random_log(6, num_events=120)
+  config = variants.tiny_config('dynllm')
+  system = config_lib.system_module('dynllm').build(config.model)
+  inputs = logs.random_inputs(log, padding=16)
+  plan = batching.plan_batches(log.times, 0, log.num_events, 16)
+  params, memory = jax.jit(system.init, static_argnums=2)(
+    jax.random.key(0), inputs, 16 * plan.num_parts
+  )
+  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  chosen = evaluate.sample_batches(plan, 40)
+  assert 40 <= plan.size[chosen].sum() < 40 + 16
+  assert evaluate.sample_batches(plan, 0).all()
+  run = lambda some: evaluate.replay(
+    system,
+    params,
+    memory,
+    inputs,
+    plan,
+    evaluate.Ranking(100, 0),
+    candidates,
+    chosen=some,
+  )
+  (end, ranks), (end_sampled, sampled) = run(None), run(chosen)
+  np.testing.assert_array_equal(sampled, ranks[np.repeat(chosen, plan.size)])
+  variants.assert_trees_equal(end_sampled, end)
+
+
+def test_pure_noise_gives_chance_recall():
+  """Users take items at random: nothing learned may help on the test split."""
+  log = logs.random_log(
+    5, num_users=40, num_items=50, num_events=2000, num_times=1500
+  )
+  config = variants.tiny_config('dynllm+text')
+  config.train.batch_size = 64
+  system = config_lib.system_module('dynllm').build(config.model)
+  inputs = logs.random_inputs(log, padding=64)
+  plan = batching.plan_batches(log.times, 0, log.train_end, 64)
+  trainer = train.make_trainer(
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
+  state = train.init_state(trainer, 0, inputs, 64 * plan.num_parts)
+  for _ in range(3):
+    state, _ = train.run_epoch(
+      trainer, state, inputs, plan, lambda events, loss: None
+    )
+  memory = evaluate.after_pending(
+    system, state.params, state.memory, inputs, state.pending
+  )
+  rest = batching.plan_batches(log.times, log.train_end, log.num_events, 32)
+  _, ranks = evaluate.replay(
+    system,
+    state.params,
+    memory,
+    inputs,
+    rest,
+    evaluate.Ranking(100, 0),
+    jnp.asarray(evaluate.candidate_mask(log, 'all')),
+  )
+  chance = 10 / log.num_items
+  error = math.sqrt(chance * (1 - chance) / len(ranks))
+  assert abs(np.mean(ranks <= 10) - chance) < 4 * error
+
+
+def test_groups_of_events_against_a_plain_reading():
+  log = logs.random_log(4)
+  groups = evaluate.event_groups(log)
+  train_events = list(zip(log.users, log.items))[: log.train_end]
+  counts = [
+    sum(i == x for _, i in train_events) for x in range(1, log.num_items + 1)
+  ]
+  order = sorted(range(1, log.num_items + 1), key=lambda x: -counts[x - 1])
+  head = set(order[: log.num_items // 5])
+  for k, (user, item, time) in enumerate(zip(log.users, log.items, log.times)):
+    earlier = [
+      (u, i) for u, i, t in zip(log.users, log.items, log.times) if t < time
+    ]
+    assert groups['new_user'][k] == all(u != user for u, _ in train_events)
+    assert groups['new_item'][k] == all(i != item for _, i in train_events)
+    assert groups['repeat'][k] == ((user, item) in earlier)
+    assert groups['head'][k] == (item in head)
+    assert groups['tail'][k] == (item not in head)
+
+
+@pytest.mark.parametrize(
+  'field, value, words',
+  [
+    ('ks', (9,), '9.*8'),
+    ('ks', (), 'empty'),
+    ('block_size', 0, 'block_size'),
+  ],
+)
+def test_a_ranking_that_cannot_be_is_refused(field, value, words):
+  config = variants.tiny_config('dynllm')
+  config.eval[field] = value
+  with pytest.raises(InputError, match=words):
+    evaluate.ranking_of(config, logs.random_log(0))
+  with pytest.raises(InputError, match='candidates.*all, future'):
+    evaluate.candidate_mask(logs.random_log(0), 'some')

@@ -1,0 +1,125 @@
+"""Texts that stay on the host: what a chunk reads is there, and the same."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import resident_texts
+from dynllm_jax.engine import train
+from dynllm_jax.facets import lookup
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.types import InputError
+from tests.testing import logs
+from tests.testing import variants
+
+BATCH = 8
+
+
+def test_a_chunk_has_the_texts_of_its_events_and_few_others():
+  log = logs.random_log(2, num_events=200, num_times=120)
+  inputs = logs.random_inputs(log, padding=BATCH)
+  few, texts = resident_texts.split(inputs.facets, True, 0.0)
+  assert len(few.texts) == 1 and len(texts) == 10
+  on_host = inputs.replace(facets=few)
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  for chunk in batching.chunks(plan, 3):
+    bank = resident_texts.with_texts(on_host, np.asarray(texts), chunk).facets
+    assert len(bank.texts).bit_count() == 1
+    stop = (chunk.start + chunk.size).max()
+    at = np.arange(chunk.start[0], stop)
+    rows = lookup.lookup(inputs.facets, log.users[at], log.times[at])
+    np.testing.assert_array_equal(
+      lookup.embeddings(bank, rows), inputs.facets.texts[rows]
+    )
+    # Nobody and no time of the padding has a text.
+    assert not lookup.lookup(bank, 0, 0).any() and bank.present[0] == 0
+
+
+def test_training_and_ranking_are_the_same_wherever_texts_are():
+  batch = 32
+  log = logs.random_log(3, num_events=200, num_times=120)
+  config = variants.tiny_config('dynllm+text')
+  config.train.chunk = 2
+  system = config_lib.system_module('dynllm').build(config.model)
+  whole = logs.random_inputs(log, padding=batch)
+  few, texts = resident_texts.split(whole.facets, system.reads_facets, 0.0)
+  plan = batching.plan_batches(log.times, 0, log.train_end, batch)
+  rest = batching.plan_batches(log.times, log.train_end, log.num_events, batch)
+  trainer = train.make_trainer(
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
+  ends = []
+  for inputs, host in (
+    (whole, None),
+    (whole.replace(facets=few), np.asarray(texts)),
+  ):
+    state = train.init_state(trainer, 0, inputs, plan.capacity)
+    state, _ = train.run_epoch(
+      trainer, state, inputs, plan, lambda events, loss: None, host
+    )
+    memory = evaluate.after_pending(
+      system, state.params, state.memory, inputs, state.pending
+    )
+    memory, ranks = evaluate.replay(
+      system,
+      state.params,
+      memory,
+      inputs,
+      rest,
+      evaluate.Ranking(100, 0),
+      jnp.asarray(evaluate.candidate_mask(log, 'all')),
+      facet_texts=host,
+    )
+    ends.append((state.params, memory, ranks))
+  jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_a_mapped_table_does_not_stay_in_memory(tmp_path):
+  """Rows at random, 16,000 of them a page apart, of a file of 128 MiB."""
+  texts = np.lib.format.open_memmap(
+    tmp_path / 'texts.npy', 'w+', np.float16, (1 << 17, 512)
+  )
+  texts[::8, 0] = np.arange(1 << 14) % 2048
+  texts.flush()
+  texts = np.load(tmp_path / 'texts.npy', mmap_mode='r')
+  rows = np.random.default_rng(0).permutation(1 << 14) * 8
+  before = resident_file_bytes()
+  got = resident_texts._take(texts, rows)
+  assert resident_file_bytes() - before < 16 << 20
+  np.testing.assert_array_equal(got[:, 0], rows // 8 % 2048)
+  np.testing.assert_array_equal(texts[rows], got)
+  assert resident_file_bytes() - before > 64 << 20  # as it would be
+
+
+def resident_file_bytes():
+  """Pages of files that this process holds."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(r'RssFile:\s+(\d+) kB', status)[1]) << 10
+
+
+def test_batches_in_no_order_are_refused():
+  log = logs.random_log(2)
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  plan = plan._replace(events=np.arange(log.num_events))
+  with pytest.raises(InputError, match='device_gib: .* not fed by the stream'):
+    resident_texts.with_texts(None, np.zeros((2, 4), np.float16), plan)
+
+
+def test_the_budget_decides():
+  log = logs.random_log(2)
+  bank = logs.random_bank(log, 4)
+  assert resident_texts.split(bank, True, bank.texts.nbytes / 2**30) == (
+    bank,
+    None,
+  )
+  few, texts = resident_texts.split(bank, False, 4.0)
+  assert texts is None and few.texts.shape == (1, 4)
+  with pytest.raises(InputError, match='device_gib: -1'):
+    resident_texts.split(bank, True, -1)

@@ -1,0 +1,170 @@
+"""Steps that touch the rows they read, against steps over whole tables."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import sparse_update
+from dynllm_jax.engine import train
+from dynllm_jax.parallel import device_mesh
+from dynllm_jax.parallel import sharded_table
+from tests.testing import logs
+from tests.testing import variants
+
+BATCH = 16
+
+
+def build(variant, num_users=1500, num_items=3000):
+  """A trainer, its inputs, the plan's rows and a first state."""
+  config = variants.tiny_config(variant)
+  # Few nodes are in use, so that a step reads a row several times.
+  log = logs.random_log(
+    3, num_users=12, num_items=15, num_events=150, num_times=60
+  )
+  log = logs.make_log(log.users, log.items, log.times, num_users, num_items)
+  inputs = logs.random_inputs(log, padding=BATCH)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  plan = batching.plan_batches(log.times, 0, log.train_end, BATCH)
+  trainer = train.make_trainer(
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
+  plan_rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
+  return (
+    trainer,
+    inputs,
+    plan_rows,
+    train.init_state(trainer, 0, inputs, plan.capacity),
+  )
+
+
+def stepper(trainer, inputs):
+  step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
+  return lambda state, row: step(state, row)[0]
+
+
+def learned(state):
+  """Parameters and moments as arrays by path."""
+  leaves = jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
+def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
+  monkeypatch.setattr(sparse_update, '_BLOCK', 7)  # several blocks
+  trainer, inputs, plan_rows, start = build(variant)
+  of_rows = stepper(trainer, inputs)
+  before = of_rows(start, plan_rows[0])
+  after = learned(of_rows(before, plan_rows[1]))
+  monkeypatch.setattr(sparse_update, 'held_rows', lambda *_: {})
+  whole = stepper(trainer, inputs)
+  # Without moments a row that is not read stands still either way.
+  first, expected = learned(before), learned(whole(start, plan_rows[0]))
+  for path, value in first.items():
+    np.testing.assert_allclose(value, expected[path], 1e-4, 1e-7, err_msg=path)
+  expected = learned(whole(before, plan_rows[1]))
+  tables = 0
+  for path, value in after.items():
+    moved = np.ones(value.shape, bool)
+    if 'embedding' in path:
+      tables += 1
+      moved = np.broadcast_to(
+        (value != first[path]).any(axis=1)[:, None], value.shape
+      )
+      assert 0 < moved[:, 0].sum() < len(value) / 4
+      if '.mu' in path:  # of Adam: whatever has a gradient must have moved
+        gradient = expected[path] - 0.9 * first[path]
+        assert moved[np.abs(gradient) > 1e-6].all(), path
+    np.testing.assert_allclose(
+      value[moved], expected[path][moved], 1e-4, 1e-7, err_msg=path
+    )
+  assert tables == 3 * (2 if variant == 'jodie' else 1)
+
+
+@pytest.mark.parametrize('read', [0, 1, 7, 8, 12])
+def test_each_row_is_updated_once(monkeypatch, read):
+  """Of 12 places, in blocks of 7: the second block begins at the sixth."""
+  monkeypatch.setattr(sparse_update, '_BLOCK', 7)
+  rng = np.random.default_rng(read)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  ids = np.sort(rng.choice(40, read, replace=False)).astype(np.int32)
+  params = {'part': {'embedding': normal(40, 3), 'kernel': normal(2)}}
+  path = ('part', 'embedding')
+  optimizer = optax.adam(0.1)
+  state = optimizer.init(params)
+  padded = np.concatenate(
+    [ids, np.full(12 - read, sharded_table.NO_ROW, np.int32)]
+  )
+  for _ in range(2):
+    grads = {'part': {'embedding': normal(12, 3), 'kernel': normal(2)}}
+    whole = {
+      'part': {
+        **grads['part'],
+        'embedding': jnp.zeros([40, 3])
+        .at[ids]
+        .set(grads['part']['embedding'][:read]),
+      }
+    }
+    changes, expected_state = optimizer.update(whole, state, params)
+    expected = optax.apply_updates(params, changes), expected_state
+    found = jax.jit(functools.partial(sparse_update.update, optimizer))(
+      {path: padded}, grads, params, state, True
+    )
+    touched = np.isin(np.arange(40), ids)[:, None]
+    expected = jax.tree.map(
+      lambda new, old: jnp.where(touched, new, old) if new.ndim == 2 else new,
+      expected,
+      (params, state),
+    )
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+      found,
+      expected,
+    )
+    params, state = found
+
+
+def test_a_padding_step_changes_no_row():
+  trainer, inputs, plan_rows, start = build('tgn, text and ids')
+  step = stepper(trainer, inputs)
+  state = step(start, plan_rows[0])
+  start_row, _, part, ready = plan_rows[1]
+  expected = learned(state)
+  for path, value in learned(
+    step(state, (start_row, 0 * part, part, ready))
+  ).items():
+    np.testing.assert_array_equal(value, expected[path])
+
+
+def test_the_work_of_a_step_does_not_grow_with_the_tables():
+  def flops(num_items):
+    trainer, inputs, plan_rows, state = build(
+      'tgn, text and ids', num_items=num_items
+    )
+    step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
+    return step.lower(state, plan_rows[0]).compile().cost_analysis()['flops']
+
+  assert flops(6000) == flops(3000)
+
+
+def test_a_table_that_is_read_whole_is_left_whole():
+  trainer, inputs, plan_rows, state = build(
+    'tgn, text and ids', num_users=12, num_items=15
+  )
+  del plan_rows
+  objective = functools.partial(
+    trainer.system.embed,
+    memory=state.memory,
+    inputs=inputs,
+    users=jnp.arange(5),
+    user_times=jnp.arange(5),
+    items=jnp.arange(15),
+    item_time=jnp.int32(0),
+    key=None,
+  )
+  assert not sparse_update.held_rows(objective, state.params)

@@ -1,0 +1,124 @@
+"""What a batch has twice is embedded once, and nothing comes out otherwise."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import train
+from dynllm_jax.objectives import dedup
+from dynllm_jax.parallel import device_mesh
+from tests.testing import logs
+from tests.testing import variants
+
+BATCH = 128
+
+
+def invoices(seed=3):
+  """A log in which a user takes some eight items at a time."""
+  return logs.random_log(
+    seed, num_users=6, num_items=40, num_events=800, num_times=20
+  )
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('size', [BATCH, 50, 1, 0])
+def test_visits_are_the_distinct_users_and_times(seed, size):
+  log = invoices(seed)
+  inputs = logs.random_inputs(log, padding=BATCH)
+  batch = batching.take_batch(inputs, 100, size, BATCH)
+  users, times, visit = dedup.visits(batch, 64)
+  np.testing.assert_array_equal(users[visit], batch.users)
+  np.testing.assert_array_equal(times[visit], batch.times)
+  expected = set(zip(np.array(batch.users), np.array(batch.times)))
+  assert len(set(np.array(visit))) == len(expected)
+  spare = np.setdiff1d(np.arange(64), visit)
+  assert not np.asarray(users)[spare].any()
+  np.testing.assert_array_equal(np.asarray(times)[spare], batch.times[0])
+
+
+@pytest.mark.parametrize('size', [BATCH, 50, 0])
+def test_items_are_the_distinct_ones(size):
+  items = jnp.where(
+    jnp.arange(BATCH) < size, jnp.asarray(invoices().items[:BATCH]), 0
+  )
+  own, place = dedup.items(items, 64)
+  np.testing.assert_array_equal(own[place], items)
+  assert len(set(np.array(place))) == len(set(np.array(items)))
+  assert not np.asarray(own)[np.setdiff1d(np.arange(64), place)].any()
+
+
+def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
+  monkeypatch.setattr(dedup, '_STEP', 1)
+  log = invoices()
+  plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
+  events = [range(s, s + n) for s, n in zip(plan.start, plan.size)]
+  visits = max(len({(log.users[k], log.times[k]) for k in e}) for e in events)
+  items = max(len({log.items[k] for k in e}) for e in events)
+  assert batching.with_distinct(plan, log).distinct == (visits + 1, items + 1)
+  # Where no two events share a thing, batches are left as they are.
+  apart = logs.make_log([1, 2] * 20, np.arange(1, 41), np.arange(40))
+  plan = batching.plan_batches(apart.times, 0, 40, 8)
+  assert batching.with_distinct(plan, apart).distinct == (0, 0)
+
+
+@pytest.mark.parametrize(
+  'variant', ['dynllm+text', 'dynllm, regularized', 'jodie']
+)
+def test_a_step_and_its_ranks_are_those_of_single_events(variant):
+  config = variants.tiny_config(variant)
+  config.model.dropout = 0.0
+  log = invoices()
+  inputs = logs.random_inputs(log, padding=BATCH)
+  system = config_lib.system_module(config.model.name).build(config.model)
+  plan = feeds.training_plan(system, log, BATCH)
+  assert plan.distinct == (64, 64)
+  trainer = train.make_trainer(
+    system, config, device_mesh.make_mesh(config), len(plan.start)
+  )
+  step = jax.jit(
+    functools.partial(train.train_step, trainer, BATCH, inputs),
+    static_argnames='distinct',
+  )
+  state = train.init_state(trainer, 0, inputs, plan.capacity)
+  rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
+  for row in rows[:3]:
+    one_by_one, (expected, _) = step(state, row)
+    state, (loss, _) = step(state, row, distinct=plan.distinct)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for actual, wanted in zip(
+      jax.tree.leaves((state.memory, state.pending)),
+      jax.tree.leaves((one_by_one.memory, one_by_one.pending)),
+    ):
+      np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-5)
+    # Adam divides by a gradient's size, so that its moments are compared.
+    moments, wanted_moments = (
+      [leaf for leaf in jax.tree.leaves(s.opt_state) if leaf.ndim]
+      for s in (state, one_by_one)
+    )
+    for actual, wanted in zip(moments, wanted_moments):
+      np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-6)
+
+  ranking = evaluate.Ranking(16, 0)
+  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  plans = evaluate.split_plans(system, log, BATCH)
+  assert {p.distinct for p in plans.values()} == {(64, 0)}
+  ranks = [
+    evaluate.replay(
+      system,
+      state.params,
+      system.reset(state.memory),
+      inputs,
+      plans['train']._replace(distinct=dedup.Distinct(count)),
+      ranking,
+      candidates,
+    )[1]
+    for count in (0, 64)
+  ]
+  np.testing.assert_array_equal(*ranks)

@@ -1,0 +1,99 @@
+"""Checkpoints that are no longer what was saved."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynllm_jax.graph import pending_updates
+from dynllm_jax.runs.checkpoint import Checkpoints
+from dynllm_jax.types import InputError
+from dynllm_jax.types import TrainState
+
+STATUS = {'epochs': 3, 'best_value': 0.1234, 'history': [{'loss': 0.5}]}
+
+
+def state(seed):
+  draw = np.random.default_rng(seed)
+  return TrainState(
+    step=jnp.int32(seed),
+    params={'w': jnp.asarray(draw.random((200, 64), np.float32))},
+    opt_state=(),
+    memory={'m': jnp.zeros(2)},
+    pending=pending_updates.empty_pending(2, 2, 2),
+    key=jax.random.key(seed),
+  )
+
+
+@pytest.fixture
+def folder(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save('best', 3, state(1), STATUS)
+  return tmp_path
+
+
+def test_what_is_restored_is_what_was_saved(folder):
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.status('best') == STATUS
+    restored = checkpoints.restore('best', state(2))
+  for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(state(1))):
+    assert jnp.array_equal(left, right)
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(folder):
+  """Or it is one that nothing reads; never is another state restored."""
+  draw, found = np.random.default_rng(0), 0
+  files = sorted(
+    (path for path in (folder / 'checkpoints').rglob('*') if path.is_file()),
+    key=lambda path: path.stat().st_size,
+  )
+  for path in [*files, *[files[-1]] * 10]:
+    content = bytearray(path.read_bytes())
+    if not content:
+      continue
+    damaged = content.copy()
+    damaged[draw.integers(len(content))] ^= 1 << draw.integers(7)
+    path.write_bytes(damaged)
+    try:
+      with Checkpoints(folder) as checkpoints:
+        assert checkpoints.status('best') == STATUS
+        restored = checkpoints.restore('best', state(2))
+      np.testing.assert_array_equal(restored.params['w'], state(1).params['w'])
+    except InputError as error:
+      assert 'cannot be restored' in str(error)
+      found += 1
+    path.write_bytes(content)
+  assert found >= 10
+
+
+def test_another_digit_in_the_record_is_found(folder):
+  (path,) = [
+    path
+    for path in (folder / 'checkpoints').rglob('*')
+    if path.is_file() and b'0.1234' in path.read_bytes()
+  ]
+  path.write_bytes(path.read_bytes().replace(b'0.1234', b'0.9234'))
+  with Checkpoints(folder) as checkpoints:
+    for read in (
+      checkpoints.status,
+      lambda kind: checkpoints.restore(kind, state(2)),
+    ):
+      with pytest.raises(InputError, match='record is not as it was saved'):
+        read('best')
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+  folder, monkeypatch
+):
+  with Checkpoints(folder) as checkpoints:
+    manager = checkpoints._managers['best']
+
+    def full(*args, **kwargs):
+      raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
+
+    monkeypatch.setattr(manager, 'save', full)
+    with pytest.raises(InputError, match='cannot be written .*No space left'):
+      checkpoints.save('best', 4, state(2), STATUS)
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.epoch('best') == 3
+    assert checkpoints.status('best') == STATUS

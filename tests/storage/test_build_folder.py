@@ -1,0 +1,81 @@
+"""Folders built beside their place: what killed builds leave behind goes."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dynllm_jax.storage import build_folder
+from tests.testing import ROOT
+
+_BUILD = """
+import pathlib, sys, time
+from dynllm_jax import scratch
+with scratch.folder(pathlib.Path(sys.argv[1])) as folder:
+  (folder / 'half').write_text('x')
+  print(folder, flush=True)
+  time.sleep(600)
+"""
+
+
+def start(parent):
+  process = subprocess.Popen(
+    [sys.executable, '-c', _BUILD, str(parent)],
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+  )
+  return process, pathlib.Path(process.stdout.readline().strip())
+
+
+def test_a_folder_is_placed_or_goes(tmp_path):
+  parent = tmp_path / 'a' / 'b'
+  with build_folder.folder(parent) as folder:
+    (folder / 'file').write_text('x')
+    folder.rename(parent / 'done')
+  assert [path.name for path in parent.iterdir()] == ['done']
+  assert (parent / 'done').stat().st_mode & 0o777 == 0o755
+  with pytest.raises(ZeroDivisionError), build_folder.folder(parent) as folder:
+    1 / 0
+  assert [path.name for path in parent.iterdir()] == ['done']
+
+
+def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
+  dead, left = start(tmp_path)
+  living, kept = start(tmp_path)
+  try:
+    assert left.exists() and kept.exists()
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    assert left.exists()
+    (tmp_path / '.removed-x').mkdir()
+    with (
+      build_folder.folder(tmp_path) as mine,
+      build_folder.folder(tmp_path) as other,
+    ):
+      assert set(tmp_path.iterdir()) == {kept, mine, other}
+    assert (kept / 'half').exists()
+  finally:
+    living.kill()
+    living.wait()
+
+
+def test_where_folders_have_no_locks_nothing_is_swept(tmp_path, monkeypatch):
+  (tmp_path / '.new-x').mkdir()
+
+  def refuse(*args):
+    raise OSError(9, 'Bad file descriptor')
+
+  monkeypatch.setattr(build_folder.fcntl, 'flock', refuse)
+  with build_folder.folder(tmp_path):
+    assert (tmp_path / '.new-x').exists()
+
+
+def test_remove(tmp_path):
+  (tmp_path / 'place').mkdir()
+  (tmp_path / 'place' / 'file').write_text('x')
+  build_folder.remove(tmp_path / 'place')
+  build_folder.remove(tmp_path / 'place')
+  assert not list(tmp_path.iterdir())

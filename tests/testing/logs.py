@@ -1,0 +1,203 @@
+"""Small random logs and inputs for tests of any part of the package.
+
+Everything follows from a seed. Shapes depend on the arguments alone, never on
+the seed, so that a test over many seeds compiles once.
+"""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.graph.inputs import build_inputs
+from dynllm_jax.types import EventLog
+from dynllm_jax.types import FacetBank
+from dynllm_jax.types import FACETS
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import SameTimeItems
+from dynllm_jax.types import TemporalGraph
+
+DAY = 86_400
+
+
+def on_devices(count: int) -> dict[str, str]:
+  """Variables of a process that is to see so many fake devices."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': ' '.join(
+      [
+        os.environ.get('XLA_FLAGS', ''),
+        f'--xla_force_host_platform_device_count={count}',
+      ]
+    ),
+  }
+
+
+def make_log(users, items, times, num_users=None, num_items=None) -> EventLog:
+  """A log of the given events, which must be sorted by time.
+
+  Args:
+    users, items: ids from 1.
+    times: seconds.
+    num_users, num_items: nodes there are; by default the largest ids.
+
+  Returns:
+    The log, split as SPEC 2.2 says; a part of a tiny log may be empty.
+  """
+  num_users = num_users or max(users)
+  num_items = num_items or max(items)
+
+  def names(letter, count):
+    return np.array(['', *(f'{letter}{k + 1}' for k in range(count))])
+
+  ends = []
+  for percent in (70, 85):
+    end = len(users) * percent // 100
+    while 0 < end < len(users) and times[end - 1] == times[end]:
+      end -= 1
+    ends.append(end)
+  return EventLog(
+    users=np.array(users, np.int32),
+    items=np.array(items, np.int32),
+    times=np.array(times, np.int64),
+    user_ids=names('u', num_users),
+    item_ids=names('i', num_items),
+    titles=names('title ', num_items),
+    categories=names('category ', num_items),
+    brands=names('brand ', num_items),
+    train_end=ends[0],
+    validation_end=ends[1],
+    start_time=0,
+    counts={},
+    source='made by a test',
+    simulated=True,
+    fingerprint='made by a test',
+  )
+
+
+def random_log(
+  seed, num_users=6, num_items=8, num_events=60, num_times=20
+) -> EventLog:
+  """A random log with many events at equal times, also of one user.
+
+  No event occurs twice. A user or an item may have no event at all. Gaps
+  between times run from a second to weeks.
+
+  Args:
+    seed: of everything.
+    num_users, num_items, num_events: exact.
+    num_times: distinct times at most.
+  """
+  rng = np.random.default_rng(seed)
+  every = num_users * num_items * num_times
+  code = rng.choice(every, num_events, replace=False)
+  user, item, time = np.unravel_index(code, (num_users, num_items, num_times))
+  gaps = np.exp(rng.uniform(0, np.log(20 * DAY), num_times)).astype(np.int64)
+  times = np.cumsum(1 + gaps)[time]
+  order = np.argsort(times, kind='stable')
+  times = times[order] - times.min()
+  return make_log(1 + user[order], 1 + item[order], times, num_users, num_items)
+
+
+def random_bank(log, llm_dim, seed=0, max_profiles=3) -> FacetBank:
+  """Facets of 0 to `max_profiles` profiles a user; some are "unknown"."""
+  rng = np.random.default_rng(seed)
+  counts = rng.integers(0, max_profiles + 1, log.num_users)
+  last = int(log.times[-1]) + 1
+  closes = [
+    1 + np.sort(rng.choice(last + max_profiles, count, replace=False))
+    for count in counts
+  ]
+  # A shape of its own for each seed would compile for each seed.
+  rows = max_profiles * log.num_users
+  num_profiles = counts.sum()
+  index = rng.integers(0, 10, (rows, len(FACETS)))
+  closes = np.concatenate([*closes, np.zeros(rows - num_profiles)])
+  return FacetBank(
+    texts=rng.normal(size=(10, llm_dim)).astype(np.float16),
+    offsets=np.cumsum([0, 0, *counts]).astype(np.int32),
+    closes=closes.astype(np.int32),
+    index=index.astype(np.int32),
+  )
+
+
+def random_inputs(log, llm_dim=5, padding=8, seed=0) -> Inputs:
+  """The inputs of a log on the device, with random facets and item texts.
+
+  Args:
+    log: the log.
+    llm_dim: width of a text embedding.
+    padding: rows added to the log; the largest batch that a test reads.
+    seed: of facets and texts.
+  """
+  rng = np.random.default_rng(seed)
+  item_text = rng.normal(size=(log.num_items + 1, llm_dim))
+  item_text[0] = 0.0
+  inputs = build_inputs(
+    log, item_text.astype(np.float16), random_bank(log, llm_dim, seed), padding
+  )
+  return jax.tree.map(jnp.asarray, one_shape(inputs))
+
+
+def one_shape(tree):
+  """Graphs, or inputs with graphs, compiled alike for every log of one size.
+
+  The longest row is stated as all events, which a search may rely on just as
+  well, and groups without an item are appended to those of equal times.
+  """
+  if isinstance(tree, TemporalGraph):
+    return dataclasses.replace(tree, longest=len(tree.times))
+  if isinstance(tree, SameTimeItems):
+    events = len(tree.group)
+    pad = lambda x, size: np.pad(x, (0, size - len(x)), 'edge')
+    return dataclasses.replace(
+      tree,
+      offsets=pad(tree.offsets, events + 1),
+      items=pad(tree.items, events),
+      longest=events,
+    )
+  return dataclasses.replace(
+    tree,
+    **{
+      name: one_shape(getattr(tree, name))
+      for name in ('user_graph', 'item_graph', 'same_time')
+    },
+  )
+
+
+def random_params(init, *args, seed=0):
+  """Random parameters in the shapes that a Flax `init` would give them.
+
+  Nothing is compiled, and no bias is zero, where it would not show.
+
+  Args:
+    init: `module.init`, with keywords bound if it needs any.
+    *args: of the module's call.
+    seed: of the values.
+  """
+  rng = np.random.default_rng(seed)
+  args = jax.tree.map(
+    lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, args
+  )
+  shapes = jax.eval_shape(lambda: init(jax.random.key(0), *args))
+  return jax.tree.map(
+    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2, leaf.dtype),
+    shapes,
+  )
+
+
+def perceptron(params, x):
+  """`W_2 relu(W_1 x)` with biases in float64, of `layers.mlp.MLP`'s weights.
+
+  The first layer is known by its width, which must differ from the second's.
+  """
+  first, second = sorted(
+    params.values(), key=lambda p: p['kernel'].shape[0] != x.shape[-1]
+  )
+  assert second['kernel'].shape[0] != x.shape[-1]
+  first, second = jax.tree.map(lambda w: np.asarray(w, float), (first, second))
+  hidden = np.maximum(np.asarray(x) @ first['kernel'] + first['bias'], 0)
+  return hidden @ second['kernel'] + second['bias']

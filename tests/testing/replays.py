@@ -1,0 +1,88 @@
+"""Scores of a whole replay, and logs whose future was changed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.graph import pending_updates
+from dynllm_jax.objectives import scoring
+from tests.testing import logs
+
+BATCH = 16
+
+
+def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
+  """f32[events, items] scores of a whole replay from the first event."""
+  plan = (
+    batching.plan_by_time(log.times, 0, log.num_events)
+    if system.by_time
+    else batching.plan_batches(log.times, 0, log.num_events, batch_size)
+  )
+  pending = pending_updates.pending_of(
+    system, params, memory, inputs, plan.batch_size * plan.num_parts
+  )
+  memory = system.reset(memory)
+  memory = evaluate.after_pending(system, params, memory, inputs, pending)
+  rows = []
+  for row in zip(plan.start, plan.size, plan.part, plan.ready):
+    scores, memory, pending = score_step(
+      system, plan.batch_size, params, inputs, memory, pending, row
+    )
+    rows.append(np.asarray(scores)[: row[1]])
+  return np.concatenate(rows)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def score_step(system, batch_size, params, inputs, memory, pending, row):
+  """Scores the whole catalogue for a batch, then applies its updates."""
+  start, size, part, ready = row
+  batch = batching.take_batch(inputs, start, size, batch_size)
+  num_items = len(inputs.item_text) - 1
+  users, items = system.embed(
+    params,
+    memory,
+    inputs,
+    batch.users,
+    batch.times,
+    jnp.arange(1, num_items + 1),
+    batch.times[0],
+    None,
+  )
+  own = items.vector[jnp.maximum(batch.items - 1, 0)]
+  pending = pending_updates.add_pending(
+    pending, batch, users.vector, own, part, ready
+  )
+  memory = system.update(
+    params, memory, inputs, pending_updates.due(pending, size > 0)
+  )
+  return scoring.score(users, items), memory, pending
+
+
+def changed_future(log, cut, how):
+  """The log with everything from event `cut` on changed, and nothing before.
+
+  'items' changes every item and leaves users and times, so that each event
+  still has its row of scores.
+  """
+  rng = np.random.default_rng(9)
+  users, items, times = log.users.copy(), log.items.copy(), log.times.copy()
+  if how == 'changed':
+    users[cut:] = rng.integers(1, log.num_users + 1, len(users) - cut)
+    items[cut:] = rng.integers(1, log.num_items + 1, len(items) - cut)
+    times[cut:] += 977
+  elif how == 'items':
+    items[cut:] = (
+      1
+      + (items[cut:] + rng.integers(0, log.num_items - 1, len(items) - cut))
+      % log.num_items
+    )
+  elif how == 'permuted':
+    order = rng.permutation(len(users) - cut)
+    users[cut:], items[cut:] = users[cut:][order], items[cut:][order]
+  else:
+    users, items, times = users[:cut], items[:cut], times[:cut]
+  return logs.make_log(users, items, times, log.num_users, log.num_items)

@@ -1,0 +1,134 @@
+"""Language models of a few thousand random weights, saved as real ones are."""
+
+import json
+import sys
+
+from flax import traverse_util
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+import transformers
+
+from dynllm_jax.text import flax_models
+
+LETTERS = 'abcdefghijklmnopqrstuvwxyz'
+VOCABULARY = [
+  '[PAD]',
+  '[UNK]',
+  '[CLS]',
+  '[SEP]',
+  '[MASK]',
+  *LETTERS,
+  *(f'##{letter}' for letter in LETTERS),
+]
+_SMALL = dict(
+  vocab_size=len(VOCABULARY),
+  hidden_size=16,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  intermediate_size=24,
+  max_position_embeddings=40,
+)
+KINDS = {
+  'bert': (transformers.BertConfig, 'FlaxBertModel', _SMALL),
+  'gpt2': (
+    transformers.GPT2Config,
+    'FlaxGPT2LMHeadModel',
+    dict(
+      vocab_size=len(VOCABULARY),
+      n_embd=16,
+      n_layer=2,
+      n_head=2,
+      n_positions=40,
+      eos_token_id=3,
+    ),
+  ),
+  'llama': (
+    transformers.LlamaConfig,
+    'FlaxLlamaForCausalLM',
+    {**_SMALL, 'num_key_value_heads': 1, 'eos_token_id': 3},
+  ),
+  'mistral': (
+    transformers.MistralConfig,
+    'FlaxMistralForCausalLM',
+    {**_SMALL, 'num_key_value_heads': 1, 'eos_token_id': 3},
+  ),
+  't5': (
+    transformers.T5Config,
+    'FlaxT5ForConditionalGeneration',
+    dict(
+      vocab_size=len(VOCABULARY),
+      d_model=16,
+      d_kv=8,
+      num_layers=1,
+      num_heads=2,
+      d_ff=24,
+      decoder_start_token_id=0,
+      eos_token_id=3,
+    ),
+  ),
+}
+
+
+def save(folder, kind='bert', shards=1, seed=0, **settings):
+  """Saves a model with torch's names of its weights; returns them, flat.
+
+  Every letter is a token, the first of a word and the rest apart.
+  """
+  config_class, model_name, small = KINDS[kind]
+  config = config_class(**{**small, **settings})
+  model_class = getattr(transformers, model_name)
+  flax_models._restore_clip(sys.modules[model_class.__module__])
+  shapes = model_class(config, _do_init=False).params_shape_tree
+  draw = np.random.default_rng(seed)
+  # Wide, so that no part of the network is without effect.
+  params = {
+    key: draw.normal(0, 0.5, leaf.shape).astype(np.float32)
+    for key, leaf in traverse_util.flatten_dict(shapes).items()
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  config.architectures = [model_name.removeprefix('Flax')]
+  config.save_pretrained(folder)
+  save_weights(
+    folder,
+    {
+      torch_name(key): value.T if key[-1] == 'kernel' else value
+      for key, value in params.items()
+    },
+    shards,
+  )
+  (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n')
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'BertTokenizer', 'model_max_length': 40})
+  )
+  return params
+
+
+def torch_name(key):
+  """The name of a weight in a file that torch has written."""
+  last = 'weight' if key[-1] in ('kernel', 'scale', 'embedding') else key[-1]
+  return '.'.join((*key[:-1], last))
+
+
+def save_weights(folder, tensors, shards=1, form='pt'):
+  """Writes safetensors, in `shards` files with an index."""
+  tensors = {
+    name: np.ascontiguousarray(value) for name, value in tensors.items()
+  }
+  if shards == 1:
+    save_file(tensors, folder / 'model.safetensors', {'format': form})
+    return
+  names, where = sorted(tensors), {}
+  for shard in range(shards):
+    file = f'model-{shard + 1:05}-of-{shards:05}.safetensors'
+    part = {name: tensors[name] for name in names[shard::shards]}
+    save_file(part, folder / file, {'format': form})
+    where.update(dict.fromkeys(part, file))
+  (folder / 'model.safetensors.index.json').write_text(
+    json.dumps({'metadata': {}, 'weight_map': where})
+  )
+
+
+def flat(params):
+  """Parameters by path, as numpy arrays."""
+  return jax.tree.map(np.asarray, traverse_util.flatten_dict(params))
