@@ -1,25 +1,41 @@
-# Two commands set everything up on a fresh machine: `make run`, `make test`.
+# Each target sets up what it needs: a machine with Python and make is enough.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist=worksteal
 
-.PHONY: run test test-all tpu-compile clean
+.PHONY: run lint format test-quick test test-all tpu-compile clean
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
 	$(BIN)/python -m dynllm_jax.main --config=configs/demo.py --workdir=runs/demo
 
+# Style, the form of the code, and types; changes nothing.
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Mends what ruff can mend by itself.
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# For between two edits: one system of each kind, and no slow test.
+test-quick: $(VENV)/.installed
+	$(PYTEST) -m 'not slow' --quick
+
 # Each contract once for each system, at tiny width.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n 2 --dist=worksteal
+	$(PYTEST)
 
-# Every combination.
+# Every combination of options.
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -n 2 --dist=worksteal --all-combinations
+	$(PYTEST) --all-combinations
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,test]'
 	touch $@
 
 # Compiles for TPU slices, without a TPU; takes minutes and jax[tpu].
@@ -30,3 +46,4 @@ tpu-compile:
 
 clean:
 	rm -rf $(VENV) .venv-tpu runs build *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
