@@ -50,7 +50,7 @@ def path(field: str, place: str) -> Path:
       f'{field}: {place!r} is not allowed; a local path or gs://BUCKET/FOLDER'
     )
   try:
-    import gcsfs
+    import gcsfs  # noqa: F401 (only whether it is there)
   except ImportError as error:
     raise InputError(
       f"{field}: {place!r} needs gcsfs; pip install 'dynllm_jax[gcs]'"
