@@ -12,7 +12,7 @@ from absl import flags
 
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
-from experiments import rows
+from experiments import result_rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
   changes = MAIN if _MAIN_ONLY.value else {**MAIN, **OTHERS}
   try:
     for text in _LOGS.value:
-      log = rows.parse_log('ablation', text)
+      log = result_rows.parse_log('ablation', text)
       records = studies.run(
         log,
         _SYSTEM.value,

@@ -16,7 +16,7 @@ from absl import flags
 
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
-from experiments import rows
+from experiments import result_rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
   del argv
   try:
     for text in _LOGS.value:
-      log = rows.parse_log('encoders', text)
+      log = result_rows.parse_log('encoders', text)
       records = studies.run(
         log,
         _SYSTEM.value,

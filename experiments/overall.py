@@ -4,7 +4,7 @@ r"""Every system on every log: tuned on validation, tested once, one table.
         --logs=online_retail=interactions.csv,items.csv \
         --systems=dynllm,tgn,popularity --seeds=0,1,2
 
-A stopped call goes on where it was: finished rows are kept (rows.py), a run
+A stopped call goes on where it was: result_rows.py keeps finished rows, and a run
 that was cut off resumes from its checkpoint.
 """
 
@@ -26,8 +26,8 @@ from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
 from experiments import grids
 from experiments import pages
-from experiments import rows
-from experiments import statistics as statistics_lib
+from experiments import result_rows
+from experiments import significance
 
 _LOGS = flags.DEFINE_multi_string(
   'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
@@ -43,7 +43,7 @@ _VERIFY = flags.DEFINE_string(
 
 
 def tune(
-  log: rows.Log, system: str, seed: int, workdir: pathlib.Path
+  log: result_rows.Log, system: str, seed: int, workdir: pathlib.Path
 ) -> tuple[tuple, float]:
   """The grid point with the best validation Recall@10 after two epochs.
 
@@ -61,16 +61,16 @@ def tune(
       another configuration or other data.
   """
   path = log.folder / f'{system}-grid.json'
-  origin = rows.origin(
-    log, rows.Setting(system, grids.tuning_fields(grids.grid()[0]))
+  origin = result_rows.origin(
+    log, result_rows.Setting(system, grids.tuning_fields(grids.grid()[0]))
   )
   if not path.exists():
     points = []
     for point in grids.grid():
-      setting = rows.Setting(system, grids.tuning_fields(point), seed)
-      folder = rows.folder_of(workdir, log, f'grid/{setting.key}')
+      setting = result_rows.Setting(system, grids.tuning_fields(point), seed)
+      folder = result_rows.folder_of(workdir, log, f'grid/{setting.key}')
       try:
-        rows.execute(rows.command(log, setting, str(folder)))
+        result_rows.execute(result_rows.command(log, setting, str(folder)))
       except InputError as error:  # such as a loss that grows without bound
         points.append({'point': point, 'failed': str(error)})
         continue
@@ -105,7 +105,7 @@ def tune(
     if not path.exists():  # another process may have tuned meanwhile
       atomic.write_atomically(path, json.dumps(found, indent=2) + '\n')
   found = json.loads(path.read_text())
-  rows.check_origin(path, found, origin)
+  result_rows.check_origin(path, found, origin)
   best = max(
     (p for p in found['points'] if 'failed' not in p),
     key=lambda p: p['validation_recall@10'],
@@ -114,14 +114,14 @@ def tune(
 
 
 def settings_of(
-  log: rows.Log, system: str, seeds: list[int], workdir: pathlib.Path
-) -> list[rows.Setting]:
+  log: result_rows.Log, system: str, seeds: list[int], workdir: pathlib.Path
+) -> list[result_rows.Setting]:
   """What is tested of a system: the tuned run of every seed."""
   if not grids.is_learned(system):
-    return [rows.Setting(system, (('eval.compare', '()'),))]
+    return [result_rows.Setting(system, (('eval.compare', '()'),))]
   point, epoch_seconds = tune(log, system, seeds[0], workdir)
   fields = grids.final_fields(point, epoch_seconds)
-  return [rows.Setting(system, fields, seed) for seed in seeds]
+  return [result_rows.Setting(system, fields, seed) for seed in seeds]
 
 
 def summarize(found: list[dict]) -> dict:
@@ -158,7 +158,7 @@ def summarize(found: list[dict]) -> dict:
 
 
 def compare(
-  log: rows.Log, found: dict[str, list[dict]], systems: dict[str, dict]
+  log: result_rows.Log, found: dict[str, list[dict]], systems: dict[str, dict]
 ) -> list[dict]:
   """DynLLM's best variant against the best other system, metric by metric.
 
@@ -168,7 +168,7 @@ def compare(
   others = [name for name in systems if name not in ours]
   if not ours or not others:
     return []
-  users = rows.test_users(log)
+  users = result_rows.test_users(log)
   comparisons = []
   for metric in ('recall@10', 'ndcg@10'):
     best = functools.partial(
@@ -176,7 +176,7 @@ def compare(
     )
     system, rival = best(ours), best(others)
     values = [
-      statistics_lib.gains(rows.test_ranks(log, found[name][0]), metric)
+      significance.gains(result_rows.test_ranks(log, found[name][0]), metric)
       for name in (system, rival)
     ]
     comparisons.append(
@@ -187,21 +187,22 @@ def compare(
         'ratio': (
           systems[system]['test'][metric] / systems[rival]['test'][metric]
         ),
-        'p': statistics_lib.p_value(*values, users),
+        'p': significance.p_value(*values, users),
       }
     )
   return comparisons
 
 
-def write_page(log: rows.Log) -> None:
+def write_page(log: result_rows.Log) -> None:
   """Writes `results/<log>.json`, the page and the chart from finished rows."""
-  users = rows.test_users(log)
-  found = rows.finished(log)
+  users = result_rows.test_users(log)
+  found = result_rows.finished(log)
   systems = {}
   for system, some in found.items():
     systems[system] = summarize(some)
-    systems[system]['interval'] = statistics_lib.interval(
-      statistics_lib.gains(rows.test_ranks(log, some[0]), 'recall@10'), users
+    systems[system]['interval'] = significance.interval(
+      significance.gains(result_rows.test_ranks(log, some[0]), 'recall@10'),
+      users,
     )
   row = next(iter(found.values()))[0]
   shared = {
@@ -231,7 +232,7 @@ def write_page(log: rows.Log) -> None:
     'systems': systems,
     'comparisons': compare(log, found, systems),
   }
-  folder = rows.RESULTS
+  folder = result_rows.RESULTS
   atomic.write_atomically(
     folder / f'{log.name}.json', json.dumps(result, indent=2) + '\n'
   )
@@ -239,22 +240,24 @@ def write_page(log: rows.Log) -> None:
   pages.chart(result, folder / f'{log.name}.svg')
 
 
-def verify(log: rows.Log, system: str) -> None:
+def verify(log: result_rows.Log, system: str) -> None:
   """Trains and tests a system's stored rows anew; says how figures differ.
 
   Raises:
     InputError: if there is no stored row, or it is of another log.
   """
-  found = rows.finished(log)
+  found = result_rows.finished(log)
   if system not in found:
     raise InputError(
       f'--verify: {system!r} has no row in {log.folder}; allowed: '
       f'{", ".join(found)}'
     )
   for old in found[system]:
-    setting = rows.Setting(system, tuple(old['fields'].items()), old['seed'])
+    setting = result_rows.Setting(
+      system, tuple(old['fields'].items()), old['seed']
+    )
     with tempfile.TemporaryDirectory() as folder:
-      rows.execute(rows.command(log, setting, folder))
+      result_rows.execute(result_rows.command(log, setting, folder))
       new = json.loads(pathlib.Path(folder, 'results.json').read_text())
     if new['data']['fingerprint'] != old['fingerprint']:
       raise InputError(
@@ -272,7 +275,7 @@ def main(argv: list[str]) -> int:
   """Reads the flags, computes what is missing, writes the pages."""
   del argv
   try:
-    logs = [rows.parse_log('overall', text) for text in _LOGS.value]
+    logs = [result_rows.parse_log('overall', text) for text in _LOGS.value]
     systems = _SYSTEMS.value or grids.all_systems()
     seeds = _seeds()
     for log, system in itertools.product(logs, systems):
@@ -287,7 +290,7 @@ def main(argv: list[str]) -> int:
           for setting in settings_of(
             log, system, seeds, pathlib.Path(_WORKDIR.value)
           ):
-            rows.run(log, setting, pathlib.Path(_WORKDIR.value))
+            result_rows.run(log, setting, pathlib.Path(_WORKDIR.value))
         except InputError as error:  # the others go on
           progress.say(f'{log.name} {system} failed: {error}')
           failed.append(f'{system} on {log.name}: {error}')

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from dynllm_jax.storage import atomic
-from experiments import statistics
+from experiments import significance
 
 COLUMNS = [f'{m}@{k}' for m in ('recall', 'ndcg') for k in (10, 20, 30)]
 COLUMNS.append('mrr')
@@ -79,8 +79,8 @@ def markdown(result: dict[str, Any]) -> str:
             _short(c['metric']),
             f'{c["ratio"]:.2f}',
             f'{c["p"]:.3f}'
-            if c['p'] > statistics.SMALLEST
-            else f'< {statistics.SMALLEST:.3f}',
+            if c['p'] > significance.SMALLEST
+            else f'< {significance.SMALLEST:.3f}',
           ]
           for c in result['comparisons']
         ],

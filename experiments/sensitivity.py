@@ -12,7 +12,7 @@ from absl import flags
 import ml_collections
 
 from dynllm_jax.types import InputError
-from experiments import rows
+from experiments import result_rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
       if field not in VALUES:
         raise InputError(f'--fields: {field!r}; allowed: {", ".join(VALUES)}')
     for text in _LOGS.value:
-      log = rows.parse_log('sensitivity', text)
+      log = result_rows.parse_log('sensitivity', text)
       config = log.config(_SYSTEM.value)
       if not config.model.name == 'dynllm':
         raise InputError(

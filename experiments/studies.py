@@ -10,7 +10,7 @@ import ml_collections
 from dynllm_jax.storage import atomic
 from experiments import grids
 from experiments import pages
-from experiments import rows
+from experiments import result_rows
 
 Changes = dict[str, dict[str, Any]]  # by label: fields that differ
 
@@ -29,7 +29,7 @@ def differing(
 
 
 def run(
-  log: rows.Log,
+  log: result_rows.Log,
   system: str,
   changes: Changes,
   epochs: int,
@@ -57,13 +57,15 @@ def run(
   )
   records = []
   for label, fields in changes.items():
-    setting = rows.Setting(system, (*common, *sorted(fields.items())), seed)
-    records.append({'label': label, **rows.run(log, setting, workdir)})
+    setting = result_rows.Setting(
+      system, (*common, *sorted(fields.items())), seed
+    )
+    records.append({'label': label, **result_rows.run(log, setting, workdir)})
   return records
 
 
 def write_page(
-  log: rows.Log,
+  log: result_rows.Log,
   title: str,
   epochs: int,
   records: list[dict[str, Any]],
@@ -79,7 +81,7 @@ def write_page(
     note: what else the reader should know.
   """
   first = records[0]
-  path = rows.RESULTS / f'{log.experiment}_{log.name}'
+  path = result_rows.RESULTS / f'{log.experiment}_{log.name}'
   kind = 'simulated log' if first['simulated'] else 'log'
   base = first['validation']['recall@10']
   lines = [

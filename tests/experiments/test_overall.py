@@ -112,15 +112,15 @@ def test_encoders_are_compared_with_and_without_facets():
 
 def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
   from dynllm_jax.types import InputError
-  from experiments import rows
+  from experiments import result_rows
 
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
+  monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
   (tmp_path / 'a.csv').write_text('user_id,item_id,timestamp\n')
   (tmp_path / 'b.csv').write_text('user_id,item_id,timestamp\n1,2,3\n')
-  log = rows.Log('overall', 'event_log', str(tmp_path / 'a.csv'))
-  setting = rows.Setting('tgn', (('train.loss', 'bpr'),), 1)
-  origin = rows.origin(log, setting)
+  log = result_rows.Log('overall', 'event_log', str(tmp_path / 'a.csv'))
+  setting = result_rows.Setting('tgn', (('train.loss', 'bpr'),), 1)
+  origin = result_rows.origin(log, setting)
   assert not {'config.train.loss', 'config.seed'} & origin['config'].keys()
   assert origin['config']['config.train.batch_size'] == 1024
   log.folder.mkdir(parents=True)
@@ -132,25 +132,25 @@ def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
     )
 
   store()
-  assert rows.read(log, setting)['seed'] == 1
+  assert result_rows.read(log, setting)['seed'] == 1
   with pytest.raises(InputError, match='other files'):
-    rows.read(
-      rows.Log('overall', 'event_log', str(tmp_path / 'b.csv')), setting
+    result_rows.read(
+      result_rows.Log('overall', 'event_log', str(tmp_path / 'b.csv')), setting
     )
   store(**{'config.model.dim': 7})
   with pytest.raises(InputError, match='config.model.dim 7'):
-    rows.read(log, setting)
+    result_rows.read(log, setting)
   del origin['config']['config.model.dim']  # as if it were a new field
   store()
-  assert rows.read(log, setting)['seed'] == 1
+  assert result_rows.read(log, setting)['seed'] == 1
 
 
 def test_rows_that_cannot_stand_in_one_table_are_refused(tmp_path, monkeypatch):
   from dynllm_jax.types import InputError
-  from experiments import rows
+  from experiments import result_rows
 
-  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
-  log = rows.Log('overall', 'demo')
+  monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
+  log = result_rows.Log('overall', 'demo')
   log.folder.mkdir(parents=True)
   row = {
     'key': 'k',
@@ -167,7 +167,7 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(tmp_path, monkeypatch):
   def with_another(**changes):
     for name, value in (('one', row), ('two', {**row, **changes})):
       (log.folder / f'{name}.json').write_text(json.dumps(value))
-    return rows.finished(log)
+    return result_rows.finished(log)
 
   assert len(with_another(seed=1)['tgn']) == 2
   for changes, words in (
@@ -196,10 +196,10 @@ def test_a_configured_value_is_not_run_twice():
 
 
 def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
-  from experiments import rows
+  from experiments import result_rows
   from experiments import studies
 
-  monkeypatch.setattr(rows, 'RESULTS', tmp_path)
+  monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
   records = [
     {
       'label': label,
@@ -219,7 +219,9 @@ def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
     }
     for label, value in (('as configured', 0.2), ('without memory', 0.15))
   ]
-  studies.write_page(rows.Log('ablation', 'demo'), 'Ablation', 4, records)
+  studies.write_page(
+    result_rows.Log('ablation', 'demo'), 'Ablation', 4, records
+  )
   page = (tmp_path / 'ablation_demo.md').read_text()
   assert 'Simulated log: made up; system tgn, seed 3' in page
   assert '-25.0%' in page and '![Recall@10](ablation_demo.svg)' in page

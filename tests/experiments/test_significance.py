@@ -5,20 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments import significance
 
 
 def test_gains_are_what_each_event_adds():
   ranks = np.array([1, 2.5, 10, 11])
   np.testing.assert_array_equal(
-    statistics.gains(ranks, 'recall@10'), [1, 1, 1, 0]
+    significance.gains(ranks, 'recall@10'), [1, 1, 1, 0]
   )
   np.testing.assert_allclose(
-    statistics.gains(ranks, 'ndcg@10'),
+    significance.gains(ranks, 'ndcg@10'),
     [1, 1 / math.log2(3.5), 1 / math.log2(11), 0],
   )
   np.testing.assert_allclose(
-    statistics.gains(ranks, 'mrr'), [1, 1 / 2.5, 1 / 10, 1 / 11]
+    significance.gains(ranks, 'mrr'), [1, 1 / 2.5, 1 / 10, 1 / 11]
   )
 
 
@@ -26,7 +26,7 @@ def test_an_interval_is_that_of_resampled_users():
   """With an event a user, the standard error of a share is known."""
   rng = np.random.default_rng(0)
   values = (rng.random(4_000) < 0.3).astype(float)
-  low, high = statistics.interval(values, np.arange(4_000))
+  low, high = significance.interval(values, np.arange(4_000))
   share = values.mean()
   error = math.sqrt(share * (1 - share) / 4_000)
   assert low == pytest.approx(share - 1.96 * error, abs=error / 3)
@@ -36,15 +36,15 @@ def test_an_interval_is_that_of_resampled_users():
 def test_events_of_one_user_count_as_one_observation():
   values = np.tile([0.0, 1.0], 50)
   users = np.tile([1, 2], 50)  # all of user 1 miss, all of user 2 hit
-  assert statistics.interval(values, users) == (0.0, 1.0)
+  assert significance.interval(values, users) == (0.0, 1.0)
 
 
 def test_p_of_equal_and_of_better_systems():
   rng = np.random.default_rng(1)
   users = rng.integers(0, 300, 3_000)
   values = rng.random(3_000)
-  assert statistics.p_value(values, values, users) == 1
+  assert significance.p_value(values, values, users) == 1
   better = values + 0.5
-  assert statistics.p_value(better, values, users) == (statistics.SMALLEST)
+  assert significance.p_value(better, values, users) == (significance.SMALLEST)
   noise = values + rng.normal(size=3_000)
-  assert statistics.p_value(noise, values, users) > 0.01
+  assert significance.p_value(noise, values, users) > 0.01
