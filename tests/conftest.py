@@ -1,4 +1,4 @@
-"""Settings that all tests share; `logs.py` beside it makes their data."""
+"""Settings and options of all tests; `tests/testing/` makes their data."""
 
 import os
 import pathlib
@@ -50,3 +50,17 @@ def pytest_addoption(parser):
     action='store_true',
     help='every option of every system, not each system once',
   )
+  parser.addoption(
+    '--quick',
+    action='store_true',
+    help='one system of each kind, and no test that is marked as slow',
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves out the slow tests of a quick run."""
+  if not config.getoption('quick'):
+    return
+  slow = [item for item in items if item.get_closest_marker('slow')]
+  config.hook.pytest_deselected(items=slow)
+  items[:] = [item for item in items if item not in slow]

@@ -28,10 +28,7 @@ BATCH = replays.BATCH
 
 def pytest_generate_tests(metafunc):
   if 'variant' in metafunc.fixturenames:
-    names = list(variants.VARIANTS)
-    if not metafunc.config.getoption('all_combinations'):
-      names = [n for n in names if n in variants.MAIN]
-    metafunc.parametrize('variant', names)
+    metafunc.parametrize('variant', variants.chosen(metafunc.config))
 
 
 @functools.cache

@@ -376,7 +376,7 @@ _NEW_SYSTEM = '''
 import jax.numpy as jnp
 import ml_collections
 
-from dynllm_jax.layers import static_system
+from dynllm_jax.bases import static_system
 from dynllm_jax.types import ItemEmbeddings, UserEmbeddings
 
 

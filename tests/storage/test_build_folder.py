@@ -12,8 +12,8 @@ from tests.testing import ROOT
 
 _BUILD = """
 import pathlib, sys, time
-from dynllm_jax import scratch
-with scratch.folder(pathlib.Path(sys.argv[1])) as folder:
+from dynllm_jax.storage import build_folder
+with build_folder.folder(pathlib.Path(sys.argv[1])) as folder:
   (folder / 'half').write_text('x')
   print(folder, flush=True)
   time.sleep(600)

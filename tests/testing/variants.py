@@ -89,6 +89,16 @@ VARIANTS.update(
 )
 # Each system once; the others run with --all-combinations.
 MAIN = [*config_lib.system_names(), 'dynllm+text']
+# One system of each kind: with a memory, over a graph that does not change, of
+# factors alone, of sequences, of counts.
+ONE_OF_EACH_KIND = ['tgn', 'lightgcn', 'mf', 'sasrec', 'transitions']
+
+
+def chosen(config) -> list[str]:
+  """The variants that a run of the tests asks for by its options."""
+  if config.getoption('all_combinations'):
+    return list(VARIANTS)
+  return ONE_OF_EACH_KIND if config.getoption('quick') else MAIN
 
 
 def tiny_config(variant: str) -> ml_collections.ConfigDict:
