@@ -192,7 +192,7 @@ def lower(
     memory = on_mesh(
       mesh,
       jax.eval_shape(
-        functools.partial(evaluate.after_pending, system),
+        functools.partial(evaluate.memory_for_replay, system),
         state.params,
         state.memory,
         inputs,

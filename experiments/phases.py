@@ -19,7 +19,7 @@ from dynllm_jax.engine import train
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import temporal
-from dynllm_jax.objectives import objective
+from dynllm_jax.objectives import training_loss
 from dynllm_jax.objectives.negatives import sample_negatives
 from experiments.slices import Slices
 
@@ -49,7 +49,7 @@ def milliseconds(
   state = slices.state
 
   def batch_of(row):
-    batch, events = feeds.take(inputs, None, *row[:2], size)
+    batch, events = feeds.read_batch(inputs, None, *row[:2], size)
     return batch, events, jax.random.fold_in(state.key, row[0])
 
   def lookup(carry, row):
@@ -84,10 +84,10 @@ def milliseconds(
       params, memory, inputs, pending_updates.due(pending, row[1] > 0)
     )
     tables = trainer.system.propagate(params, memory, inputs, key)
-    embed, visit = train.embed_once(
-      trainer.system, params, tables, inputs, batch, slices.plan.distinct
+    embed, visit = train.embed_deduplicated(
+      trainer.system, params, tables, inputs, batch, slices.plan.dedup_limits
     )
-    loss = objective.sampled_loss(
+    loss = training_loss.sampled_loss(
       trainer.config, embed, inputs, batch, events, key, visit
     )
     pending = feeds.add_pending(trainer.system, pending, batch, loss, *row[2:])

@@ -77,7 +77,7 @@ class Slices:
       self.state,
       self.rows(),
       None,
-      self.plan.distinct,
+      self.plan.dedup_limits,
     ).compile()
     self.compile_s = time.perf_counter() - began
     return program

@@ -232,7 +232,7 @@ def dynllm_ranking() -> aims.Found:
   plan = run.rank_plans['validation']
   candidates = jnp.asarray(evaluate.candidate_mask(run.log, 'all'))
   ranking = evaluate.ranking_of(run.config, run.log)
-  memory = evaluate.after_pending(
+  memory = evaluate.memory_for_replay(
     run.system, state.params, state.memory, run.inputs, state.pending
   )
   # A part of the split, so that five are soon done.

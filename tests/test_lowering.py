@@ -39,14 +39,14 @@ def test_programs_lower_for_tpu_and_cuda(variant):
   order = jax.eval_shape(lambda key: feeds.epoch_order(plan, key, 0), state.key)
   traced = [train.train_chunk.trace(trainer, BATCH, inputs, state, rows, order)]
   pending = jax.eval_shape(
-    lambda state, inputs: pending_updates.pending_of(
+    lambda state, inputs: pending_updates.empty_pending_for(
       system, state.params, state.memory, inputs, BATCH
     ),
     state,
     inputs,
   )
   memory = jax.eval_shape(
-    lambda *args: evaluate.after_pending(system, *args),
+    lambda *args: evaluate.memory_for_replay(system, *args),
     state.params,
     state.memory,
     inputs,

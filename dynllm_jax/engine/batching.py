@@ -34,7 +34,7 @@ class BatchPlan(NamedTuple):
   # Positions in the log, -1 for none: `start` and `size` count its rows. None
   # where they count the events of the log itself (feeds.py).
   events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
-  distinct: dedup.Distinct = dedup.Distinct()
+  dedup_limits: dedup.DedupLimits = dedup.DedupLimits()
 
   @property
   def capacity(self) -> int:
@@ -115,10 +115,10 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
   )
 
 
-def with_distinct(plan: BatchPlan, log: EventLog) -> BatchPlan:
+def with_dedup_limits(plan: BatchPlan, log: EventLog) -> BatchPlan:
   """A plan of a log's events that knows what its batches have twice."""
   return plan._replace(
-    distinct=dedup.count(log, plan.start, plan.size, plan.batch_size)
+    dedup_limits=dedup.limits_of(log, plan.start, plan.size, plan.batch_size)
   )
 
 
@@ -144,7 +144,7 @@ def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
   ]
 
 
-def take_batch(
+def slice_batch(
   inputs: Inputs, start: Array, size: Array, batch_size: int
 ) -> EventBatch:
   """Reads a batch from the log on the device.

@@ -56,7 +56,7 @@ def rank_batch(
     params, memory, inputs: of the system.
     batch: the events.
     candidates: bool[items + 1], who takes part.
-    num_visits: of the plan's `Distinct`.
+    num_visits: of the plan's `DedupLimits`.
 
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
@@ -67,7 +67,7 @@ def rank_batch(
   )
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
-  visitors, visit_times, visit = dedup.visits(batch, num_visits)
+  visitors, visit_times, visit = dedup.unique_visits(batch, num_visits)
 
   def scores_of(index):
     ids = sharded_table.over_devices(
@@ -167,7 +167,7 @@ def replay_chunk(
     candidates: bool[items + 1].
     rows: start, size, part, ready and chosen of each batch; what is not chosen
       is not ranked.
-    num_visits: of the plan's `Distinct`.
+    num_visits: of the plan's `DedupLimits`.
 
   Returns:
     Memory, pending, f32[batches, batch] ranks, and whether all scores were
@@ -178,7 +178,7 @@ def replay_chunk(
     memory, pending = carry
     start, size, part, ready, chosen = row
     batch = sharded_table.over_devices(
-      batching.take_batch(inputs, start, size, batch_size)
+      batching.slice_batch(inputs, start, size, batch_size)
     )
     unranked = jnp.zeros([batch_size]), jnp.array(True)
     if ranking is None:
@@ -191,7 +191,7 @@ def replay_chunk(
         ),
         lambda: unranked,
       )
-    users, times, visit = dedup.visits(batch, num_visits)
+    users, times, visit = dedup.unique_visits(batch, num_visits)
     users, items = system.embed(
       params,
       memory,
@@ -201,7 +201,7 @@ def replay_chunk(
       batch.times[0],
       None,
     )
-    users = dedup.of_events(users, visit)
+    users = dedup.expand_to_events(users, visit)
     pending = sharded_table.replicated(
       pending_updates.add_pending(
         pending,
@@ -256,12 +256,12 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  pending = pending_updates.pending_of(
+  pending = pending_updates.empty_pending_for(
     system, params, memory, inputs, plan.batch_size * plan.num_parts
   )
   # The carry of a scan has fixed shapes: an update of nothing brings the
   # memory to this plan's capacity.
-  memory = after_pending(system, params, memory, inputs, pending)
+  memory = memory_for_replay(system, params, memory, inputs, pending)
   ranks = []
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.start) // 16).bit_length())
@@ -281,7 +281,7 @@ def replay(
       resident_texts.with_texts(inputs, facet_texts, chunk),
       candidates,
       (chunk.start, chunk.size, chunk.part, chunk.ready, ranked),
-      plan.distinct.visits,
+      plan.dedup_limits.visits,
     )
     if not finite:
       first, last = chunk.start[0], chunk.start.max()
@@ -300,7 +300,7 @@ def replay(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def after_pending(
+def memory_for_replay(
   system: System, params: Params, memory: Any, inputs: Inputs, pending: Pending
 ) -> Any:
   """A copy of the memory as a replay starts from it.
@@ -330,10 +330,11 @@ def split_plans(
     return plans
   # One number for all, so that they share a compilation.
   counts = [
-    batching.with_distinct(plan, log).distinct.visits for plan in plans.values()
+    batching.with_dedup_limits(plan, log).dedup_limits.visits
+    for plan in plans.values()
   ]
-  most = dedup.Distinct(visits=max(counts) if all(counts) else 0)
-  return {name: p._replace(distinct=most) for name, p in plans.items()}
+  most = dedup.DedupLimits(visits=max(counts) if all(counts) else 0)
+  return {name: p._replace(dedup_limits=most) for name, p in plans.items()}
 
 
 def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:

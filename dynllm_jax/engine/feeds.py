@@ -43,7 +43,7 @@ def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
   """
   if system.feed in ('stream', 'none'):
     plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
-    return batching.with_distinct(plan, log)
+    return batching.with_dedup_limits(plan, log)
   table = (
     sequence_table(log, system.sequence_length)
     if system.feed == 'sequences'
@@ -142,7 +142,7 @@ def take(
     events in the log. Padding of an order has ids 0 and time 0.
   """
   if order is None:
-    batch = batching.take_batch(inputs, start, size, batch_size)
+    batch = batching.slice_batch(inputs, start, size, batch_size)
     return batch, start + jnp.arange(batch_size)
   events = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
   number = jnp.arange(batch_size).reshape(-1, *[1] * (events.ndim - 1))

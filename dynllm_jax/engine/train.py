@@ -20,7 +20,7 @@ from dynllm_jax.graph import pending_updates
 from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import losses
 from dynllm_jax.objectives import negatives
-from dynllm_jax.objectives import objective
+from dynllm_jax.objectives import training_loss
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
@@ -137,7 +137,7 @@ def init_state(
     params=params,
     opt_state=trainer.optimizer.init(params),
     memory=memory,
-    pending=pending_updates.pending_of(
+    pending=pending_updates.empty_pending_for(
       trainer.system, params, memory, inputs, capacity
     ),
     key=run_key,
@@ -151,7 +151,7 @@ def train_step(
   state: TrainState,
   row: tuple[Array, Array, Array, Array],
   order: Array | None = None,
-  distinct: dedup.Distinct = dedup.Distinct(),
+  dedup_limits: dedup.DedupLimits = dedup.DedupLimits(),
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """One step of SPEC 4 on one batch of the plan.
 
@@ -162,7 +162,7 @@ def train_step(
     state: before the step.
     row: start, size, part and ready of the batch; size 0 changes nothing.
     order: of the epoch (feeds.py), None for that of the log.
-    distinct: of the plan; without it every event is embedded on its own.
+    dedup_limits: of the plan; without it every event is embedded on its own.
 
   Returns:
     The state after the step, and of the batch the sum of its losses and the
@@ -170,11 +170,11 @@ def train_step(
   """
   start, size, part, ready = row
   real = size > 0
-  batch, events = feeds.take(inputs, order, start, size, batch_size)
+  batch, events = feeds.read_batch(inputs, order, start, size, batch_size)
   batch, events = sharded_table.over_devices((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
-    _objective, trainer, distinct, inputs, state, batch, events, real, key
+    _objective, trainer, dedup_limits, inputs, state, batch, events, real, key
   )
   held = sparse_update.held_rows(objective_of, state.params)
   (_, (loss, memory)), grads = jax.value_and_grad(
@@ -209,7 +209,7 @@ def train_step(
 
 
 def _objective(
-  trainer, distinct, inputs, state, batch, events, real, key, params
+  trainer, dedup_limits, inputs, state, batch, events, real, key, params
 ):
   """What is minimized, a mean over events; the loss; the memory to keep."""
   config, system = trainer.config, trainer.system
@@ -222,42 +222,44 @@ def _objective(
   if system.loss is not None:
     loss = system.loss(params, tables, inputs, batch, events, key, config)
   else:
-    embed, visit = embed_once(system, params, tables, inputs, batch, distinct)
-    loss = objective.sampled_loss(
+    embed, visit = embed_deduplicated(
+      system, params, tables, inputs, batch, dedup_limits
+    )
+    loss = training_loss.sampled_loss(
       config, embed, inputs, batch, events, key, visit
     )
   count = jnp.maximum(jnp.sum(batch.mask), 1)
   return (loss.total + loss.decay) / count, (loss, memory)
 
 
-def embed_once(
+def embed_deduplicated(
   system: System,
   params: Params,
   memory: Any,
   inputs: Inputs,
   batch: EventBatch,
-  distinct: dedup.Distinct,
-) -> tuple[objective.Embed, Array | None]:
+  dedup_limits: dedup.DedupLimits,
+) -> tuple[training_loss.Embed, Array | None]:
   """`System.embed` for a batch, each of its visits and items once.
 
   Args:
     system, params, memory, inputs: of `System.embed`.
     batch: the events.
-    distinct: what it has at most.
+    dedup_limits: what it has at most.
 
   Returns:
-    `embed` and `visit` of `objective.sampled_loss`.
+    `embed` and `visit` of `training_loss.sampled_loss`.
   """
-  users, times, visit = dedup.visits(batch, distinct.visits)
+  users, times, visit = dedup.unique_visits(batch, dedup_limits.visits)
   users, times = sharded_table.over_devices((users, times))
-  size, num_items = len(batch.mask), distinct.items
+  size, num_items = len(batch.mask), dedup_limits.items
 
   def embed(items, item_time, key):
     if not num_items:
       return system.embed(
         params, memory, inputs, users, times, items, item_time, key
       )
-    own, place = dedup.items(items[:size], num_items)
+    own, place = dedup.unique_items(items[:size], num_items)
     place = jnp.concatenate(
       [place, num_items + jnp.arange(len(items) - size, dtype=jnp.int32)]
     )
@@ -286,7 +288,7 @@ def train_chunk(
   state: TrainState,
   plan_rows: tuple[Array, Array, Array, Array],
   order: Array | None,
-  distinct: dedup.Distinct = dedup.Distinct(),
+  dedup_limits: dedup.DedupLimits = dedup.DedupLimits(),
 ) -> tuple[TrainState, tuple[Array, Array]]:
   """A run of steps as one program; nothing returns to Python in between.
 
@@ -296,13 +298,18 @@ def train_chunk(
     inputs: on the device.
     state: its buffers are given away.
     plan_rows: start, size, part and ready of each batch.
-    order, distinct: as in `train_step`.
+    order, dedup_limits: as in `train_step`.
 
   Returns:
     The state, and of each batch the sum of its losses and its events.
   """
   step = functools.partial(
-    train_step, trainer, batch_size, inputs, order=order, distinct=distinct
+    train_step,
+    trainer,
+    batch_size,
+    inputs,
+    order=order,
+    dedup_limits=dedup_limits,
   )
   state, sums = jax.lax.scan(step, state, plan_rows)
   return state, sharded_table.replicated(sums)
@@ -367,7 +374,7 @@ def _run_epoch(trainer, state, inputs, plan, progress, facet_texts):
       state,
       of_chunk,
       order,
-      plan.distinct,
+      plan.dedup_limits,
     )
     chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
     if not np.isfinite(chunk_loss):
@@ -405,7 +412,7 @@ def step_flops(
       state,
       row,
       feeds.epoch_order(plan, state.key, state.step),
-      plan.distinct,
+      plan.dedup_limits,
     )
   return float((lowered.cost_analysis() or {}).get('flops', 0.0))
 

@@ -24,7 +24,7 @@ def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
   )
 
 
-def pending_of(
+def empty_pending_for(
   system: System,
   params: Params,
   memory: SystemMemory,

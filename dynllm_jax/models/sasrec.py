@@ -26,7 +26,7 @@ from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
-from dynllm_jax.objectives import objective
+from dynllm_jax.objectives import training_loss
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -207,7 +207,7 @@ def build(config: ml_collections.ConfigDict) -> System:
       del item_time
       return apply(params, inputs, batch.users[:, 0], batch.times, items, key)
 
-    return objective.sampled_loss(
+    return training_loss.sampled_loss(
       config,
       embed_targets,
       inputs,

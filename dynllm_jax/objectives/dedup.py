@@ -20,7 +20,7 @@ from dynllm_jax.types import UserEmbeddings
 _STEP = 64  # bounds are multiples, so that few programs compile
 
 
-class Distinct(NamedTuple):
+class DedupLimits(NamedTuple):
   """What a batch of a plan has at most, with one for padding; hashable.
 
   0 where that is no less than a batch: nothing is gained by looking.
@@ -30,9 +30,9 @@ class Distinct(NamedTuple):
   items: int = 0
 
 
-def count(
+def limits_of(
   log: EventLog, start: np.ndarray, size: np.ndarray, batch_size: int
-) -> Distinct:
+) -> DedupLimits:
   """What every batch of a plan keeps to.
 
   Args:
@@ -53,17 +53,17 @@ def count(
     bound = -(-(most + 1) // _STEP) * _STEP
     return bound if bound < batch_size else 0
 
-  return Distinct(rounded(visits), rounded(items))
+  return DedupLimits(rounded(visits), rounded(items))
 
 
-def visits(
+def unique_visits(
   batch: EventBatch, num_visits: int
 ) -> tuple[Array, Array, Array | None]:
   """The users of a batch at their times, each once.
 
   Args:
     batch: [batch].
-    num_visits: of `Distinct`; 0: every event is a visit of its own.
+    num_visits: of `DedupLimits`; 0: every event is a visit of its own.
 
   Returns:
     i32[num_visits] users and i32[num_visits] times, of user 0 where there are
@@ -79,12 +79,12 @@ def visits(
   )
 
 
-def items(ids: Array, num_items: int) -> tuple[Array, Array]:
+def unique_items(ids: Array, num_items: int) -> tuple[Array, Array]:
   """The items of a batch, each once.
 
   Args:
     ids: i32[batch].
-    num_items: of `Distinct`, not 0.
+    num_items: of `DedupLimits`, not 0.
 
   Returns:
     i32[num_items], 0 where there are fewer, and i32[batch], the place of each.
@@ -93,7 +93,9 @@ def items(ids: Array, num_items: int) -> tuple[Array, Array]:
   return jnp.zeros([num_items], jnp.int32).at[number].set(ids[order]), place
 
 
-def of_events(users: UserEmbeddings, visit: Array | None) -> UserEmbeddings:
+def expand_to_events(
+  users: UserEmbeddings, visit: Array | None
+) -> UserEmbeddings:
   """Embeddings of visits, [visits], as those of their events, [batch]."""
   if visit is None:
     return users

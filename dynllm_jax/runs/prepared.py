@@ -190,7 +190,7 @@ def rank_splits(
     run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates)
   )
   ranking = evaluate.ranking_of(run.config, run.log)
-  memory = evaluate.after_pending(
+  memory = evaluate.memory_for_replay(
     run.system, state.params, state.memory, run.inputs, state.pending
   )
   results = {}

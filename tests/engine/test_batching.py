@@ -139,14 +139,14 @@ def test_chunks_pad_with_batches_of_nothing(groups, batch_size, length):
       assert not any(pad)
 
 
-_take_batch = jax.jit(batching.take_batch, static_argnums=3)
+_slice_batch = jax.jit(batching.slice_batch, static_argnums=3)
 
 
-def test_take_batch_reads_the_log_and_pads():
+def test_slice_batch_reads_the_log_and_pads():
   log = logs.random_log(0)
   inputs = logs.random_inputs(log, padding=8)
   for start, size in ((0, 8), (13, 5), (57, 3), (59, 1), (0, 0)):
-    batch = _take_batch(inputs, start, size, 8)
+    batch = _slice_batch(inputs, start, size, 8)
     pad = 8 - size
     rows = slice(start, start + size)
     assert batch.mask.tolist() == [True] * size + [False] * pad

@@ -187,7 +187,7 @@ def test_pure_noise_gives_chance_recall():
     state, _ = train.run_epoch(
       trainer, state, inputs, plan, lambda events, loss: None
     )
-  memory = evaluate.after_pending(
+  memory = evaluate.memory_for_replay(
     system, state.params, state.memory, inputs, state.pending
   )
   rest = batching.plan_batches(log.times, log.train_end, log.num_events, 32)

@@ -75,7 +75,7 @@ def test_an_epoch_takes_everything_once_in_an_order_of_its_own(feed):
     orders.append(np.asarray(order))
     taken = []
     for start, size in zip(plan.start, plan.size):
-      batch, events = feeds.take(inputs, order, start, size, 7)
+      batch, events = feeds.read_batch(inputs, order, start, size, 7)
       assert batch.mask.shape == ((7,) if feed == 'shuffled' else (7, 3))
       for name in ('users', 'items', 'times'):
         np.testing.assert_array_equal(

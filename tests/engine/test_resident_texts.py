@@ -64,7 +64,7 @@ def test_training_and_ranking_are_the_same_wherever_texts_are():
     state, _ = train.run_epoch(
       trainer, state, inputs, plan, lambda events, loss: None, host
     )
-    memory = evaluate.after_pending(
+    memory = evaluate.memory_for_replay(
       system, state.params, state.memory, inputs, state.pending
     )
     memory, ranks = evaluate.replay(

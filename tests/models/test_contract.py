@@ -199,7 +199,7 @@ def test_padding_is_inert(variant):
   log, inputs, _, state, trainer, plan = trained(variant)
   if trainer.system.feed == 'none':
     ids = jnp.array([1, 0]), inputs.times[:2]
-    pending = pending_updates.pending_of(
+    pending = pending_updates.empty_pending_for(
       trainer.system, state.params, state.memory, inputs, 2
     )
     pending = pending.replace(ready=jnp.array(True))

@@ -90,7 +90,9 @@ def test_a_query_reads_the_last_strictly_earlier_events():
 
 def test_all_targets_of_a_sequence_in_one_pass():
   table = feeds.sequence_table(LOG, LENGTH)
-  batch, _ = feeds.take(INPUTS, jnp.asarray(table), 0, len(table), len(table))
+  batch, _ = feeds.read_batch(
+    INPUTS, jnp.asarray(table), 0, len(table), len(table)
+  )
   network = sasrec.SASRec(ml_collections.FrozenConfigDict(CONFIG))
   users, _ = network.apply(
     {'params': PARAMS},
@@ -126,7 +128,7 @@ def test_the_loss_is_the_papers():
   train = config_lib.default('sasrec').train
   assert (train.loss, train.num_negatives) == ('bce', 1)
   order = jnp.asarray(feeds.sequence_table(LOG, LENGTH))
-  batch, events = feeds.take(INPUTS, order, 3, 2, 4)
+  batch, events = feeds.read_batch(INPUTS, order, 3, 2, 4)
   frozen = ml_collections.FrozenConfigDict(train)
   loss = jax.jit(
     lambda key: (

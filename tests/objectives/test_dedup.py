@@ -32,8 +32,8 @@ def invoices(seed=3):
 def test_visits_are_the_distinct_users_and_times(seed, size):
   log = invoices(seed)
   inputs = logs.random_inputs(log, padding=BATCH)
-  batch = batching.take_batch(inputs, 100, size, BATCH)
-  users, times, visit = dedup.visits(batch, 64)
+  batch = batching.slice_batch(inputs, 100, size, BATCH)
+  users, times, visit = dedup.unique_visits(batch, 64)
   np.testing.assert_array_equal(users[visit], batch.users)
   np.testing.assert_array_equal(times[visit], batch.times)
   expected = set(zip(np.array(batch.users), np.array(batch.times)))
@@ -48,7 +48,7 @@ def test_items_are_the_distinct_ones(size):
   items = jnp.where(
     jnp.arange(BATCH) < size, jnp.asarray(invoices().items[:BATCH]), 0
   )
-  own, place = dedup.items(items, 64)
+  own, place = dedup.unique_items(items, 64)
   np.testing.assert_array_equal(own[place], items)
   assert len(set(np.array(place))) == len(set(np.array(items)))
   assert not np.asarray(own)[np.setdiff1d(np.arange(64), place)].any()
@@ -61,11 +61,14 @@ def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
   events = [range(s, s + n) for s, n in zip(plan.start, plan.size)]
   visits = max(len({(log.users[k], log.times[k]) for k in e}) for e in events)
   items = max(len({log.items[k] for k in e}) for e in events)
-  assert batching.with_distinct(plan, log).distinct == (visits + 1, items + 1)
+  assert batching.with_dedup_limits(plan, log).dedup_limits == (
+    visits + 1,
+    items + 1,
+  )
   # Where no two events share a thing, batches are left as they are.
   apart = logs.make_log([1, 2] * 20, np.arange(1, 41), np.arange(40))
   plan = batching.plan_batches(apart.times, 0, 40, 8)
-  assert batching.with_distinct(plan, apart).distinct == (0, 0)
+  assert batching.with_dedup_limits(plan, apart).dedup_limits == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -78,19 +81,19 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   inputs = logs.random_inputs(log, padding=BATCH)
   system = config_lib.system_module(config.model.name).build(config.model)
   plan = feeds.training_plan(system, log, BATCH)
-  assert plan.distinct == (64, 64)
+  assert plan.dedup_limits == (64, 64)
   trainer = train.make_trainer(
     system, config, device_mesh.make_mesh(config), len(plan.start)
   )
   step = jax.jit(
     functools.partial(train.train_step, trainer, BATCH, inputs),
-    static_argnames='distinct',
+    static_argnames='dedup_limits',
   )
   state = train.init_state(trainer, 0, inputs, plan.capacity)
   rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
   for row in rows[:3]:
     one_by_one, (expected, _) = step(state, row)
-    state, (loss, _) = step(state, row, distinct=plan.distinct)
+    state, (loss, _) = step(state, row, dedup_limits=plan.dedup_limits)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for actual, wanted in zip(
       jax.tree.leaves((state.memory, state.pending)),
@@ -108,14 +111,14 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   ranking = evaluate.Ranking(16, 0)
   candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
   plans = evaluate.split_plans(system, log, BATCH)
-  assert {p.distinct for p in plans.values()} == {(64, 0)}
+  assert {p.dedup_limits for p in plans.values()} == {(64, 0)}
   ranks = [
     evaluate.replay(
       system,
       state.params,
       system.reset(state.memory),
       inputs,
-      plans['train']._replace(distinct=dedup.Distinct(count)),
+      plans['train']._replace(dedup_limits=dedup.DedupLimits(count)),
       ranking,
       candidates,
     )[1]

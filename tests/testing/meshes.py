@@ -64,7 +64,7 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
   inputs = jax.tree.map(np.asarray, logs.random_inputs(log, padding=2 * BATCH))
   inputs = inputs.replace(train_graph=training_graph.train_graph(log))
   plan = feeds.training_plan(system, log, BATCH)
-  assert all(plan.distinct) == (system.feed == 'stream'), plan.distinct
+  assert all(plan.dedup_limits) == (system.feed == 'stream'), plan.dedup_limits
   trainer = train.make_trainer(system, config, mesh, len(plan.start))
   trainer = trainer._replace(
     optimizer=optax.multi_transform(
@@ -108,11 +108,11 @@ def ranks(placed: Placed, state):
   """Ranks of validation and test, blocks of the catalogue included."""
   system, log = placed.trainer.system, placed.log
   plan = batching.plan_batches(log.times, log.train_end, log.num_events, BATCH)
-  plan = batching.with_distinct(plan, log)
+  plan = batching.with_dedup_limits(plan, log)
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   with sharded_table.use(placed.mesh):
-    memory = evaluate.after_pending(
+    memory = evaluate.memory_for_replay(
       system, state.params, state.memory, placed.inputs, state.pending
     )
     return evaluate.replay(

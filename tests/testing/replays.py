@@ -22,11 +22,11 @@ def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
     if system.by_time
     else batching.plan_batches(log.times, 0, log.num_events, batch_size)
   )
-  pending = pending_updates.pending_of(
+  pending = pending_updates.empty_pending_for(
     system, params, memory, inputs, plan.batch_size * plan.num_parts
   )
   memory = system.reset(memory)
-  memory = evaluate.after_pending(system, params, memory, inputs, pending)
+  memory = evaluate.memory_for_replay(system, params, memory, inputs, pending)
   rows = []
   for row in zip(plan.start, plan.size, plan.part, plan.ready):
     scores, memory, pending = score_step(
@@ -40,7 +40,7 @@ def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
 def score_step(system, batch_size, params, inputs, memory, pending, row):
   """Scores the whole catalogue for a batch, then applies its updates."""
   start, size, part, ready = row
-  batch = batching.take_batch(inputs, start, size, batch_size)
+  batch = batching.slice_batch(inputs, start, size, batch_size)
   num_items = len(inputs.item_text) - 1
   users, items = system.embed(
     params,

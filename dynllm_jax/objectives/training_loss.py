@@ -35,7 +35,7 @@ def sampled_loss(
   Args:
     config: `config.train`.
     embed: `(items [candidates], item_time [], key) ->` the batch's visits
-      (distinct.py) and the items; `System.embed` with the rest bound.
+      (dedup.py) and the items; `System.embed` with the rest bound.
     inputs: for the negatives.
     batch: the events, [batch].
     events: i32[batch], their positions in the log.
@@ -66,7 +66,7 @@ def sampled_loss(
   )
   if visit is not None:
     users = sharded_table.gathered(users)
-  each = dedup.of_events(users, visit)
+  each = dedup.expand_to_events(users, visit)
   positives = jax.tree.map(lambda x: x[:size], items)
   rivals = jax.tree.map(lambda x: x[size:], items)
   return Loss(
