@@ -1,18 +1,16 @@
 """From log to score with real facets: the future changes nothing earlier."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import config as config_lib
-from dynllm_jax.engine import batching
-from dynllm_jax.engine import train
 from dynllm_jax.facets import bank
 from dynllm_jax.graph.inputs import build_inputs
-from dynllm_jax.parallel import device_mesh
-from tests.testing import logs
 from tests.testing import replays
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 LONGEST = 255
@@ -39,20 +37,11 @@ def test_the_future_changes_no_earlier_score(tmp_path, how):
   config.model.event_features = True
   config.facets.window_days = 10.0
   config.facets.encoder.dim = 16
-  log = logs.random_log(
-    3, num_users=12, num_items=15, num_events=150, num_times=70
-  )
-  system = config_lib.system_module('dynllm').build(config.model)
+  log = tiny_runs.small_log()
   inputs = inputs_of(log, config, tmp_path)
   assert len(inputs.facets.closes) > 20
-  plan = batching.plan_batches(log.times, 0, log.train_end, replays.BATCH)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
-  state = train.init_state(trainer, 0, inputs, replays.BATCH * plan.num_parts)
-  state, _ = train.run_epoch(
-    trainer, state, inputs, plan, lambda events, loss: None
-  )
+  run = tiny_runs.prepare(config, log, inputs)
+  state, _ = run.epoch(run.first_state())
   cut = int(np.searchsorted(log.times, log.times[log.validation_end - 2]))
   assert cut > log.train_end
   other = replays.changed_future(log, cut, how)
@@ -61,10 +50,10 @@ def test_the_future_changes_no_earlier_score(tmp_path, how):
   altered = inputs_of(other, config, tmp_path).replace(
     **{name: getattr(inputs, name) for name in figures}
   )
-  expected = replays.all_scores(system, state.params, state.memory, inputs, log)
-  actual = replays.all_scores(
-    system, state.params, state.memory, altered, other
+  score = functools.partial(
+    replays.all_scores, run.system, state.params, state.memory
   )
+  expected, actual = score(inputs, log), score(altered, other)
   end = cut
   if how == 'items':  # users and times stand, and so do the scores at the cut
     end = int(np.searchsorted(log.times, log.times[cut], side='right'))
@@ -79,27 +68,13 @@ def test_training_does_not_see_the_future(tmp_path):
   config = variants.tiny_config('dynllm+text')
   config.facets.encoder.dim = 16
   config.facets.window_days = 10.0
-  log = logs.random_log(
-    3, num_users=12, num_items=15, num_events=150, num_times=70
-  )
-  system = config_lib.system_module('dynllm').build(config.model)
+  log = tiny_runs.small_log()
   states = []
   for how in ('', 'changed'):
     seen = replays.changed_future(log, log.train_end, how) if how else log
-    inputs = inputs_of(seen, config, tmp_path)
-    plan = batching.plan_batches(log.times, 0, log.train_end, replays.BATCH)
-    trainer = train.make_trainer(
-      system, config, device_mesh.make_mesh(config), len(plan.start)
-    )
-    state = train.init_state(
-      trainer,
-      0,
-      inputs.replace(train_events=jnp.int32(log.train_end)),
-      replays.BATCH * plan.num_parts,
-    )
-    state, record = train.run_epoch(
-      trainer, state, inputs, plan, lambda events, loss: None
-    )
+    assert seen.train_end == log.train_end
+    run = tiny_runs.prepare(config, seen, inputs_of(seen, config, tmp_path))
+    state, record = run.epoch(run.first_state())
     states.append((state.params, record['loss'], state.memory.user.time))
   variants.assert_trees_equal(states[0][0], states[1][0])
   assert states[0][1] == states[1][1]

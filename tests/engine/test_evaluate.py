@@ -7,16 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
-from dynllm_jax.engine import train
-from dynllm_jax.parallel import device_mesh
 from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
 from tests.testing import logs
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 
@@ -99,8 +97,7 @@ def test_parts_of_a_group_share_one_state():
   log = logs.random_log(
     2, num_users=10, num_items=12, num_events=120, num_times=15
   )
-  config = variants.tiny_config('dynllm+text')
-  system = config_lib.system_module('dynllm').build(config.model)
+  system = tiny_runs.make_system(variants.tiny_config('dynllm+text'))
   inputs = logs.random_inputs(log, padding=64)
   params, memory = jax.jit(system.init, static_argnums=2)(
     jax.random.key(0), inputs, 4
@@ -143,8 +140,7 @@ def test_parts_of_a_group_share_one_state():
 
 def test_a_sample_of_batches_ranks_as_all_of_them_do():
   log = logs.random_log(6, num_events=120)
-  config = variants.tiny_config('dynllm')
-  system = config_lib.system_module('dynllm').build(config.model)
+  system = tiny_runs.make_system(variants.tiny_config('dynllm'))
   inputs = logs.random_inputs(log, padding=16)
   plan = batching.plan_batches(log.times, 0, log.num_events, 16)
   params, memory = jax.jit(system.init, static_argnums=2)(
@@ -175,31 +171,11 @@ def test_pure_noise_gives_chance_recall():
     5, num_users=40, num_items=50, num_events=2000, num_times=1500
   )
   config = variants.tiny_config('dynllm+text')
-  config.train.batch_size = 64
-  system = config_lib.system_module('dynllm').build(config.model)
-  inputs = logs.random_inputs(log, padding=64)
-  plan = batching.plan_batches(log.times, 0, log.train_end, 64)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
-  state = train.init_state(trainer, 0, inputs, 64 * plan.num_parts)
+  run = tiny_runs.prepare(config, log, batch=64)
+  state = run.first_state()
   for _ in range(3):
-    state, _ = train.run_epoch(
-      trainer, state, inputs, plan, lambda events, loss: None
-    )
-  memory = evaluate.memory_for_replay(
-    system, state.params, state.memory, inputs, state.pending
-  )
-  rest = batching.plan_batches(log.times, log.train_end, log.num_events, 32)
-  _, ranks = evaluate.replay(
-    system,
-    state.params,
-    memory,
-    inputs,
-    rest,
-    evaluate.Ranking(100, 0),
-    jnp.asarray(evaluate.candidate_mask(log, 'all')),
-  )
+    state, _ = run.epoch(state)
+  _, ranks = run.rank_later_events(state)
   chance = 10 / log.num_items
   error = math.sqrt(chance * (1 - chance) / len(ranks))
   assert abs(np.mean(ranks <= 10) - chance) < 4 * error

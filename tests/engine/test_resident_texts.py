@@ -4,19 +4,15 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
-from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import resident_texts
-from dynllm_jax.engine import train
 from dynllm_jax.facets import lookup
-from dynllm_jax.parallel import device_mesh
 from dynllm_jax.types import InputError
 from tests.testing import logs
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 BATCH = 8
@@ -43,40 +39,17 @@ def test_a_chunk_has_the_texts_of_its_events_and_few_others():
 
 
 def test_training_and_ranking_are_the_same_wherever_texts_are():
-  batch = 32
   log = logs.random_log(3, num_events=200, num_times=120)
   config = variants.tiny_config('dynllm+text')
   config.train.chunk = 2
-  system = config_lib.system_module('dynllm').build(config.model)
-  whole = logs.random_inputs(log, padding=batch)
-  few, texts = resident_texts.split(whole.facets, system.reads_facets, 0.0)
-  plan = batching.plan_batches(log.times, 0, log.train_end, batch)
-  rest = batching.plan_batches(log.times, log.train_end, log.num_events, batch)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
+  whole = tiny_runs.prepare(config, log, batch=32)
+  facets = whole.inputs.facets
+  few, texts = resident_texts.split(facets, whole.system.reads_facets, 0.0)
+  on_host = whole._replace(inputs=whole.inputs.replace(facets=few))
   ends = []
-  for inputs, host in (
-    (whole, None),
-    (whole.replace(facets=few), np.asarray(texts)),
-  ):
-    state = train.init_state(trainer, 0, inputs, plan.capacity)
-    state, _ = train.run_epoch(
-      trainer, state, inputs, plan, lambda events, loss: None, host
-    )
-    memory = evaluate.memory_for_replay(
-      system, state.params, state.memory, inputs, state.pending
-    )
-    memory, ranks = evaluate.replay(
-      system,
-      state.params,
-      memory,
-      inputs,
-      rest,
-      evaluate.Ranking(100, 0),
-      jnp.asarray(evaluate.candidate_mask(log, 'all')),
-      facet_texts=host,
-    )
+  for run, host in ((whole, None), (on_host, np.asarray(texts))):
+    state, _ = run.epoch(run.first_state(), host)
+    memory, ranks = run.rank_later_events(state, host)
     ends.append((state.params, memory, ranks))
   jax.tree.map(np.testing.assert_array_equal, *ends)
 

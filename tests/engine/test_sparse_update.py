@@ -8,39 +8,23 @@ import numpy as np
 import optax
 import pytest
 
-from dynllm_jax import config as config_lib
-from dynllm_jax.engine import batching
 from dynllm_jax.engine import sparse_update
 from dynllm_jax.engine import train
-from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from tests.testing import logs
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 BATCH = 16
 
 
 def build(variant, num_users=1500, num_items=3000):
-  """A trainer, its inputs, the plan's rows and a first state."""
-  config = variants.tiny_config(variant)
+  """A trainer, its inputs, its batches and a first state."""
   # Few nodes are in use, so that a step reads a row several times.
-  log = logs.random_log(
-    3, num_users=12, num_items=15, num_events=150, num_times=60
-  )
+  log = tiny_runs.small_log()
   log = logs.make_log(log.users, log.items, log.times, num_users, num_items)
-  inputs = logs.random_inputs(log, padding=BATCH)
-  system = config_lib.system_module(config.model.name).build(config.model)
-  plan = batching.plan_batches(log.times, 0, log.train_end, BATCH)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
-  plan_rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
-  return (
-    trainer,
-    inputs,
-    plan_rows,
-    train.init_state(trainer, 0, inputs, plan.capacity),
-  )
+  run = tiny_runs.prepare(variants.tiny_config(variant), log, batch=BATCH)
+  return run.trainer, run.inputs, run.batches(), run.first_state()
 
 
 def stepper(trainer, inputs):

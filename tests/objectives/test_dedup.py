@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
-from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
 from dynllm_jax.objectives import dedup
-from dynllm_jax.parallel import device_mesh
 from tests.testing import logs
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 BATCH = 128
@@ -77,21 +75,15 @@ def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
 def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   config = variants.tiny_config(variant)
   config.model.dropout = 0.0
-  log = invoices()
-  inputs = logs.random_inputs(log, padding=BATCH)
-  system = config_lib.system_module(config.model.name).build(config.model)
-  plan = feeds.training_plan(system, log, BATCH)
+  run = tiny_runs.prepare(config, invoices(), batch=BATCH)
+  log, inputs, plan, trainer = run
   assert plan.dedup_limits == (64, 64)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
   step = jax.jit(
     functools.partial(train.train_step, trainer, BATCH, inputs),
     static_argnames='dedup_limits',
   )
-  state = train.init_state(trainer, 0, inputs, plan.capacity)
-  rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
-  for row in rows[:3]:
+  state = run.first_state()
+  for row in run.batches()[:3]:
     one_by_one, (expected, _) = step(state, row)
     state, (loss, _) = step(state, row, dedup_limits=plan.dedup_limits)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -110,13 +102,13 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
 
   ranking = evaluate.Ranking(16, 0)
   candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
-  plans = evaluate.split_plans(system, log, BATCH)
+  plans = evaluate.split_plans(run.system, log, BATCH)
   assert {p.dedup_limits for p in plans.values()} == {(64, 0)}
   ranks = [
     evaluate.replay(
-      system,
+      run.system,
       state.params,
-      system.reset(state.memory),
+      run.system.reset(state.memory),
       inputs,
       plans['train']._replace(dedup_limits=dedup.DedupLimits(count)),
       ranking,
