@@ -122,7 +122,7 @@ def _shuffle(padding, key, step, table):
   return jnp.pad(rows, pad, constant_values=-1)
 
 
-def take(
+def read_batch(
   inputs: Inputs,
   order: Array | None,
   start: Array,
