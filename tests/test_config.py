@@ -3,7 +3,7 @@
 import pytest
 
 from dynllm_jax import config as config_lib
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.runs import identity as identity_lib
 from dynllm_jax.types import InputError
 
@@ -16,7 +16,9 @@ def _identity(tmp_path):
     config = config_lib.default('popularity')
     config.update_from_flattened_dict(changes)
     return identity_lib.identity(
-      config, 'log', *bank.identities(config.facets, str(tmp_path / 'data'))
+      config,
+      'log',
+      *facet_bank.identities(config.facets, str(tmp_path / 'data')),
     )
 
   return make

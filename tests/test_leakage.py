@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.graph.inputs import build_inputs
 from tests.testing import replays
 from tests.testing import tiny_runs
@@ -18,8 +18,10 @@ LONGEST = 255
 
 def inputs_of(log, config, folder):
   """Everything a system reads, made from the log as a run makes it."""
-  facets, _ = bank.build(config.facets, log, str(folder), lambda line: None)
-  text = bank.item_text(config.facets.encoder, log, str(folder))
+  facets, _ = facet_bank.build(
+    config.facets, log, str(folder), lambda line: None
+  )
+  text = facet_bank.item_text(config.facets.encoder, log, str(folder))
   inputs = jax.tree.map(
     jnp.asarray, build_inputs(log, text, facets, replays.BATCH)
   )

@@ -48,7 +48,7 @@ def identity(
     config: the configuration.
     fingerprint: of the prepared log, which stands for its paths, so that it
       may lie elsewhere.
-    writer, encoder: of `facets.bank.identities`, what the facets' texts and
+    writer, encoder: of `facet_bank.identities`, what the facets' texts and
       embeddings depend on: a model's files, not its folder.
   """
   fields = json.loads(json.dumps(config.to_dict()))

@@ -10,8 +10,8 @@ from dynllm_jax import progress
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import metrics
 from dynllm_jax.engine import train
-from dynllm_jax.facets import bank
-from dynllm_jax.facets import reader
+from dynllm_jax.facets import facet_bank
+from dynllm_jax.facets import user_report
 from dynllm_jax.parallel import processes
 from dynllm_jax.runs import identity
 from dynllm_jax.runs import prepared
@@ -247,11 +247,11 @@ def facets_mode(
   log = loading.load(config.data, say)
   folder = loading.data_folder(config.data)
   if user is not None:
-    reader.show(config.facets, log, folder, user, say)
+    user_report.show(config.facets, log, folder, user, say)
   elif dry_run:
-    bank.plan(config.facets, log, folder, say)
+    facet_bank.plan(config.facets, log, folder, say)
   else:
     prepared.keep_compiled(config)
-    _, facets = bank.build(config.facets, log, folder, say)
-    bank.item_text(config.facets.encoder, log, folder)
+    _, facets = facet_bank.build(config.facets, log, folder, say)
+    facet_bank.item_text(config.facets.encoder, log, folder)
     say(f'facets are ready: {facets}')

@@ -16,7 +16,7 @@ from dynllm_jax.engine import feeds
 from dynllm_jax.engine import metrics
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine import train
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import processes
@@ -94,27 +94,27 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   evaluate.ranking_of(config, log)
   evaluate.candidate_mask(log, config.eval.candidates)
   folder = loading.data_folder(config.data)
-  facet_bank, facets = bank.build(config.facets, log, folder, say)
-  item_text = bank.item_text(config.facets.encoder, log, folder)
+  bank, facets = facet_bank.build(config.facets, log, folder, say)
+  item_text = facet_bank.item_text(config.facets.encoder, log, folder)
   train_plan = feeds.training_plan(system, log, config.train.batch_size)
   largest = max(
     config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
   )
-  facet_bank, facet_texts = resident_texts.split(
-    facet_bank, system.reads_facets, config.facets.device_gib
+  bank, facet_texts = resident_texts.split(
+    bank, system.reads_facets, config.facets.device_gib
   )
   inputs = device_mesh.place(
     mesh,
     device_mesh.in_blocks(
       mesh,
       inputs_lib.build_inputs(
-        log, item_text, facet_bank, largest, system.reads_train_graph
+        log, item_text, bank, largest, system.reads_train_graph
       ),
     ),
   )
   trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
   identity = identity_lib.identity(
-    config, log.fingerprint, *bank.identities(config.facets, folder)
+    config, log.fingerprint, *facet_bank.identities(config.facets, folder)
   )
   return Run(
     config,

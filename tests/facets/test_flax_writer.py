@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
@@ -168,7 +168,7 @@ def test_causal(make_log, folder, tmp_path, batches):
     log = make_log(
       events, facet_answers.TITLES, brands=facet_answers.BRANDS, num_users=3
     )
-    got, about = bank.build(
+    got, about = facet_bank.build(
       fields(folder, max_input_tokens=500),
       log,
       str(tmp_path / name),
@@ -186,10 +186,10 @@ def test_causal(make_log, folder, tmp_path, batches):
 def test_a_finished_bank_needs_no_model(log, tmp_path, batches, monkeypatch):
   tiny_models.save(tmp_path / 'model', 'gpt2')
   config = fields(tmp_path / 'model', max_input_tokens=500)
-  got, about = bank.build(config, log, str(tmp_path), lambda line: None)
+  got, about = facet_bank.build(config, log, str(tmp_path), lambda line: None)
   (tmp_path / 'model').rename(tmp_path / 'gone')
   monkeypatch.setitem(sys.modules, 'transformers', None)
-  again, about_again = bank.build(config, log, str(tmp_path))
+  again, about_again = facet_bank.build(config, log, str(tmp_path))
   assert about == about_again
   np.testing.assert_array_equal(got.index, again.index)
 
@@ -197,11 +197,11 @@ def test_a_finished_bank_needs_no_model(log, tmp_path, batches, monkeypatch):
 def test_another_model_of_the_same_name_is_another_bank(log, tmp_path, batches):
   tiny_models.save(tmp_path / 'model', 'gpt2')
   config = fields(tmp_path / 'model', max_input_tokens=500)
-  places = [bank.place(config, log, str(tmp_path))]
+  places = [facet_bank.folder_of(config, log, str(tmp_path))]
   config.writer.batch_size = 7
-  assert bank.place(config, log, str(tmp_path)) == places[0]
+  assert facet_bank.folder_of(config, log, str(tmp_path)) == places[0]
   tiny_models.save(tmp_path / 'model', 'gpt2', seed=1)
-  assert bank.place(config, log, str(tmp_path)) != places[0]
+  assert facet_bank.folder_of(config, log, str(tmp_path)) != places[0]
 
 
 def test_chat_templates(folder):

@@ -31,7 +31,7 @@ CONCURRENCY, DIM, BATCH = 3, 8, 4
 # before it computes, and slow enough to be killed in between.
 _TOLD = """
 import json, os, runpy, sys, time
-from dynllm_jax.facets import generation, prompts
+from dynllm_jax.facets import batched_generation, prompts
 from dynllm_jax.storage import store
 from dynllm_jax.text.encoders import flax_encoder
 prompts.SYSTEM = 'say json'  # of these models every letter is a token
@@ -40,7 +40,7 @@ file = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def tell(*call):
   os.write(file, (json.dumps(call) + '\\n').encode())
   time.sleep(0.03)
-generate, vectors = generation.Generator.__call__, flax_encoder.vectors
+generate, vectors = batched_generation.Generator.__call__, flax_encoder.vectors
 def told_generate(self, prompts, temperatures, seeds):
   tell('write', [int(seed) for seed in seeds])
   return generate(self, prompts, temperatures, seeds)
@@ -49,7 +49,7 @@ def told_vectors(config, texts):
   for batch in vectors(config, texts):
     tell('encode', [])
     yield batch
-generation.Generator.__call__, flax_encoder.vectors = told_generate, told_vectors
+batched_generation.Generator.__call__, flax_encoder.vectors = told_generate, told_vectors
 runpy.run_module('dynllm_jax.main', run_name='__main__')
 """
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
@@ -251,7 +251,7 @@ def test_bank_names_the_writer_and_its_failures(log, tmp_path):
 
   with fake_endpoint.serve(answer) as server:
     config = fields(server, max_failure_rate=0.25, max_attempts=1)
-    got, about = bank.build(config, log, str(tmp_path), lambda line: None)
+    got, about = facet_bank.build(config, log, str(tmp_path), lambda line: None)
     assert about['writer'] == writing.describe(config.writer)
     assert about['num_failed'] == 1 and about['failure_rate'] == 1 / 5
     assert not got.index[4].any() and got.index[0].any()
@@ -260,7 +260,7 @@ def test_bank_names_the_writer_and_its_failures(log, tmp_path):
     config.writer.concurrency, config.writer.max_calls = 1, 1
     config.writer.price_per_million_input = 5.0
     config.writer.base_url = 'http://127.0.0.1:1/v1'
-    _, again = bank.build(config, log, str(tmp_path))
+    _, again = facet_bank.build(config, log, str(tmp_path))
     assert again == about and len(server.calls) == count
 
 
@@ -275,7 +275,9 @@ def test_causal(make_log, tmp_path):
       log = make_log(
         events, facet_answers.TITLES, brands=facet_answers.BRANDS, num_users=3
       )
-      got, _ = bank.build(fields(server), log, str(tmp_path), lambda line: None)
+      got, _ = facet_bank.build(
+        fields(server), log, str(tmp_path), lambda line: None
+      )
       users = np.tile(np.arange(4, dtype=np.int32), 2)
       times = np.repeat(np.array([close // 2, close], np.int32), 4)
       served.append(got.texts[np.asarray(lookup(got, users, times))].tobytes())

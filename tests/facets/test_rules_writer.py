@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from dynllm_jax.facets import catalog
+from dynllm_jax.facets import item_keywords
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
 from dynllm_jax.facets.writers import rules_writer
@@ -69,7 +69,7 @@ def only(log):
 
 def item_of(title, category='', brand='', others=()):
   blank = [''] * len(others)
-  return catalog.describe_items(
+  return item_keywords.describe_items(
     np.array(['', title, *others]),
     np.array(['', category, *blank]),
     np.array(['', brand, *blank]),
@@ -214,7 +214,7 @@ def test_product_types(title, product):
   ],
 )
 def test_categories(category, path):
-  item = catalog.describe_items(
+  item = item_keywords.describe_items(
     np.array(['', 'tins', 'x']),
     np.array(['', category, 'Other > Y']),
     np.array([''] * 3),
@@ -223,7 +223,7 @@ def test_categories(category, path):
 
 
 def test_a_root_that_all_share_is_left_out():
-  items = catalog.describe_items(
+  items = item_keywords.describe_items(
     np.array(['', 'x', 'y']),
     np.array(['', 'R > A > B', 'R > C']),
     np.array([''] * 3),
@@ -240,9 +240,9 @@ def test_rare_words_first_but_not_unique_ones():
 
 def test_texts_do_not_depend_on_the_hash_seed():
   code = (
-    'from dynllm_jax.facets import catalog; import numpy as np; '
+    'from dynllm_jax.facets import item_keywords; import numpy as np; '
     "t = np.array(['', 'girls retro kitchen gift dog', 'men salon home']); "
-    'print(catalog.describe_items(t, t, t))'
+    'print(item_keywords.describe_items(t, t, t))'
   )
   printed = {
     subprocess.run(
@@ -258,13 +258,13 @@ def test_texts_do_not_depend_on_the_hash_seed():
 
 def test_description_and_unknown_writer():
   assert writing.describe(CONFIG) == 'rule-written (no language model)'
-  for shared in ('windows', 'asking'):
+  for shared in ('windows', 'prompts'):
     bad = ml_collections.ConfigDict({'name': shared})
     with pytest.raises(
       InputError,
       match=(
         f"facets.writer.name: unknown writer '{shared}'; allowed: flax, "
-        'openai, rules$'
+        'openai, rules, or the full name of a module'
       ),
     ):
       writing.describe(bad)

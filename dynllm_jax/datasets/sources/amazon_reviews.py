@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from dynllm_jax.datasets.reading import assemble
+from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
-from dynllm_jax.datasets.reading import tables
+from dynllm_jax.datasets.reading import raw_log
 from dynllm_jax.datasets.sources import event_log
 from dynllm_jax.types import RawLog
 
@@ -47,23 +47,23 @@ def read(data_config: Any) -> RawLog:
     data_config.time_column,
   } <= set(there):
     return event_log.read(data_config)
-  columns = tables.read_columns(
+  columns = columns_by_role.read_columns(
     paths[0], _present(_REVIEW, there), where=data_config.where
   )
-  log = assemble.events(columns, data_config)
-  source = f'amazon reviews {assemble.name(paths[0].path)}'
+  log = raw_log.events(columns, data_config)
+  source = f'amazon reviews {raw_log.name(paths[0].path)}'
   if len(paths) == 1:
-    return assemble.raw_log(
-      log, assemble.no_items(), columns.counts, f'{source} without metadata'
+    return raw_log.raw_log(
+      log, raw_log.no_items(), columns.counts, f'{source} without metadata'
     )
-  table = tables.read_columns(
+  table = columns_by_role.read_columns(
     paths[1],
     _present(_METADATA, file_formats.column_names(paths[1])),
-    optional=assemble.TEXTS,
+    optional=raw_log.TEXTS,
   )
-  items = assemble.item_table(table, data_config.bad_rows)
-  source += f' with metadata {assemble.name(paths[1].path)}'
-  return assemble.raw_log(log, items, columns.counts, source)
+  items = raw_log.item_table(table, data_config.bad_rows)
+  source += f' with metadata {raw_log.name(paths[1].path)}'
+  return raw_log.raw_log(log, items, columns.counts, source)
 
 
 def _present(

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from dynllm_jax.datasets.reading import assemble
+from dynllm_jax.datasets.reading import columns_by_role
+from dynllm_jax.datasets.reading import raw_log
 from dynllm_jax.datasets.reading import source_files
-from dynllm_jax.datasets.reading import tables
 from dynllm_jax.types import RawLog
 
 
@@ -30,7 +30,7 @@ def read(data_config: Any) -> RawLog:
       leaves nothing, or a bad row.
   """
   there = files(data_config)
-  columns = tables.read_columns(
+  columns = columns_by_role.read_columns(
     there[0],
     {
       'user': data_config.user_column,
@@ -39,16 +39,16 @@ def read(data_config: Any) -> RawLog:
     },
     where=data_config.where,
   )
-  log = assemble.events(columns, data_config)
-  source = f'event log {assemble.name(there[0].path)}'
+  log = raw_log.events(columns, data_config)
+  source = f'event log {raw_log.name(there[0].path)}'
   if len(there) == 1:
-    return assemble.raw_log(
+    return raw_log.raw_log(
       log,
-      assemble.no_items(),
+      raw_log.no_items(),
       columns.counts,
       f'{source} without an item table',
     )
-  table = tables.read_columns(
+  table = columns_by_role.read_columns(
     there[1],
     {
       'item': data_config.items_item_column or data_config.item_column,
@@ -56,11 +56,11 @@ def read(data_config: Any) -> RawLog:
       'category': data_config.category_column,
       'brand': data_config.brand_column,
     },
-    optional=assemble.TEXTS,
+    optional=raw_log.TEXTS,
   )
-  absent = [role for role in assemble.TEXTS if role not in table.names]
-  source += f' with items {assemble.name(there[1].path)}'
+  absent = [role for role in raw_log.TEXTS if role not in table.names]
+  source += f' with items {raw_log.name(there[1].path)}'
   if absent:
     source += f' (which has no column for {", ".join(absent)})'
-  items = assemble.item_table(table, data_config.bad_rows)
-  return assemble.raw_log(log, items, columns.counts, source)
+  items = raw_log.item_table(table, data_config.bad_rows)
+  return raw_log.raw_log(log, items, columns.counts, source)

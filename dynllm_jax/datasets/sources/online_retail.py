@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dynllm_jax.datasets.reading import assemble
+from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
-from dynllm_jax.datasets.reading import tables
+from dynllm_jax.datasets.reading import raw_log
 from dynllm_jax.datasets.reading import values
 from dynllm_jax.datasets.sources import event_log
 from dynllm_jax.types import RawLog
@@ -60,18 +60,20 @@ def read(data_config: Any) -> RawLog:
     role: next((name for name in names if name in there), names[0])
     for role, names in _COLUMNS.items()
   }
-  columns = tables.read_columns(file, wanted, where=data_config.where)
+  columns = columns_by_role.read_columns(file, wanted, where=data_config.where)
   columns, counts = _clean(columns)
-  log = assemble.events(columns, data_config, _iso_dates(columns.table['time']))
+  log = raw_log.events(columns, data_config, _iso_dates(columns.table['time']))
   items = _titles(log, columns)
   log, repeated = _one_line_each(log, columns)
   counts |= log.counts
   counts['repeated lines of an invoice, customer and item dropped'] = repeated
-  source = f'online_retail {assemble.name(file.path)}'
-  return assemble.raw_log(log._replace(counts={}), items, counts, source)
+  source = f'online_retail {raw_log.name(file.path)}'
+  return raw_log.raw_log(log._replace(counts={}), items, counts, source)
 
 
-def _clean(columns: tables.Columns) -> tuple[tables.Columns, dict[str, int]]:
+def _clean(
+  columns: columns_by_role.Columns,
+) -> tuple[columns_by_role.Columns, dict[str, int]]:
   """Applies the rules that look at one line."""
   text = {
     role: values.texts(columns.table[role])
@@ -103,7 +105,7 @@ def _clean(columns: tables.Columns) -> tuple[tables.Columns, dict[str, int]]:
     values.as_text(table['user']).cast(pa.string()), r'\.0$', ''
   )
   table = table.set_column(table.column_names.index('user'), 'user', user)
-  return tables.Columns(
+  return columns_by_role.Columns(
     columns.file, table, columns.names, columns.rows[keep], counts
   ), counts
 
@@ -124,10 +126,12 @@ def _iso_dates(column: pa.ChunkedArray) -> pa.ChunkedArray:
   )
 
 
-def _titles(log: assemble.Events, columns: tables.Columns) -> assemble.Items:
+def _titles(
+  log: raw_log.Events, columns: columns_by_role.Columns
+) -> raw_log.Items:
   """Every item's most frequent description."""
-  items, item_ids = assemble.encode(log.items)
-  texts, distinct = assemble.encode(
+  items, item_ids = raw_log.encode(log.items)
+  texts, distinct = raw_log.encode(
     values.texts(columns.table['title'])[log.kept]
   )
   pairs, first, count = np.unique(
@@ -139,21 +143,21 @@ def _titles(log: assemble.Events, columns: tables.Columns) -> assemble.Items:
   _, best = np.unique(pairs[order] // len(distinct), return_index=True)
   titles = distinct[pairs[order][best] % len(distinct)]
   empty = np.full(len(item_ids), '', object)
-  return assemble.Items(item_ids, titles, empty, empty, {})
+  return raw_log.Items(item_ids, titles, empty, empty, {})
 
 
 def _one_line_each(
-  log: assemble.Events, columns: tables.Columns
-) -> tuple[assemble.Events, int]:
+  log: raw_log.Events, columns: columns_by_role.Columns
+) -> tuple[raw_log.Events, int]:
   """Keeps the first line of every invoice, customer and item."""
   invoices = values.texts(columns.table['invoice'])[log.kept]
-  key = assemble.encode(invoices)[0]
+  key = raw_log.encode(invoices)[0]
   for column in (log.users, log.items):
-    codes, distinct = assemble.encode(column)
+    codes, distinct = raw_log.encode(column)
     key = np.unique(key * len(distinct) + codes, return_inverse=True)[1]
   _, first = np.unique(key, return_index=True)
   first.sort()
-  kept = assemble.Events(
+  kept = raw_log.Events(
     log.users[first],
     log.items[first],
     log.times[first],

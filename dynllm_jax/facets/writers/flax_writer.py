@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynllm_jax.facets import asking
-from dynllm_jax.facets import llm
-from dynllm_jax.facets import planning
+from dynllm_jax.facets import language_model
+from dynllm_jax.facets import llm_planning
+from dynllm_jax.facets import llm_writing
 from dynllm_jax.facets import prompts
-from dynllm_jax.facets.generation import Generator
-from dynllm_jax.facets.llm import Reply
-from dynllm_jax.facets.llm import Request
+from dynllm_jax.facets.batched_generation import Generator
+from dynllm_jax.facets.language_model import Reply
+from dynllm_jax.facets.language_model import Request
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import FacetTexts
 from dynllm_jax.text import flax_models
@@ -32,14 +32,14 @@ _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 def describe(writer_config: Any) -> str:
   """The writer in words, for reports."""
-  return f'{llm.describe(writer_config)}, run here ({writer_config.dtype})'
+  return f'{language_model.describe(writer_config)}, run here ({writer_config.dtype})'
 
 
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
   """The weights too; noted in the store, to be known without them."""
   _check(writer_config)
   return {
-    **llm.settings(writer_config, 'dtype'),
+    **language_model.settings(writer_config, 'dtype'),
     'version': VERSION,
     'weights': model_files.identity(_FIELD, writer_config.model, store),
   }
@@ -52,8 +52,8 @@ def write(
   store: str = '',
   report: Callable[[str], None] = print,
 ) -> FacetTexts:
-  """Writes the facets of each profile; see `asking.write`."""
-  return asking.write(
+  """Writes the facets of each profile; see `llm_writing.write`."""
+  return llm_writing.write(
     writer_config, _model(writer_config, report), log, profiles, store, report
   )
 
@@ -65,14 +65,14 @@ def plan(
   store: str = '',
   report: Callable[[str], None] = print,
 ) -> None:
-  """Says what writing would take; see `planning.plan`."""
-  planning.plan(
+  """Says what writing would take; see `llm_planning.plan`."""
+  llm_planning.plan(
     writer_config, _model(writer_config, report), log, profiles, store, report
   )
 
 
 def _check(writer_config: Any) -> None:
-  llm.check(writer_config)
+  language_model.check(writer_config)
   if writer_config.dtype not in _DTYPES:
     raise InputError(
       f'facets.writer.dtype: {writer_config.dtype!r} is not allowed; it '
@@ -85,11 +85,13 @@ def _check(writer_config: Any) -> None:
     )
 
 
-def _model(writer_config: Any, report: Callable[[str], None]) -> llm.Model:
+def _model(
+  writer_config: Any, report: Callable[[str], None]
+) -> language_model.Model:
   """The model; its tokenizer is loaded now, its weights when it is asked."""
   _check(writer_config)
   about = {
-    **llm.about(writer_config, 'dtype'),
+    **language_model.about(writer_config, 'dtype'),
     'weights': model_files.identity(_FIELD, writer_config.model),
   }
   tokenizer = _tokenizer(writer_config.model)
@@ -114,7 +116,7 @@ def _model(writer_config: Any, report: Callable[[str], None]) -> llm.Model:
   def whole(messages: Sequence[str]) -> list[int]:
     return list(map(len, _ids(tokenizer, messages)))
 
-  return llm.Model(about, prompts.Counter(texts, whole), answer)
+  return language_model.Model(about, prompts.Counter(texts, whole), answer)
 
 
 def _tokenizer(name: str) -> Any:

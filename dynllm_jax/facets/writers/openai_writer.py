@@ -7,12 +7,12 @@ import functools
 import math
 from typing import Any
 
-from dynllm_jax.facets import asking
-from dynllm_jax.facets import llm
-from dynllm_jax.facets import planning
+from dynllm_jax.facets import language_model
+from dynllm_jax.facets import llm_planning
+from dynllm_jax.facets import llm_writing
 from dynllm_jax.facets import prompts
-from dynllm_jax.facets.llm import Reply
-from dynllm_jax.facets.llm import Request
+from dynllm_jax.facets.language_model import Reply
+from dynllm_jax.facets.language_model import Request
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import FacetTexts
 from dynllm_jax.text.endpoint import BadAnswerError
@@ -30,14 +30,14 @@ _MESSAGE_TOKENS = 8  # that a chat's form adds to a message
 
 def describe(writer_config: Any) -> str:
   """The writer in words, for reports."""
-  return f'{llm.describe(writer_config)}, through an endpoint'
+  return f'{language_model.describe(writer_config)}, through an endpoint'
 
 
 def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
   """Not who serves it: what is behind a model's name, no one else knows."""
   del store
-  llm.check(writer_config)
-  return {**llm.settings(writer_config), 'version': VERSION}
+  language_model.check(writer_config)
+  return {**language_model.settings(writer_config), 'version': VERSION}
 
 
 def write(
@@ -47,8 +47,8 @@ def write(
   store: str = '',
   report: Callable[[str], None] = print,
 ) -> FacetTexts:
-  """Writes the facets of each profile; see `asking.write`."""
-  return asking.write(
+  """Writes the facets of each profile; see `llm_writing.write`."""
+  return llm_writing.write(
     writer_config, _model(writer_config), log, profiles, store, report
   )
 
@@ -60,14 +60,14 @@ def plan(
   store: str = '',
   report: Callable[[str], None] = print,
 ) -> None:
-  """Says what writing would take; see `planning.plan`."""
-  planning.plan(
+  """Says what writing would take; see `llm_planning.plan`."""
+  llm_planning.plan(
     writer_config, _model(writer_config), log, profiles, store, report
   )
 
 
-def _model(writer_config: Any) -> llm.Model:
-  llm.check(writer_config)
+def _model(writer_config: Any) -> language_model.Model:
+  language_model.check(writer_config)
 
   @functools.cache
   def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
@@ -86,8 +86,8 @@ def _model(writer_config: Any) -> llm.Model:
         reply = Reply(f'refused: {reply}', 0, 0)
       yield [(request, reply)]
 
-  return llm.Model(
-    llm.about(writer_config),
+  return language_model.Model(
+    language_model.about(writer_config),
     prompts.Counter(_count_texts, _count_prompts, exact=False),
     answer,
   )

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.facets import catalog
-from dynllm_jax.facets.catalog import Item
+from dynllm_jax.facets import item_keywords
+from dynllm_jax.facets.item_keywords import Item
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import collect
 from dynllm_jax.facets.writing import FacetTexts
@@ -107,7 +107,7 @@ def write(
 
 
 def _rows(log: EventLog, profiles: Profiles) -> Iterator[tuple[str, ...]]:
-  table = catalog.describe_items(log.titles, log.categories, log.brands)
+  table = item_keywords.describe_items(log.titles, log.categories, log.brands)
   unix = log.times + log.start_time
   for row in range(len(profiles)):
     events = profiles.newest(row, _MAX_PURCHASES)

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
 from dynllm_jax.facets.lookup import lookup
@@ -61,7 +61,7 @@ def silent(line):
 
 
 def test_contents(log, tmp_path):
-  got, about = bank.build(config(), log, str(tmp_path))
+  got, about = facet_bank.build(config(), log, str(tmp_path))
   assert got.offsets.tolist() == [0, 0, 2, 2, 4]
   assert got.closes.tolist() == [WINDOW, 2 * WINDOW, WINDOW, 4 * WINDOW]
   assert [getattr(got, name).dtype for name in ARRAYS] == [
@@ -95,7 +95,7 @@ def test_contents(log, tmp_path):
 
 
 def test_provenance_shows_that_no_text_saw_a_later_purchase(log, tmp_path):
-  got, about = bank.build(config(), log, str(tmp_path))
+  got, about = facet_bank.build(config(), log, str(tmp_path))
   texts, profiles = (
     list(
       map(
@@ -123,19 +123,19 @@ def test_provenance_shows_that_no_text_saw_a_later_purchase(log, tmp_path):
 
 
 def test_second_run_reads_the_cache(log, tmp_path):
-  first, about = bank.build(config(), log, str(tmp_path))
-  second, about_again = bank.build(config(), log, str(tmp_path), silent)
+  first, about = facet_bank.build(config(), log, str(tmp_path))
+  second, about_again = facet_bank.build(config(), log, str(tmp_path), silent)
   equal(first, second)
   assert about == about_again
   assert isinstance(second.texts, np.memmap)
-  fresh, _ = bank.build(config(), log, str(tmp_path / 'elsewhere'))
+  fresh, _ = facet_bank.build(config(), log, str(tmp_path / 'elsewhere'))
   equal(second, fresh)
 
 
 @pytest.mark.parametrize('changes', [{'window_days': 5.0}, {'encoder.dim': 16}])
 def test_another_config_is_another_folder(log, tmp_path, changes):
-  _, first = bank.build(config(), log, str(tmp_path))
-  _, other = bank.build(config(**changes), log, str(tmp_path))
+  _, first = facet_bank.build(config(), log, str(tmp_path))
+  _, other = facet_bank.build(config(**changes), log, str(tmp_path))
   assert first['folder'] != other['folder']
 
 
@@ -145,14 +145,14 @@ def test_another_config_is_another_folder(log, tmp_path, changes):
 def test_a_field_that_changes_nothing_is_the_same_folder(
   log, tmp_path, changes
 ):
-  _, first = bank.build(config(), log, str(tmp_path))
-  _, other = bank.build(config(**changes), log, str(tmp_path), silent)
+  _, first = facet_bank.build(config(), log, str(tmp_path))
+  _, other = facet_bank.build(config(**changes), log, str(tmp_path), silent)
   assert first['folder'] == other['folder']
 
 
 def test_another_log_is_another_folder(log, make_log, tmp_path):
-  _, first = bank.build(config(), log, str(tmp_path))
-  _, other = bank.build(
+  _, first = facet_bank.build(config(), log, str(tmp_path))
+  _, other = facet_bank.build(
     config(), make_log(EVENTS[:-1], TITLES, brands=BRANDS), str(tmp_path)
   )
   assert first['folder'] != other['folder']
@@ -173,16 +173,16 @@ def flip(path):
 )
 @pytest.mark.parametrize('damage', [cut, flip, pathlib.Path.unlink])
 def test_damage_is_reported_and_built_again(log, tmp_path, name, damage):
-  first, about = bank.build(config(), log, str(tmp_path))
+  first, about = facet_bank.build(config(), log, str(tmp_path))
   expected = {field: np.array(getattr(first, field)) for field in ARRAYS}
   del first
   damage(pathlib.Path(about['folder'], name))
   lines = []
-  again, _ = bank.build(config(), log, str(tmp_path), lines.append)
+  again, _ = facet_bank.build(config(), log, str(tmp_path), lines.append)
   assert about['folder'] in lines[0] and 'building it again' in lines[0]
   for field in ARRAYS:
     np.testing.assert_array_equal(getattr(again, field), expected[field])
-  bank.build(config(), log, str(tmp_path), silent)
+  facet_bank.build(config(), log, str(tmp_path), silent)
   assert len(list((tmp_path / 'facets').iterdir())) == 1
 
 
@@ -192,7 +192,7 @@ def test_a_failed_build_leaves_nothing(log, tmp_path, monkeypatch):
 
   monkeypatch.setattr(encoding, 'encode', fail)
   with pytest.raises(RuntimeError, match='no connection'):
-    bank.build(config(), log, str(tmp_path))
+    facet_bank.build(config(), log, str(tmp_path))
   assert not list((tmp_path / 'facets').iterdir())
 
 
@@ -208,7 +208,7 @@ def test_another_process_may_be_first(log, tmp_path, monkeypatch):
   monkeypatch.setattr(encoding, 'encode', wait)
 
   def work():
-    results.append(bank.build(config(), log, str(tmp_path))[0])
+    results.append(facet_bank.build(config(), log, str(tmp_path))[0])
 
   threads = [threading.Thread(target=work) for _ in range(2)]
   for thread in threads:
@@ -218,11 +218,11 @@ def test_another_process_may_be_first(log, tmp_path, monkeypatch):
   equal(*results)
   assert len(list((tmp_path / 'facets').iterdir())) == 1
   monkeypatch.undo()
-  equal(results[0], bank.build(config(), log, str(tmp_path), silent)[0])
+  equal(results[0], facet_bank.build(config(), log, str(tmp_path), silent)[0])
 
 
 def test_arrays_outlive_their_folder(log, tmp_path):
-  got, about = bank.build(config(), log, str(tmp_path))
+  got, about = facet_bank.build(config(), log, str(tmp_path))
   expected = np.array(got.texts)
   shutil.rmtree(about['folder'])
   np.testing.assert_array_equal(got.texts, expected)
@@ -230,7 +230,7 @@ def test_arrays_outlive_their_folder(log, tmp_path):
 
 def test_log_without_events(make_log, tmp_path):
   for _ in range(2):
-    got, about = bank.build(
+    got, about = facet_bank.build(
       config(), make_log([], TITLES, num_users=2), str(tmp_path)
     )
     assert got.texts.shape == (1, 32) and got.index.shape == (0, 4)
@@ -259,7 +259,7 @@ def test_causal(make_log, tmp_path_factory, late, k):
   folder = str(tmp_path_factory.mktemp('causal'))
   served = []
   for events in (EVENTS, early + late):
-    got, _ = bank.build(
+    got, _ = facet_bank.build(
       config(), make_log(events, TITLES, brands=BRANDS, num_users=3), folder
     )
     rows = lookup(
@@ -274,7 +274,7 @@ def test_causal(make_log, tmp_path_factory, late, k):
 def test_a_plan_says_what_is_left(log, tmp_path):
   def plan():
     lines = []
-    bank.plan(config(), log, str(tmp_path), lines.append)
+    facet_bank.plan(config(), log, str(tmp_path), lines.append)
     assert lines[0] == (
       'facets: rule-written (no language model); hashing character n-grams, '
       '32 dims (no language model)'
@@ -286,13 +286,13 @@ def test_a_plan_says_what_is_left(log, tmp_path):
     f'facets: at most {4 * 4} facet texts and 3 item texts to embed',
   ]
   assert not any(tmp_path.iterdir())
-  _, about = bank.build(config(), log, str(tmp_path), lambda line: None)
+  _, about = facet_bank.build(config(), log, str(tmp_path), lambda line: None)
   written = f'facets: nothing to write, all are in {about["folder"]}'
   assert plan() == [
     written,
     'facets: at most 0 facet texts and 3 item texts to embed',
   ]
-  bank.item_text(config().encoder, log, str(tmp_path))
+  facet_bank.item_text(config().encoder, log, str(tmp_path))
   assert plan() == [
     written,
     'facets: at most 0 facet texts and 0 item texts to embed',
@@ -300,7 +300,7 @@ def test_a_plan_says_what_is_left(log, tmp_path):
 
 
 def test_item_text(log, tmp_path):
-  got = bank.item_text(config().encoder, log, str(tmp_path))
+  got = facet_bank.item_text(config().encoder, log, str(tmp_path))
   assert got.shape == (4, 32) and got.dtype == np.float16
   np.testing.assert_array_equal(
     got,
@@ -309,5 +309,5 @@ def test_item_text(log, tmp_path):
       ['', 'rose mascara | Acme', 'cake tins', 'shea lotion | Bolt'],
     ),
   )
-  again = bank.item_text(config().encoder, log, str(tmp_path), silent)
+  again = facet_bank.item_text(config().encoder, log, str(tmp_path), silent)
   np.testing.assert_array_equal(again, got)

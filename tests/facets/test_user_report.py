@@ -2,8 +2,8 @@
 
 import pytest
 
-from dynllm_jax.facets import bank
-from dynllm_jax.facets import reader
+from dynllm_jax.facets import facet_bank
+from dynllm_jax.facets import user_report
 from dynllm_jax.types import InputError
 from tests.testing import facet_answers
 
@@ -17,7 +17,7 @@ def fixture_log(make_log):
 
 def show(log, folder, user):
   lines = []
-  reader.show(rules(), log, str(folder), user, lines.append)
+  user_report.show(rules(), log, str(folder), user, lines.append)
   return lines
 
 
@@ -26,7 +26,7 @@ def rules():
 
 
 def test_profiles_with_the_purchases_behind_them(log, tmp_path):
-  got, about = bank.build(rules(), log, str(tmp_path), lambda line: None)
+  got, about = facet_bank.build(rules(), log, str(tmp_path), lambda line: None)
   lines = show(log, tmp_path, 'u1')
   assert lines[0] == (
     f'user u1: 2 profiles of 10 days; {about["writer"]}; {about["encoder"]}'
@@ -55,7 +55,7 @@ def test_profiles_with_the_purchases_behind_them(log, tmp_path):
 
 def test_purchases_that_were_not_read_are_counted(make_log, tmp_path):
   log = make_log([(1, 1, k) for k in range(60)], facet_answers.TITLES)
-  bank.build(rules(), log, str(tmp_path), lambda line: None)
+  facet_bank.build(rules(), log, str(tmp_path), lambda line: None)
   lines = show(log, tmp_path, 'u1')
   assert '  60 purchases before it, newest first; 50 read' in lines
   assert sum('item i1' in line for line in lines) == 60

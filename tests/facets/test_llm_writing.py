@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from dynllm_jax.facets import asking
-from dynllm_jax.facets import llm
-from dynllm_jax.facets import planning
+from dynllm_jax.facets import language_model
+from dynllm_jax.facets import llm_planning
+from dynllm_jax.facets import llm_writing
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
 from dynllm_jax.types import InputError
@@ -26,13 +26,17 @@ class Scripted:
     self.reply, self.requests = reply, []
 
   def __call__(self, config):
-    return llm.Model(llm.about(config), COUNTER, self.answer)
+    return language_model.Model(
+      language_model.about(config), COUNTER, self.answer
+    )
 
   def answer(self, requests):
     for first in range(0, len(requests), 2):
       group = requests[first : first + 2]
       self.requests += group
-      yield [(r, llm.Reply(self.reply(r), r.tokens, 7)) for r in group]
+      yield [
+        (r, language_model.Reply(self.reply(r), r.tokens, 7)) for r in group
+      ]
 
   @property
   def messages(self):
@@ -41,7 +45,7 @@ class Scripted:
 
 def write(script, log, folder, report=lambda line: None, **changes):
   config = facet_answers.fields(name='flax', **changes).writer
-  return asking.write(
+  return llm_writing.write(
     config,
     script(config),
     log,
@@ -230,7 +234,9 @@ def test_a_store_of_another_prompt_version_is_refused(
   (old,) = tmp_path.iterdir()
   config = facet_answers.fields(name='flax').writer
   monkeypatch.setattr(prompts, 'VERSION', 99)
-  shutil.copytree(old, asking.store_folder(Scripted()(config), str(tmp_path)))
+  shutil.copytree(
+    old, llm_writing.store_folder(Scripted()(config), str(tmp_path))
+  )
   script = Scripted()
   with pytest.raises(InputError, match='prompt_version is 1, not 99'):
     write(script, log, tmp_path)
@@ -264,12 +270,12 @@ def test_a_damaged_store_is_named(log, tmp_path):
 def test_fields_out_of_range(field, value):
   config = facet_answers.fields(name='openai', **{field: value}).writer
   with pytest.raises(InputError, match=rf'facets\.writer\.{field}: .* must be'):
-    llm.check(config)
+    language_model.check(config)
 
 
 def plan(log, folder, script=Scripted(), **changes):
   config, lines = facet_answers.fields(name='flax', **changes).writer, []
-  planning.plan(
+  llm_planning.plan(
     config,
     script(config),
     log,
@@ -291,12 +297,12 @@ def test_a_plan_counts_and_spends_nothing(log, tmp_path):
     price_per_million_output=1e4,
   )
   config = facet_answers.fields(name='flax').writer
-  work = asking.survey(
+  work = llm_writing.survey(
     config,
     script(config),
     log,
     windows.profiles(log, facet_answers.WINDOW),
-    asking.open_store(script(config), str(tmp_path / 'other')),
+    llm_writing.open_store(script(config), str(tmp_path / 'other')),
   )
   tokens = sum(
     COUNTER.prompts([work.prompts.message(row) for row in work.rows])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from dynllm_jax.facets.generation import Generator
+from dynllm_jax.facets.batched_generation import Generator
 from dynllm_jax.text import flax_models
 from tests.testing import logs
 from tests.testing import ROOT
@@ -120,7 +120,7 @@ def test_any_of_several_tokens_ends_an_answer(small):
 _TWO_DEVICES = """
 import json, pathlib, sys
 import jax
-from tests.facets import test_generation as tests
+from tests.facets import test_batched_generation as tests
 assert jax.local_device_count() == 2
 loaded = tests.flax_models.load('field', sys.argv[1], 'generator')
 generate = tests.generator(loaded, batch_size=3)

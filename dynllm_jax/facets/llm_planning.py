@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.facets import asking
-from dynllm_jax.facets import llm
+from dynllm_jax.facets import language_model
+from dynllm_jax.facets import llm_writing
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.types import EventLog
 
 
 def plan(
   writer_config: Any,
-  model: llm.Model,
+  model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
   folder: str,
@@ -35,17 +35,17 @@ def plan(
   """
   with tempfile.TemporaryDirectory() as scratch:
     # A plan leaves nothing behind, an empty store neither.
-    place = asking.store_folder(model, folder) if folder else None
-    store = asking.open_store(
+    place = llm_writing.store_folder(model, folder) if folder else None
+    store = llm_writing.open_store(
       model, folder if place and place.exists() else scratch
     )
-    work = asking.survey(writer_config, model, log, profiles, store)
-    rate = asking.measured_rate(store)
+    work = llm_writing.survey(writer_config, model, log, profiles, store)
+    rate = llm_writing.measured_rate(store)
   left = work.unfinished(writer_config.max_attempts)
   inputs = int(work.prompts.tokens[work.rows[left]].sum())
   outputs = len(left) * writer_config.max_output_tokens
   report(f'facets: {len(np.unique(profiles.closes)):,} windows')
-  report(asking.describe_work(writer_config, work))
+  report(llm_writing.describe_work(writer_config, work))
   report(
     f'facets: {len(left):,} calls to come, retries aside: {inputs:,} '
     f'input tokens{"" if model.counter.exact else " (estimated)"}, at '

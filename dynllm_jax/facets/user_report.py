@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.facets import bank
+from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import windows
 from dynllm_jax.storage import bucket
 from dynllm_jax.types import EventLog
@@ -40,13 +40,13 @@ def show(
       f'--user: {user!r} is not in the prepared log; allowed: one of its '
       f'{log.num_users:,} users, such as {", ".join(log.user_ids[1:4])}'
     )
-  folder = bank.place(facets_config, log, cache_dir)
+  folder = facet_bank.folder_of(facets_config, log, cache_dir)
   if not bucket.fetch(folder):
     raise InputError(
       f'--user: the facets of this log are not there yet ({folder}); write '
       'them first, with --mode=facets and no --user'
     )
-  facets, about = bank.build(facets_config, log, cache_dir, report)
+  facets, about = facet_bank.build(facets_config, log, cache_dir, report)
   first, last = facets.offsets[numbers[0] : numbers[0] + 2].tolist()
   texts = _lines(
     folder / 'texts.jsonl', set(facets.index[first:last].ravel().tolist())

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.facets import llm
+from dynllm_jax.facets import language_model
 from dynllm_jax.facets.prompts import MalformedError
 from dynllm_jax.facets.prompts import parse
 from dynllm_jax.facets.prompts import Prompts
@@ -83,7 +83,7 @@ class Work:
 
 def write(
   writer_config: Any,
-  model: llm.Model,
+  model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
   folder: str = '',
@@ -124,7 +124,7 @@ def write(
   return collect(rows, work.prompts.num_read, int(failed.sum()))
 
 
-def store_folder(model: llm.Model, folder: str) -> pathlib.Path:
+def store_folder(model: language_model.Model, folder: str) -> pathlib.Path:
   """Where a model's answers are; what writes others has another place."""
   name = re.sub(r'[^\w.-]+', '-', pathlib.Path(model.about['model']).name)
   return pathlib.Path(
@@ -133,14 +133,14 @@ def store_folder(model: llm.Model, folder: str) -> pathlib.Path:
   )
 
 
-def open_store(model: llm.Model, folder: str) -> Store:
+def open_store(model: language_model.Model, folder: str) -> Store:
   """The store of a model's answers."""
   return Store(store_folder(model, folder), model.about)
 
 
 def survey(
   writer_config: Any,
-  model: llm.Model,
+  model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
   store: Store,
@@ -197,7 +197,7 @@ def _call_key(work: Work, prompt: int, attempt: int) -> bytes:
 
 
 def _ask(
-  writer_config: Any, model: llm.Model, store: Store, work: Work
+  writer_config: Any, model: language_model.Model, store: Store, work: Work
 ) -> None:
   """Asks all that is unfinished, in rounds."""
   todo = work.unfinished(writer_config.max_attempts)
@@ -234,11 +234,13 @@ def _ask(
       )
 
 
-def _request(writer_config: Any, work: Work, prompt: int) -> llm.Request:
+def _request(
+  writer_config: Any, work: Work, prompt: int
+) -> language_model.Request:
   row, attempt = work.rows[prompt], work.attempts[prompt]
   key = digest(writer_config.seed, work.prompts.keys[row].hex(), attempt)
   temperature = float(writer_config.temperature)
-  return llm.Request(
+  return language_model.Request(
     prompt,
     work.prompts.message(row),
     int(work.prompts.tokens[row]),
@@ -248,7 +250,9 @@ def _request(writer_config: Any, work: Work, prompt: int) -> llm.Request:
 
 
 def _keep(
-  store: Store, work: Work, group: list[tuple[llm.Request, llm.Reply]]
+  store: Store,
+  work: Work,
+  group: list[tuple[language_model.Request, language_model.Reply]],
 ) -> None:
   """Stores answers, then reads them."""
   keys, payloads = [], []

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
-from dynllm_jax.datasets.reading import tables
 from dynllm_jax.datasets.reading import values
 from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
@@ -53,7 +53,7 @@ def no_items() -> Items:
 
 
 def good_rows(
-  columns: tables.Columns,
+  columns: columns_by_role.Columns,
   problems: list[tuple[str, str, np.ndarray, str]],
   bad_rows: str,
 ) -> tuple[np.ndarray, dict[str, int]]:
@@ -88,7 +88,7 @@ def good_rows(
 
 
 def events(
-  columns: tables.Columns,
+  columns: columns_by_role.Columns,
   data_config: Any,
   time_column: pa.ChunkedArray | None = None,
 ) -> Events:
@@ -144,7 +144,7 @@ def events(
   )
 
 
-def item_table(columns: tables.Columns, bad_rows: str) -> Items:
+def item_table(columns: columns_by_role.Columns, bad_rows: str) -> Items:
   """The item table of the columns `item`, `title`, `category`, `brand`.
 
   A text column may be absent. Of several rows of an item the first stands.

@@ -100,7 +100,7 @@ def build(
     }
 
   arrays, about, folder = _cached(
-    place(facets_config, log, cache_dir),
+    folder_of(facets_config, log, cache_dir),
     ('texts', 'offsets', 'closes', 'index'),
     make,
     report,
@@ -108,7 +108,9 @@ def build(
   return FacetBank(**arrays), {**about, 'folder': str(folder)}
 
 
-def place(facets_config: Any, log: EventLog, cache_dir: str) -> pathlib.Path:
+def folder_of(
+  facets_config: Any, log: EventLog, cache_dir: str
+) -> pathlib.Path:
   """The folder of a log's facets, which may not be there yet.
 
   Raises:
@@ -156,7 +158,7 @@ def plan(
   Raises:
     InputError: if a field of the config is not allowed.
   """
-  folder = place(facets_config, log, cache_dir)
+  folder = folder_of(facets_config, log, cache_dir)
   report(
     f'facets: {writing.describe(facets_config.writer)}; '
     f'{encoding.describe(facets_config.encoder)}'
@@ -173,7 +175,7 @@ def plan(
     )
     texts = len(FACETS) * len(profiles)
   items = log.num_items * (
-    not bucket.fetch(_item_place(facets_config.encoder, log, cache_dir))
+    not bucket.fetch(_item_text_folder(facets_config.encoder, log, cache_dir))
   )
   report(
     f'facets: at most {texts:,} facet texts and {items:,} item texts to embed'
@@ -215,12 +217,12 @@ def item_text(
     return {'encoder': encoding.describe(encoder_config)}
 
   arrays, _, _ = _cached(
-    _item_place(encoder_config, log, cache_dir), ('texts',), make, report
+    _item_text_folder(encoder_config, log, cache_dir), ('texts',), make, report
   )
   return arrays['texts']
 
 
-def _item_place(
+def _item_text_folder(
   encoder_config: Any, log: EventLog, cache_dir: str
 ) -> pathlib.Path:
   """The folder of the items' texts, which may not be there yet."""
