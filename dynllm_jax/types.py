@@ -157,7 +157,7 @@ class Neighborhood(Pytree):
 
 
 class TemporalGraph(Pytree):
-  """Temporal CSR of one side: a node's events, oldest first (graph.py)."""
+  """Temporal CSR of one side: a node's events, oldest first (temporal.py)."""
 
   offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
   neighbors: Array  # i32[events]
@@ -210,7 +210,8 @@ class Inputs(Pytree):
 
   The graphs hold the events of all splits: a reader asks for what is strictly
   earlier than a time. `train_*` hold training events only. Tables that several
-  devices share are read through rows.py and may be longer than they are full.
+  devices share are read through sharded_table.py; padding may follow their
+  last row.
   """
 
   users: Array  # i32[events], the log

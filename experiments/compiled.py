@@ -168,7 +168,7 @@ def lower(
   system = config_lib.system_module(config.model.name).build(config.model)
   trainer = train.make_trainer(system, config, mesh, 1000)
   inputs = abstract_inputs(size, mesh)
-  with sharded_table.use(mesh):
+  with sharded_table.use_mesh(mesh):
     state = jax.eval_shape(
       functools.partial(
         train.init_state, trainer, 0, capacity=config.train.batch_size

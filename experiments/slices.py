@@ -171,7 +171,7 @@ def build(
   mesh = device_mesh.make_mesh(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   plan = feeds.training_plan(system, log, config.train.batch_size)
-  inputs = device_mesh.place(
+  inputs = device_mesh.put_on_mesh(
     mesh,
     inputs_lib.build_inputs(
       log,
@@ -181,7 +181,7 @@ def build(
     ),
   )
   trainer = train.make_trainer(system, config, mesh, len(plan.start))
-  state = device_mesh.place(
+  state = device_mesh.put_on_mesh(
     mesh, train.init_state(trainer, config.seed, inputs, plan.capacity)
   )
   return trainer, inputs, plan, state

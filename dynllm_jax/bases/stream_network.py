@@ -152,7 +152,7 @@ class StreamNetwork(nn.Module):
     )
     if not c.item_text or num_items > num_reads:
       return static
-    texts = sharded_table.replicated(
+    texts = sharded_table.replicate(
       static(jnp.arange(num_items), with_id=False)
     )
     if not c.item_id_embedding:

@@ -18,6 +18,7 @@ from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import values
 from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import build_folder
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
@@ -49,7 +50,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   )
   fingerprint = _fingerprint(data_config, source.files(data_config))
   folder = data_folder(data_config) / 'event_logs' / fingerprint
-  if bucket.fetch(folder):
+  if bucket_copy.fetch_folder(folder):
     try:
       log = log_store.load(folder, fingerprint)
       report(f'data: {log.source}')
@@ -80,7 +81,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   )
   with _writing(folder):
     log_store.save(log, folder)
-    bucket.publish(folder)
+    bucket_copy.publish_folder(folder)
   report(f'data: stored in {folder}')
   return log
 
@@ -99,14 +100,14 @@ def _writing(folder):
 def data_folder(data_config: Any) -> pathlib.Path:
   """Where prepared data are kept: `data.dir` or the user's cache.
 
-  Of a bucket's folder, the copy on this machine (bucket.py).
+  Of a bucket's folder, the copy on this machine (bucket_copy.py).
 
   Raises:
     InputError: if it is of a place that is not supported.
   """
   if data_config.dir:
-    return bucket.local('data.dir', data_config.dir)
-  return bucket.cache()
+    return bucket.local_path('data.dir', data_config.dir)
+  return bucket.cache_folder()
 
 
 def check(data_config: Any) -> None:

@@ -45,7 +45,7 @@ def save(log: EventLog, folder: pathlib.Path) -> None:
   """
   import tensorflow_datasets as tfds
 
-  with build_folder.folder(folder.parent) as fresh:
+  with build_folder.new_folder(folder.parent) as fresh:
     builder = _builder_class()(
       log=log, data_dir=fresh, file_format='array_record'
     )

@@ -161,7 +161,7 @@ def slice_batch(
   """
   mask = jnp.arange(batch_size) < size
 
-  users, items, times = sharded_table.cut(
+  users, items, times = sharded_table.read_slice(
     (inputs.users, inputs.items, inputs.times), start, batch_size
   )
   return EventBatch(

@@ -62,29 +62,29 @@ def rank_batch(
     f32[batch] ranks, and bool[], whether every score was finite.
   """
   num_items = inputs.num_items
-  block = sharded_table.even(
-    min(ranking.block_size * sharded_table.num_groups(), num_items)
+  block = sharded_table.round_up_to_devices(
+    min(ranking.block_size * sharded_table.num_replicas(), num_items)
   )
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
   visitors, visit_times, visit = dedup.unique_visits(batch, num_visits)
 
   def scores_of(index):
-    ids = sharded_table.over_devices(
+    ids = sharded_table.shard_first_axis(
       1 + index * block + jnp.arange(block, dtype=jnp.int32)
     )
     users, items = system.embed(
       params,
       memory,
       inputs,
-      *sharded_table.over_devices((visitors, visit_times)),
+      *sharded_table.shard_first_axis((visitors, visit_times)),
       jnp.minimum(ids, num_items),
       batch.times[0],
       None,
     )
     # Each device scores its part of the catalogue for every user.
-    users = sharded_table.gathered(users)
-    scores = sharded_table.over_last(scoring.score(users, items))
+    users = sharded_table.shard_then_replicate(users)
+    scores = sharded_table.shard_last_axis(scoring.score(users, items))
     return ids, scores if visit is None else scores[visit]
 
   def positives_of(ids, scores):
@@ -177,7 +177,7 @@ def replay_chunk(
   def step(carry, row):
     memory, pending = carry
     start, size, part, ready, chosen = row
-    batch = sharded_table.over_devices(
+    batch = sharded_table.shard_first_axis(
       batching.slice_batch(inputs, start, size, batch_size)
     )
     unranked = jnp.zeros([batch_size]), jnp.array(True)
@@ -196,17 +196,17 @@ def replay_chunk(
       params,
       memory,
       inputs,
-      *sharded_table.over_devices((users, times)),
+      *sharded_table.shard_first_axis((users, times)),
       batch.items,
       batch.times[0],
       None,
     )
     users = dedup.expand_to_events(users, visit)
-    pending = sharded_table.replicated(
+    pending = sharded_table.replicate(
       pending_updates.add_pending(
         pending,
         batch,
-        *sharded_table.gathered((users.vector, items.vector)),
+        *sharded_table.shard_then_replicate((users.vector, items.vector)),
         part,
         ready,
       )
@@ -222,7 +222,7 @@ def replay_chunk(
   (memory, pending), (ranks, finite) = jax.lax.scan(
     step, (memory, pending), rows
   )
-  return memory, pending, *sharded_table.replicated((ranks, finite.all()))
+  return memory, pending, *sharded_table.replicate((ranks, finite.all()))
 
 
 def replay(

@@ -150,7 +150,7 @@ def read_batch(
   events = jnp.where(mask, events, 0)
   users, items, times = (
     jnp.where(mask, column, 0)
-    for column in sharded_table.take(
+    for column in sharded_table.read_rows(
       (inputs.users, inputs.items, inputs.times), events
     )
   )

@@ -122,5 +122,7 @@ def _take(texts, rows):
 @functools.partial(jax.jit, static_argnums=2)
 def _rows(inputs, start, size):
   """i32[size, 4], rows of all texts that serve so many events of the log."""
-  users, times = sharded_table.cut((inputs.users, inputs.times), start, size)
-  return sharded_table.replicated(lookup(inputs.facets, users, times))
+  users, times = sharded_table.read_slice(
+    (inputs.users, inputs.times), start, size
+  )
+  return sharded_table.replicate(lookup(inputs.facets, users, times))

@@ -64,7 +64,7 @@ def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
   with nn.intercept_methods(record):
     objective(params)
   return {
-    path: _distinct(sharded_table.replicated(jnp.concatenate(ids)))
+    path: _distinct(sharded_table.replicate(jnp.concatenate(ids)))
     for path, ids in found.items()
     if _WORTH * sum(map(len, ids)) < tables[path]
   }

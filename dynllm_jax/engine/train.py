@@ -171,7 +171,7 @@ def train_step(
   start, size, part, ready = row
   real = size > 0
   batch, events = feeds.read_batch(inputs, order, start, size, batch_size)
-  batch, events = sharded_table.over_devices((batch, events))
+  batch, events = sharded_table.shard_first_axis((batch, events))
   key = jax.random.fold_in(state.key, state.step)
   objective_of = functools.partial(
     _objective, trainer, dedup_limits, inputs, state, batch, events, real, key
@@ -182,7 +182,7 @@ def train_step(
   )(sparse_update.take(held, state.params))
   if loss.user_vectors is not None:
     loss = loss._replace(
-      **sharded_table.gathered(
+      **sharded_table.shard_then_replicate(
         {'user_vectors': loss.user_vectors, 'item_vectors': loss.item_vectors}
       )
     )
@@ -190,7 +190,7 @@ def train_step(
   params, opt_state = sparse_update.update(
     trainer.optimizer, held, grads, state.params, state.opt_state, real
   )
-  return device_mesh.lay(
+  return device_mesh.constrain(
     TrainState(
       step=state.step + real,
       params=params,
@@ -251,7 +251,7 @@ def embed_deduplicated(
     `embed` and `visit` of `training_loss.sampled_loss`.
   """
   users, times, visit = dedup.unique_visits(batch, dedup_limits.visits)
-  users, times = sharded_table.over_devices((users, times))
+  users, times = sharded_table.shard_first_axis((users, times))
   size, num_items = len(batch.mask), dedup_limits.items
 
   def embed(items, item_time, key):
@@ -274,7 +274,7 @@ def embed_deduplicated(
       key,
     )
     return users_found, jax.tree.map(
-      lambda x: x[place], sharded_table.gathered(found)
+      lambda x: x[place], sharded_table.shard_then_replicate(found)
     )
 
   return embed, visit
@@ -312,7 +312,7 @@ def train_chunk(
     dedup_limits=dedup_limits,
   )
   state, sums = jax.lax.scan(step, state, plan_rows)
-  return state, sharded_table.replicated(sums)
+  return state, sharded_table.replicate(sums)
 
 
 def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
@@ -355,7 +355,7 @@ def run_epoch(
   Raises:
     InputError: if the loss is not finite.
   """
-  with sharded_table.use(trainer.mesh):
+  with sharded_table.use_mesh(trainer.mesh):
     return _run_epoch(trainer, state, inputs, plan, progress, facet_texts)
 
 
@@ -404,7 +404,7 @@ def step_flops(
   """
   zero = np.int32(0)
   row = (zero, np.int32(plan.batch_size), zero, np.array(True))
-  with sharded_table.use(trainer.mesh):
+  with sharded_table.use_mesh(trainer.mesh):
     lowered = jax.jit(train_step, static_argnums=(0, 1, 6)).lower(
       trainer,
       plan.batch_size,

@@ -21,7 +21,7 @@ import numpy as np
 
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
-from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import build_folder
 from dynllm_jax.text import encoding
 from dynllm_jax.types import EventLog
@@ -164,7 +164,7 @@ def plan(
     f'{encoding.describe(facets_config.encoder)}'
   )
   texts = 0
-  if bucket.fetch(folder):
+  if bucket_copy.fetch_folder(folder):
     report(f'facets: nothing to write, all are in {folder}')
   else:
     profiles = windows.profiles(
@@ -175,7 +175,9 @@ def plan(
     )
     texts = len(FACETS) * len(profiles)
   items = log.num_items * (
-    not bucket.fetch(_item_text_folder(facets_config.encoder, log, cache_dir))
+    not bucket_copy.fetch_folder(
+      _item_text_folder(facets_config.encoder, log, cache_dir)
+    )
   )
   report(
     f'facets: at most {texts:,} facet texts and {items:,} item texts to embed'
@@ -320,21 +322,21 @@ def _cached(
   Returns:
     The arrays by name, what `make` returned, and the folder.
   """
-  if bucket.fetch(folder):
+  if bucket_copy.fetch_folder(folder):
     damage = _damage(folder)
     if not damage:
       return *_load(folder, names), folder
     report(f'{folder}: {damage}; building it again')
     build_folder.remove(folder)
-  with build_folder.folder(folder.parent) as fresh:
+  with build_folder.new_folder(folder.parent) as fresh:
     (fresh / _ABOUT).write_text(json.dumps(make(fresh), indent=1))
     sums = {path.name: _sum(path) for path in sorted(fresh.iterdir())}
     (fresh / _SUMS).write_text(json.dumps(sums, indent=1))
     # Loaded before it is moved: what is mapped stays readable, whichever of
     # two processes comes first and whatever another one does to the folder.
     loaded = _load(fresh, names)
-    build_folder.place(fresh, folder)
-  bucket.publish(folder)
+    build_folder.move_into_place(fresh, folder)
+  bucket_copy.publish_folder(folder)
   return *loaded, folder
 
 

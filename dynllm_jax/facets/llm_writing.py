@@ -26,9 +26,9 @@ from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import collect
 from dynllm_jax.facets.writing import FacetTexts
 from dynllm_jax.progress import Progress
+from dynllm_jax.storage import fill_lock
 from dynllm_jax.storage.store import digest
 from dynllm_jax.storage.store import Store
-from dynllm_jax.storage.turn import turn
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 
@@ -110,7 +110,7 @@ def write(
     work = survey(writer_config, model, log, profiles, store)
     report(describe_work(writer_config, work))
     if work.unfinished(writer_config.max_attempts):
-      stack.enter_context(turn(store, report))
+      stack.enter_context(fill_lock.hold(store, report))
       _recall(store, work, writer_config.max_attempts)
       _ask(writer_config, model, store, work)
   finished = [texts is not None for texts in work.texts]

@@ -28,7 +28,7 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
   # No more is asked of a bank's devices than is looked up: not its texts.
-  return sharded_table.ask(
+  return sharded_table.query_rows(
     _lookup,
     lambda block: len(block.offsets) - 1,
     bank.replace(texts=None, present=None),
@@ -69,4 +69,4 @@ def embeddings(bank: FacetBank, rows: Array) -> jax.Array:
   """
   if bank.present is not None:
     rows = jnp.searchsorted(bank.present, rows)
-  return sharded_table.take(jnp.asarray(bank.texts), rows)
+  return sharded_table.read_rows(jnp.asarray(bank.texts), rows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import windows
-from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
@@ -41,7 +41,7 @@ def show(
       f'{log.num_users:,} users, such as {", ".join(log.user_ids[1:4])}'
     )
   folder = facet_bank.folder_of(facets_config, log, cache_dir)
-  if not bucket.fetch(folder):
+  if not bucket_copy.fetch_folder(folder):
     raise InputError(
       f'--user: the facets of this log are not there yet ({folder}); write '
       'them first, with --mode=facets and no --user'

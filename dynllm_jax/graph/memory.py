@@ -27,7 +27,7 @@ Cell = Callable[[Any, Array, Array], Array]  # (params, hidden, inputs) -> new
 
 def empty(num_nodes: int, width: int, capacity: int) -> NodeMemory:
   """The memory of a side before the first event (padding row included)."""
-  rows = sharded_table.padded(num_nodes + 1)
+  rows = sharded_table.round_up_to_shards(num_nodes + 1)
   return NodeMemory(
     state=jnp.zeros([rows, width], jnp.float32),
     time=jnp.full([rows], -1, jnp.int32),
@@ -72,7 +72,7 @@ def _read(fresh, initial, memory, nodes):
 
 def _read_forward(fresh, initial, memory, nodes):
   # The table holds the fresh rows' values; gradients find their way below.
-  slot, rows, time = sharded_table.take(
+  slot, rows, time = sharded_table.read_rows(
     (memory.slot, memory.state, memory.time), nodes
   )
   is_fresh = (memory.fresh_nodes[slot] == nodes) & (nodes > 0)
@@ -101,7 +101,7 @@ _read.defvjp(_read_forward, _read_backward)
 
 def last_times(memory: NodeMemory, nodes: Array) -> Array:
   """Seconds of the last event of some nodes, i32[...], -1 without one."""
-  return sharded_table.take(memory.time, nodes)
+  return sharded_table.read_rows(memory.time, nodes)
 
 
 def write(
@@ -118,12 +118,12 @@ def write(
   Returns:
     The memory, with `rows` as its fresh rows.
   """
-  rows = sharded_table.replicated(rows)
+  rows = sharded_table.replicate(rows)
   stopped = jax.lax.stop_gradient(rows)
   # XLA writes a table in place only where the data say that it has been read:
   # the places wait for the rows, which are never all so low.
   waited = jnp.max(stopped) < jnp.finfo(stopped.dtype).min
-  state, time, slot = sharded_table.put(
+  state, time, slot = sharded_table.write_rows(
     (memory.state, memory.time, memory.slot),
     jnp.where((nodes > 0) & ~waited, nodes, _NO_ROW),
     (stopped, times, jnp.arange(len(nodes), dtype=jnp.int32)),
@@ -174,7 +174,7 @@ def chains(
   """
   size = len(nodes)
   # Sorts and loops over a batch: every device does all of them.
-  nodes, times, mask, last_times = sharded_table.replicated(
+  nodes, times, mask, last_times = sharded_table.replicate(
     (nodes, times, mask, last_times)
   )
   key = jnp.where(mask, nodes, _NO_ROW)
@@ -276,7 +276,7 @@ def _block(chain: Chains, begin: Array, end: Array):
 
 
 def _run_forward(cell, params, hidden, inputs, chain):
-  hidden, inputs = sharded_table.replicated((hidden, inputs))
+  hidden, inputs = sharded_table.replicate((hidden, inputs))
   used = (jnp.arange(len(hidden)) < chain.count)[:, None]
   # Right for the first update of every chain; the others are written over.
   first = jnp.where(used, cell(params, hidden, inputs), 0.0)
@@ -296,7 +296,7 @@ def _run_forward(cell, params, hidden, inputs, chain):
 
 def _run_backward(cell, residuals, cotangent):
   params, hidden, inputs, chain, states = residuals
-  cotangent = sharded_table.replicated(cotangent)
+  cotangent = sharded_table.replicate(cotangent)
   before = jnp.roll(states, 1, axis=0)
   hidden = jnp.where(chain.first[:, None], hidden, before)
   used = (jnp.arange(len(hidden)) < chain.count)[:, None]

@@ -99,7 +99,7 @@ def lower_bound(
 
 def _ask(answer, graph, nodes, times):
   """What a temporal CSR, or the blocks of one, say of nodes at times."""
-  return sharded_table.ask(
+  return sharded_table.query_rows(
     answer,
     lambda block: len(block.offsets) - 1,
     graph,
@@ -204,11 +204,11 @@ def takes_at_that_time(
   Returns:
     bool[batch, candidates].
   """
-  return sharded_table.ask(
+  return sharded_table.query_rows(
     _in_group,
     lambda block: len(block.offsets) - 1,
     same_time,
-    sharded_table.take(same_time.group, events),
+    sharded_table.read_rows(same_time.group, events),
     items,
   )
 

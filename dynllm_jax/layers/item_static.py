@@ -49,7 +49,7 @@ class ItemStatic(nn.Module):
     static = jnp.zeros((*items.shape, self.dim))
     if self.use_text and with_text:
       rows = nn.Dense(self.dim)(
-        sharded_table.take(text, items).astype(jnp.float32)
+        sharded_table.read_rows(text, items).astype(jnp.float32)
       )
       rows = Dropout(self.dropout)(rows, deterministic)
       static += nn.LayerNorm()(rows)

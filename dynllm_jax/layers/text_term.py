@@ -63,7 +63,7 @@ def item_directions(inputs: Inputs, items: Array) -> Array:
     inputs: for the texts.
     items: i32[...].
   """
-  texts = sharded_table.take(inputs.item_text, items).astype(jnp.float32)
+  texts = sharded_table.read_rows(inputs.item_text, items).astype(jnp.float32)
   return _direction(texts - inputs.text_mean)
 
 

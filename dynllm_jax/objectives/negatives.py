@@ -30,7 +30,7 @@ def sample_negatives(
   """
   tries = 4 if len(shape) == 2 else 1  # a shared one may suit other rows
   if how == 'popularity':
-    drawn = sharded_table.take(
+    drawn = sharded_table.read_rows(
       inputs.items,
       jax.random.randint(key, (tries, *shape), 0, inputs.train_events),
     )

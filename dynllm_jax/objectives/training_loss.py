@@ -58,14 +58,14 @@ def sampled_loss(
   )
   # No event of the batch is earlier, whatever their order.
   users, items = embed(
-    sharded_table.replicated(
+    sharded_table.replicate(
       jnp.concatenate([batch.items, negatives.reshape(-1)])
     ),
     jnp.min(batch.times),
     dropout_key,
   )
   if visit is not None:
-    users = sharded_table.gathered(users)
+    users = sharded_table.shard_then_replicate(users)
   each = dedup.expand_to_events(users, visit)
   positives = jax.tree.map(lambda x: x[:size], items)
   rivals = jax.tree.map(lambda x: x[size:], items)

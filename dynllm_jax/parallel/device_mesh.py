@@ -1,8 +1,9 @@
 """The device mesh, and which axis of what is laid over it.
 
-All rules are here: batches lie over all devices, tables of `BY_ROWS` over the
-axis `nodes` in equal blocks of rows, everything else is on every device. What
-reads and writes such tables is rows.py; no model knows of either.
+All rules are here: batches are sharded over all devices, the tables of
+`ROW_SHARDED` over the axis `nodes` in equal blocks of rows, and every device
+has all of everything else. sharded_table.py reads and writes such tables;
+models need to know of neither.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
 # The fields whose rows are shared among the devices of `nodes`.
-BY_ROWS = {
+ROW_SHARDED = {
   NodeMemory: ('state', 'time', 'slot'),
   TemporalGraph: ('offsets', 'neighbors', 'times'),
   SameTimeItems: ('offsets', 'items', 'group'),
@@ -98,11 +99,11 @@ class Blocks:
   block: Callable[[int], np.ndarray]
 
 
-def specs(tree: Any) -> Any:
+def partition_specs(tree: Any) -> Any:
   """The `PartitionSpec` of every array of a pytree, by the rules above."""
 
   def of(node):
-    fields = BY_ROWS.get(type(node))
+    fields = ROW_SHARDED.get(type(node))
     if fields is None:
       return PartitionSpec()
     parts = {
@@ -114,21 +115,21 @@ def specs(tree: Any) -> Any:
       **{
         name: PartitionSpec(sharded_table.NODES)
         if name in fields and part is not None
-        else specs(part)
+        else partition_specs(part)
         for name, part in parts.items()
       }
     )
 
-  return jax.tree.map(of, tree, is_leaf=lambda x: type(x) in BY_ROWS)
+  return jax.tree.map(of, tree, is_leaf=lambda x: type(x) in ROW_SHARDED)
 
 
-def lay(tree: Any) -> Any:
-  """Inside jit, within `rows.use`: lays a pytree out by the rules."""
-  if sharded_table.num_shards() * sharded_table.num_groups() == 1:
+def constrain(tree: Any) -> Any:
+  """Lays a pytree out by the rules; inside jit, under `use_mesh`."""
+  if sharded_table.num_shards() * sharded_table.num_replicas() == 1:
     return tree
   return jax.tree.map(
     lambda spec, x: jax.lax.with_sharding_constraint(x, spec),
-    specs(tree),
+    partition_specs(tree),
     tree,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
@@ -138,12 +139,12 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
   """The `NamedSharding` of every array of a pytree."""
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
-    specs(tree),
+    partition_specs(tree),
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
 
 
-def place(mesh: Mesh, tree: Any) -> Any:
+def put_on_mesh(mesh: Mesh, tree: Any) -> Any:
   """Puts host arrays on the devices, each process on its own.
 
   Args:
@@ -171,7 +172,9 @@ def _put(value, sharding):
   )
 
 
-def make(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
+def compute_on_mesh(
+  mesh: Mesh, function: Callable[..., Any], *args: Any
+) -> Any:
   """What a function makes of arrays on the devices, laid out by the rules.
 
   Args:
@@ -182,13 +185,13 @@ def make(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
   Returns:
     Its result; no device ever holds more of it than its part.
   """
-  with sharded_table.use(mesh):
+  with sharded_table.use_mesh(mesh):
     result = jax.eval_shape(function, *args)
     return jax.jit(function, out_shardings=shardings(mesh, result))(*args)
 
 
-def in_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
-  """Lays host inputs out for a mesh: tables of `BY_ROWS` in equal blocks.
+def cut_into_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
+  """Lays host inputs out for a mesh: tables of `ROW_SHARDED` in equal blocks.
 
   A block of an index holds the rows of its nodes and offsets of its own, so
   that they stay small however many events the log has.
@@ -214,7 +217,9 @@ def in_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
     facets=_index(facets, ('closes', 'index'), count).replace(
       texts=_even(facets.texts, count)
     ),
-    **{name: _even(getattr(inputs, name), count) for name in BY_ROWS[Inputs]},
+    **{
+      name: _even(getattr(inputs, name), count) for name in ROW_SHARDED[Inputs]
+    },
   )
 
 

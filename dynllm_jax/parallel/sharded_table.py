@@ -2,12 +2,13 @@
 
 A table whose rows are shared among devices lies in equal blocks over the axis
 `nodes` of the mesh: row n with device n // (rows of a block). Every read and
-write of such a table goes through `ask`, `take`, `cut` or `put`: each device
+write of such a table goes through `query_rows`, `read_rows`, `read_slice` or
+`write_rows`: each device
 answers for the rows it owns, the answers are summed, and no device ever sees
-the whole table. Which tables those are says sharding.py.
+the whole table. `device_mesh.ROW_SHARDED` lists these tables.
 
-The mesh is the one of the surrounding `use`. Without one, or where `nodes` is
-1, every function here is the plain indexing that it stands for.
+The mesh is the one of the surrounding `use_mesh`. Without one, or where
+`nodes` is 1, every function here is the plain indexing that it stands for.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ DATA, NODES = 'data', 'nodes'  # axes of the mesh
 NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a write drops
 
 
-def use(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
+def use_mesh(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
   """Makes a mesh the one that functions of this module lay arrays over.
 
   A mesh of one device changes nothing, so that programs are those without.
@@ -51,7 +52,7 @@ def _lay(tree, spec_of):
   )
 
 
-def over_devices(tree: Any) -> Any:
+def shard_first_axis(tree: Any) -> Any:
   """Inside jit: lays the first axis of every array over all devices.
 
   Over `data` alone where the axis does not divide over all of them; not at all
@@ -69,43 +70,43 @@ def over_devices(tree: Any) -> Any:
   return _lay(tree, spec_of)
 
 
-def replicated(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
   """Inside jit: every device has all of every array."""
   return _lay(tree, lambda x: PartitionSpec())
 
 
-def gathered(tree: Any) -> Any:
+def shard_then_replicate(tree: Any) -> Any:
   """Inside jit: made a part on each device, then brought to all of them.
 
   Without the first half the compiler may bring together what an array is made
   of instead, and make it everywhere.
   """
-  return replicated(over_devices(tree))
+  return replicate(shard_first_axis(tree))
 
 
-def over_last(x: Array) -> Array:
+def shard_last_axis(x: Array) -> Array:
   """Inside jit: lays the last axis of an array over all devices."""
   return _lay(x, lambda x: PartitionSpec(*[None] * (x.ndim - 1), (DATA, NODES)))
 
 
-def num_groups() -> int:
+def num_replicas() -> int:
   """Groups of devices that each hold all tables, a length of `data`."""
   mesh = _mesh()
   return 1 if mesh.empty else mesh.shape[DATA]
 
 
-def even(size: int) -> int:
+def round_up_to_devices(size: int) -> int:
   """A number of rows, rounded up to what divides over all devices."""
   mesh = _mesh()
   return size if mesh.empty else size + -size % mesh.size
 
 
-def padded(size: int) -> int:
+def round_up_to_shards(size: int) -> int:
   """A number of rows, rounded up to equal blocks over `nodes`."""
   return size + -size % num_shards()
 
 
-def ask(
+def query_rows(
   answer: Callable[..., Any],
   size: Callable[[Any], int],
   table: Any,
@@ -162,9 +163,9 @@ def ask(
   )
 
 
-def take(table: Any, nodes: Array) -> Any:
+def read_rows(table: Any, nodes: Array) -> Any:
   """`table[nodes]` of every array of a pytree."""
-  return ask(
+  return query_rows(
     lambda block, place: jax.tree.map(lambda x: x[place], block),
     lambda block: len(jax.tree.leaves(block)[0]),
     table,
@@ -172,16 +173,16 @@ def take(table: Any, nodes: Array) -> Any:
   )
 
 
-def cut(table: Any, start: Array, length: int) -> Any:
+def read_slice(table: Any, start: Array, length: int) -> Any:
   """`table[start:start + length]` of every array [rows] of a pytree."""
   if num_shards() > 1:
-    return take(table, start + jnp.arange(length, dtype=jnp.int32))
+    return read_rows(table, start + jnp.arange(length, dtype=jnp.int32))
   return jax.tree.map(
     lambda x: jax.lax.dynamic_slice(x, [start], [length]), table
   )
 
 
-def put(table: Any, nodes: Array, values: Any) -> Any:
+def write_rows(table: Any, nodes: Array, values: Any) -> Any:
   """`table.at[nodes].set(values)` of every array of a pytree.
 
   Args:

@@ -214,7 +214,7 @@ def _check_shapes(stored, wanted):
     for path, x in jax.tree_util.tree_leaves_with_path(stored)
   }
   specs = jax.tree.leaves(
-    device_mesh.specs(wanted),
+    device_mesh.partition_specs(wanted),
     is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
   )
   new = jax.tree_util.tree_leaves_with_path(wanted)

@@ -103,9 +103,9 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   bank, facet_texts = resident_texts.split(
     bank, system.reads_facets, config.facets.device_gib
   )
-  inputs = device_mesh.place(
+  inputs = device_mesh.put_on_mesh(
     mesh,
-    device_mesh.in_blocks(
+    device_mesh.cut_into_blocks(
       mesh,
       inputs_lib.build_inputs(
         log, item_text, bank, largest, system.reads_train_graph
@@ -150,7 +150,7 @@ def _on_mesh(function):
 
   @functools.wraps(function)
   def wrapped(run, *args, **kwargs):
-    with sharded_table.use(run.mesh):
+    with sharded_table.use_mesh(run.mesh):
       return function(run, *args, **kwargs)
 
   return wrapped
@@ -159,7 +159,7 @@ def _on_mesh(function):
 @_on_mesh
 def initial_state(run: Run) -> TrainState:
   """The state before training, placed on the mesh."""
-  return device_mesh.make(
+  return device_mesh.compute_on_mesh(
     run.mesh,
     functools.partial(
       train.init_state,
@@ -186,7 +186,7 @@ def rank_splits(
   Returns:
     For each split the f64[events] ranks and the seconds they took.
   """
-  candidates = device_mesh.place(
+  candidates = device_mesh.put_on_mesh(
     run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates)
   )
   ranking = evaluate.ranking_of(run.config, run.log)
@@ -265,7 +265,7 @@ def train_one_epoch(
       run.inputs,
       run.rank_plans['train'],
       None,
-      device_mesh.place(run.mesh, np.zeros([1], bool)),
+      device_mesh.put_on_mesh(run.mesh, np.zeros([1], bool)),
       progress,
     )
     seconds = progress.close()

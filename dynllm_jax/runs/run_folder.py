@@ -28,7 +28,7 @@ class RunFolder:
   """
 
   def __init__(self, path: str):
-    self.path = bucket.path('--workdir', path)
+    self.path = bucket.open_path('--workdir', path)
 
   def check(self) -> None:
     """Stops, before work is spent, where the folder cannot be written.

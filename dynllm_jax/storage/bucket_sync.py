@@ -25,7 +25,7 @@ _NOTE = 'segments.json'  # rows and segments that both sides have
 
 
 @contextlib.contextmanager
-def rows(store: Store) -> Iterator[None]:
+def synced(store: Store) -> Iterator[None]:
   """Takes in the rows of the bucket, and puts new ones there.
 
   Args:
@@ -87,14 +87,14 @@ def _push(store, source, known):
     payloads=np.frombuffer(b''.join(payloads), np.uint8),
   )
   name = _name(content.getvalue())
-  with bucket.errors(source):
+  with bucket.report_errors(source):
     (source / name).write_bytes(content.getvalue())
   _remember(store, known, name)
 
 
 def _pull(store, source, known):
   """Appends the rows of segments that are new here."""
-  with bucket.errors(source):
+  with bucket.report_errors(source):
     found = (
       sorted(path.name for path in source.glob('*.npz'))
       if source.exists()
@@ -103,7 +103,7 @@ def _pull(store, source, known):
   for name in found:
     if name in known['segments']:
       continue
-    with bucket.errors(source):
+    with bucket.report_errors(source):
       content = (source / name).read_bytes()
     if _name(content) != name:
       raise InputError(

@@ -18,7 +18,7 @@ _PREFIX, _REMOVED = '.new-', '.removed-'
 
 
 @contextlib.contextmanager
-def folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
+def new_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
   """An empty folder in `parent`, removed at the end where it still is.
 
   Args:
@@ -43,7 +43,7 @@ def folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
     yield fresh
 
 
-def place(built: pathlib.Path, final: pathlib.Path) -> None:
+def move_into_place(built: pathlib.Path, final: pathlib.Path) -> None:
   """Renames a folder to its place; where another was first, that one stays.
 
   Raises:

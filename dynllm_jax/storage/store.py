@@ -6,7 +6,7 @@
                            u32 length, u32 check sum over all of these and
                            the payload
     <folder>/lock          held by whoever writes
-    <folder>/turn          held by whoever computes what is missing (turn.py)
+    <folder>/turn          held by whoever computes missing rows (fill_lock.py)
 
 Files only grow. Payloads are on the disk before their entries are written, so
 an entry that is there has its payload; what a killed writer leaves behind the

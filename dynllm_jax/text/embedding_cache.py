@@ -12,9 +12,9 @@ import numpy as np
 
 from dynllm_jax.progress import Progress
 from dynllm_jax.progress import say
+from dynllm_jax.storage import fill_lock
 from dynllm_jax.storage.store import digest
 from dynllm_jax.storage.store import Store
-from dynllm_jax.storage.turn import turn
 from dynllm_jax.types import InputError
 
 # From texts, none of them twice: their positions and their embeddings as they
@@ -57,7 +57,7 @@ def encode(
   names = list(dict.fromkeys(filter(None, texts))) or ['']
   keys = [digest(name) for name in names]
   if (kept.find(keys) < 0).any():
-    with turn(kept, say):
+    with fill_lock.hold(kept, say):
       missing = np.flatnonzero(kept.find(keys) < 0)
       if len(missing):
         _compute(compute, names, keys, missing, kept, wait_seconds)

@@ -11,7 +11,7 @@ import pathlib
 from typing import Any
 import uuid
 
-from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.types import InputError
 
 # In the order of preference; the first kind that is there is read.
@@ -99,7 +99,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
   if notes:
     key = hashlib.sha256(name.encode()).hexdigest()[:24]
     note = pathlib.Path(notes, 'models', key, 'identity.json')
-    bucket.fetch(note.parent)
+    bucket_copy.fetch_folder(note.parent)
   folder = _at_hand(field, name, missing_ok=bool(note and note.exists()))
   if folder is None or not weights(folder):
     if note and note.exists():
@@ -125,7 +125,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
       fresh = note.with_suffix(f'.{uuid.uuid4().hex}')
       fresh.write_text(content, encoding='utf-8')
       fresh.rename(note)
-      bucket.publish(note.parent)
+      bucket_copy.publish_folder(note.parent)
   return found
 
 

@@ -84,9 +84,11 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(monkeypatch):
 
 def test_bytes_are_counted_by_path():
   mesh = device_mesh.make_mesh(variants.tiny_config('dynllm'))
-  tree = device_mesh.place(mesh, {'a': {'b': np.zeros([3, 5], np.float32)}})
+  tree = device_mesh.put_on_mesh(
+    mesh, {'a': {'b': np.zeros([3, 5], np.float32)}}
+  )
   assert device_mesh.bytes_per_device(tree) == {'a.b': 3 * 5 * 4}
-  assert len(device_mesh.devices.ravel()) == len(jax.devices())
+  assert len(mesh.devices.ravel()) == len(jax.devices())
 
 
 @pytest.mark.parametrize('count', [2, 3, 8, 13])
@@ -95,7 +97,7 @@ def test_blocks_hold_every_row_once(count):
   log = logs.random_log(1, num_users=11, num_items=8, num_events=90)
   inputs = jax.tree.map(np.asarray, logs.random_inputs(log, padding=5))
   mesh = jax.sharding.AbstractMesh((1, count), ('data', 'nodes'))
-  blocks = device_mesh.in_blocks(mesh, inputs)
+  blocks = device_mesh.cut_into_blocks(mesh, inputs)
   text = np.concatenate([blocks.item_text.block(k) for k in range(count)])
   np.testing.assert_array_equal(text[: log.num_items + 1], inputs.item_text)
   assert text.shape == blocks.item_text.shape

@@ -12,9 +12,10 @@ import time
 import pytest
 
 from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import bucket_sync
+from dynllm_jax.storage import fill_lock
 from dynllm_jax.storage.store import Store
-from dynllm_jax.storage.turn import turn
 from dynllm_jax.types import InputError
 from tests.testing import ROOT
 from tests.testing.fake_bucket import FakeBucket
@@ -104,7 +105,7 @@ def test_a_run_in_a_bucket_survives_its_machine(environment, tmp_path):
     home.mkdir()
   finish(start(environment, homes[0], 'run'))
   url = 'gs://shop/runs/mf'
-  folder = bucket.path('--workdir', url)
+  folder = bucket.open_path('--workdir', url)
   lost = start(environment, homes[1], url, data)
   try:
     deadline = time.monotonic() + 120
@@ -157,7 +158,7 @@ def test_two_hosts_share_a_bucket_alone(environment, tmp_path):
   assert [host.returncode for host in hosts] == [0, 0], ends
   laptop = tmp_path / 'laptop'
   laptop.mkdir()
-  folder = bucket.path('--workdir', url)
+  folder = bucket.open_path('--workdir', url)
   found = figures(folder)
   (folder / 'results.json').unlink()
   finish(start(environment, laptop, url, mode='evaluate'))
@@ -166,39 +167,41 @@ def test_two_hosts_share_a_bucket_alone(environment, tmp_path):
 
 def test_an_event_log_in_a_bucket(machine):
   url = 'gs://shop/logs/events.csv'
-  source = bucket.path('data.events', url)
+  source = bucket.open_path('data.events', url)
   source.write_text('user_id,item_id\n')
-  path = bucket.fetch_file('data.events', url)
+  path = bucket_copy.fetch_file('data.events', url)
   assert pathlib.Path(path).name == 'events.csv'
   assert pathlib.Path(path).read_text() == 'user_id,item_id\n'
-  assert bucket.fetch_file('data.events', url) == path
+  assert bucket_copy.fetch_file('data.events', url) == path
   source.write_text('user_id,item_id\n1,2\n')
   assert (
-    pathlib.Path(bucket.fetch_file('data.events', url))
+    pathlib.Path(bucket_copy.fetch_file('data.events', url))
     .read_text()
     .endswith('1,2\n')
   )
   with pytest.raises(
     InputError, match='data.events: gs://shop/none.csv does not exist'
   ):
-    bucket.fetch_file('data.events', 'gs://shop/none.csv')
+    bucket_copy.fetch_file('data.events', 'gs://shop/none.csv')
 
 
 def test_a_folder_is_there_once_its_marker_is(machine):
-  place = lambda: bucket.local('data.dir', 'gs://shop/kept/') / 'facets' / 'a'
-  assert not bucket.fetch(place())
+  place = lambda: (
+    bucket.local_path('data.dir', 'gs://shop/kept/') / 'facets' / 'a'
+  )
+  assert not bucket_copy.fetch_folder(place())
   place().mkdir(parents=True)
   (place() / 'texts.npy').write_bytes(b'\0' * 1000)
   (place() / 'about.json').write_text('{}')
-  bucket.publish(place())
+  bucket_copy.publish_folder(place())
   machine('second')
   marker = bucket.origin(place()) / 'COMMITTED'
   content = marker.read_text()
   marker.unlink()
-  assert not bucket.fetch(place())
+  assert not bucket_copy.fetch_folder(place())
   assert not place().exists()
   marker.write_text(content)
-  assert bucket.fetch(place())
+  assert bucket_copy.fetch_folder(place())
   assert sorted(p.name for p in place().iterdir()) == [
     'about.json',
     'texts.npy',
@@ -206,17 +209,17 @@ def test_a_folder_is_there_once_its_marker_is(machine):
   machine('third')
   (marker.parent / 'about.json').unlink()
   with pytest.raises(InputError, match='COMMITTED names about.json, which'):
-    bucket.fetch(place())
+    bucket_copy.fetch_folder(place())
   assert not place().exists()
   machine('second')
   # A machine that stopped between building and copying copies later.
   marker.unlink()
-  assert bucket.fetch(place())
+  assert bucket_copy.fetch_folder(place())
   assert marker.exists()
 
 
 def test_what_others_write_is_seen(machine, fake):
-  folder = bucket.path('data.dir', 'gs://shop/busy')
+  folder = bucket.open_path('data.dir', 'gs://shop/busy')
   (folder / 'mine').write_text('')
   names = lambda: sorted(path.name for path in folder.iterdir())
   assert names() == ['mine']
@@ -231,33 +234,33 @@ def keys(count, first=0):
 def test_stores_of_two_machines_become_one(machine, monkeypatch):
   def open_store():
     return Store(
-      bucket.local('data.dir', 'gs://shop/two') / 'encoded' / 'x',
+      bucket.local_path('data.dir', 'gs://shop/two') / 'encoded' / 'x',
       {'model': 'x'},
     )
 
   one = open_store()
-  with turn(one, print):
+  with fill_lock.hold(one, print):
     one.append(keys(3), [b'a', b'', b'ccc'])
   machine('second')
   two = open_store()
-  with turn(two, print):
+  with fill_lock.hold(two, print):
     assert [two.read(row) for row in two.find(keys(3))] == [b'a', b'', b'ccc']
     two.append(keys(2, first=3), [b'd', b'e'])
   machine('first')
   monkeypatch.setattr(bucket_sync, '_SECONDS', 0.0)
   one = open_store()
-  with turn(one, print):
+  with fill_lock.hold(one, print):
     assert one.read(one.find(keys(1, first=4))[0]) == b'e'
     one.append(keys(1, first=9), [b'z'])
     # It is in the bucket before the turn ends.
     machine('third')
     three = open_store()
-    with turn(three, print):
+    with fill_lock.hold(three, print):
       assert three.find(keys(10)).tolist().count(-1) == 4
       assert three.read(three.find(keys(1, first=9))[0]) == b'z'
   segments = list(bucket.origin(one.folder).glob('*.npz'))
   assert len(segments) == 3
-  with turn(one, print):
+  with fill_lock.hold(one, print):
     pass
   assert len(list(bucket.origin(one.folder).glob('*.npz'))) == 3
   content = bytearray(segments[0].read_bytes())
@@ -265,7 +268,7 @@ def test_stores_of_two_machines_become_one(machine, monkeypatch):
   segments[0].write_bytes(bytes(content))
   machine('fourth')
   with pytest.raises(InputError, match='not as it was written'):
-    with turn(open_store(), print):
+    with fill_lock.hold(open_store(), print):
       pass
 
 
@@ -275,12 +278,12 @@ def test_what_is_wrong_with_a_bucket_is_said(machine, monkeypatch):
     match=r"--workdir: 's3://shop/x' is not "
     r'allowed; a local path or gs://BUCKET/FOLDER',
   ):
-    bucket.path('--workdir', 's3://shop/x')
-  nowhere = bucket.path('--workdir', 'gs://nobodys/x')
+    bucket.open_path('--workdir', 's3://shop/x')
+  nowhere = bucket.open_path('--workdir', 'gs://nobodys/x')
   with pytest.raises(
     InputError, match='--workdir: gs://nobodys/x cannot be used'
   ):
     bucket.check_writable('--workdir', nowhere)
   monkeypatch.setitem(sys.modules, 'gcsfs', None)
   with pytest.raises(InputError, match='needs gcsfs; pip install'):
-    bucket.path('data.dir', 'gs://shop/x')
+    bucket.open_path('data.dir', 'gs://shop/x')

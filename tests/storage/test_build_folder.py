@@ -13,7 +13,7 @@ from tests.testing import ROOT
 _BUILD = """
 import pathlib, sys, time
 from dynllm_jax.storage import build_folder
-with build_folder.folder(pathlib.Path(sys.argv[1])) as folder:
+with build_folder.new_folder(pathlib.Path(sys.argv[1])) as folder:
   (folder / 'half').write_text('x')
   print(folder, flush=True)
   time.sleep(600)
@@ -32,12 +32,15 @@ def start(parent):
 
 def test_a_folder_is_placed_or_goes(tmp_path):
   parent = tmp_path / 'a' / 'b'
-  with build_folder.folder(parent) as folder:
+  with build_folder.new_folder(parent) as folder:
     (folder / 'file').write_text('x')
     folder.rename(parent / 'done')
   assert [path.name for path in parent.iterdir()] == ['done']
   assert (parent / 'done').stat().st_mode & 0o777 == 0o755
-  with pytest.raises(ZeroDivisionError), build_folder.folder(parent) as folder:
+  with (
+    pytest.raises(ZeroDivisionError),
+    build_folder.new_folder(parent) as folder,
+  ):
     1 / 0
   assert [path.name for path in parent.iterdir()] == ['done']
 
@@ -52,8 +55,8 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
     assert left.exists()
     (tmp_path / '.removed-x').mkdir()
     with (
-      build_folder.folder(tmp_path) as mine,
-      build_folder.folder(tmp_path) as other,
+      build_folder.new_folder(tmp_path) as mine,
+      build_folder.new_folder(tmp_path) as other,
     ):
       assert set(tmp_path.iterdir()) == {kept, mine, other}
     assert (kept / 'half').exists()
@@ -69,7 +72,7 @@ def test_where_folders_have_no_locks_nothing_is_swept(tmp_path, monkeypatch):
     raise OSError(9, 'Bad file descriptor')
 
   monkeypatch.setattr(build_folder.fcntl, 'flock', refuse)
-  with build_folder.folder(tmp_path):
+  with build_folder.new_folder(tmp_path):
     assert (tmp_path / '.new-x').exists()
 
 

@@ -1,6 +1,6 @@
 """Trains and ranks one system on one device and on meshes of eight.
 
-Run by test_sharding.py in a process of its own, which has eight fake devices:
+Run by test_device_mesh.py in a process of its own, with eight fake devices:
 `python meshes.py FOLDER VARIANT SHAPE...`, a shape as `4x2`.
 """
 
@@ -57,9 +57,7 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
   config = variants.tiny_config(variant)
   config.mesh.data, config.mesh.nodes = shape
   mesh = device_mesh.make_mesh(config)
-  assert (
-    list(device_mesh.devices.ravel()) == jax.devices()[: shape[0] * shape[1]]
-  )
+  assert list(mesh.devices.ravel()) == jax.devices()[: shape[0] * shape[1]]
   system = config_lib.system_module(config.model.name).build(config.model)
   inputs = jax.tree.map(np.asarray, logs.random_inputs(log, padding=2 * BATCH))
   inputs = inputs.replace(train_graph=training_graph.train_graph(log))
@@ -71,8 +69,10 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
       {'frequency': optax.sgd(1e-6), 'other': optax.sgd(0.1)}, _labels
     )
   )
-  placed = device_mesh.place(mesh, device_mesh.in_blocks(mesh, inputs))
-  state = device_mesh.make(
+  placed = device_mesh.put_on_mesh(
+    mesh, device_mesh.cut_into_blocks(mesh, inputs)
+  )
+  state = device_mesh.compute_on_mesh(
     mesh,
     functools.partial(train.init_state, trainer, 0, capacity=plan.capacity),
     placed,
@@ -111,7 +111,7 @@ def ranks(placed: Placed, state):
   plan = batching.with_dedup_limits(plan, log)
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
-  with sharded_table.use(placed.mesh):
+  with sharded_table.use_mesh(placed.mesh):
     memory = evaluate.memory_for_replay(
       system, state.params, state.memory, placed.inputs, state.pending
     )
@@ -122,7 +122,7 @@ def ranks(placed: Placed, state):
       placed.inputs,
       plan,
       evaluate.Ranking(8, 0),
-      device_mesh.place(placed.mesh, candidates),
+      device_mesh.put_on_mesh(placed.mesh, candidates),
     )[1]
 
 

@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any
 
-from dynllm_jax.storage import bucket
+from dynllm_jax.storage import bucket_copy
 from dynllm_jax.types import InputError
 
 _FORMATS = {
@@ -107,7 +107,7 @@ def check_file(field: str, path: str) -> str:
   if not path:
     raise InputError(f'{field}: is empty; it must be the path of a file')
   if '://' in path:
-    path = bucket.fetch_file(field, path)
+    path = bucket_copy.fetch_file(field, path)
   path = os.path.expanduser(path)
   if os.path.isdir(path):
     raise InputError(f'{field}: {path} is a directory; it must be a file')

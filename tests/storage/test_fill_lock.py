@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from dynllm_jax.storage import fill_lock
 from dynllm_jax.storage.store import Store
-from dynllm_jax.storage.turn import turn
 from dynllm_jax.types import InputError
 from tests.testing import fake_endpoint
 from tests.testing import ROOT
@@ -69,7 +69,7 @@ def test_what_another_appended_is_known_at_ones_turn(tmp_path):
   other.append([b'k' * 16], [b'x'])
   assert len(store) == 0
   lines = []
-  with turn(store, lines.append):
+  with fill_lock.hold(store, lines.append):
     assert len(store) == 1
   assert not lines
 
@@ -78,5 +78,5 @@ def test_a_folder_that_cannot_be_written(tmp_path):
   store = Store(tmp_path, {'a': 1})
   (tmp_path / 'turn').mkdir()
   with pytest.raises(InputError, match='cannot be written'):
-    with turn(store, print):
+    with fill_lock.hold(store, print):
       pass

@@ -11,7 +11,7 @@ from dynllm_jax.types import InputError
 
 
 @contextlib.contextmanager
-def turn(store: Store, report: Callable[[str], None]) -> Iterator[None]:
+def hold(store: Store, report: Callable[[str], None]) -> Iterator[None]:
   """Waits until no other process fills a store, and holds others off.
 
   Two processes that fill it at once would compute, and pay for, the same.
@@ -38,5 +38,5 @@ def turn(store: Store, report: Callable[[str], None]) -> Iterator[None]:
       report(f'waiting for another process that fills {store.folder}')
       fcntl.flock(file, fcntl.LOCK_EX)
     store.refresh()
-    with bucket_sync.rows(store):
+    with bucket_sync.synced(store):
       yield
