@@ -16,7 +16,9 @@ from typing import Any
 
 import ml_collections
 
+from dynllm_jax import checks
 from dynllm_jax import plugins
+from dynllm_jax.checks import Rule
 from dynllm_jax.types import InputError
 
 # Terms of a temporal system's score, by variant; each has those of the former.
@@ -263,7 +265,7 @@ def _own_train(module):
 
 
 def system_names() -> list[str]:
-  """Names of all systems: the files in dynllm_jax/models, and installed ones."""
+  """Names of all systems: files of dynllm_jax/models, and installed ones."""
   return plugins.names(plugins.SYSTEMS)
 
 
@@ -312,20 +314,20 @@ def check_values(config: ml_collections.ConfigDict) -> None:
       raise InputError(
         f'config.{name}: it has no value; allowed: one like {value!r}'
       )
-  if not all(isinstance(name, str) for name in _listed(config.eval.compare)):
-    raise InputError(
-      f'config.eval.compare: {config.eval.compare!r} is not allowed; '
-      'allowed: a tuple of names of systems'
-    )
-  if not (isinstance(config.seed, int) and 0 <= config.seed < 2**63):
-    raise InputError(
-      f'config.seed: {config.seed!r} is not allowed; allowed: a whole number '
-      'from 0 to 2**63 - 1'
-    )
-
-
-def _listed(value):
-  return value if isinstance(value, (tuple, list)) else [None]
+  compare = Rule(
+    'eval.compare',
+    'a tuple of names of systems',
+    lambda names: (
+      isinstance(names, (tuple, list))
+      and all(isinstance(name, str) for name in names)
+    ),
+  )
+  seed = Rule(
+    'seed',
+    'a whole number from 0 to 2**63 - 1',
+    lambda value: isinstance(value, int) and 0 <= value < 2**63,
+  )
+  checks.check('config', config, [compare, seed])
 
 
 # Where a host keeps the data; what the data is, its fingerprint says.

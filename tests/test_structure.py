@@ -30,6 +30,7 @@ FLOORS = [
   'parallel',  # mesh, sharded tables, processes
   'storage',
   'plugins',
+  'checks',  # of configuration fields
   'progress',
   'types',
   '',  # the package itself, for its version

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax import checks
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
-from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Terms
 from dynllm_jax.types import TooLargeError
@@ -146,11 +146,7 @@ def check_positive(config: Any, *fields: str) -> None:
   Raises:
     InputError: naming the first that is not.
   """
-  for field in fields:
-    if not config[field] > 0:
-      raise InputError(
-        f'config.model.{field}: {config[field]!r} is not allowed; above 0'
-      )
+  checks.check('config.model', config, map(checks.above_zero, fields))
 
 
 def check_table(num_items: int, max_table_gib: float) -> None:

@@ -4,9 +4,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax import checks
+from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
 from dynllm_jax.types import Array
-from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainGraph
@@ -100,20 +101,12 @@ def check(config) -> None:
   Raises:
     InputError: naming the first that no network could be built from.
   """
-  heads = config.get('num_heads', 1)
   rules = [
-    ('dim', config.dim >= 1, '1 or more'),
-    ('num_layers', config.num_layers >= 1, '1 or more'),
-    ('dropout', 0 <= config.get('dropout', 0) < 1, '0 or more, below 1'),
-    (
-      'num_heads',
-      heads >= 1 and config.dim % heads == 0,
-      f'a divisor of model.dim = {config.dim}',
-    ),
+    checks.at_least('dim', 1),
+    checks.at_least('num_layers', 1),
+    network_rules.dropout(),
+    network_rules.num_heads(config.dim),
   ]
-  for field, fine, allowed in rules:
-    if not fine:
-      raise InputError(
-        f'config.model.{field}: {config[field]!r} is not allowed; '
-        f'allowed: {allowed}'
-      )
+  checks.check(
+    'config.model', config, [rule for rule in rules if rule.field in config]
+  )

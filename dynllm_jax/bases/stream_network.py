@@ -6,6 +6,7 @@ System of types.py from it.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax import checks
+from dynllm_jax.bases import network_rules
+from dynllm_jax.checks import Rule
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
 from dynllm_jax.graph.pending_updates import empty_pending
@@ -24,15 +28,12 @@ from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
-from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
-
-Rule = tuple[str, bool, str]  # field, whether its value is fine, what is
 
 
 class Widths(NamedTuple):
@@ -295,66 +296,34 @@ def stream_system(network: StreamNetwork) -> System:
   return System('stream', False, init, reset, embed, update)
 
 
-def check_fields(config: ml_collections.ConfigDict, rules: list[Rule]) -> None:
+def check_fields(
+  config: ml_collections.ConfigDict, rules: Sequence[Rule] = ()
+) -> None:
   """Stops at the first value that no network could be built from.
 
   Args:
     config: `config.model`.
-    rules: of the system's own fields, `a.b` for a field of a part; those of
-      fields that systems share are added.
+    rules: of the system's own fields; those of fields that systems share are
+      added.
 
   Raises:
     InputError: naming the field, its value and what is allowed.
   """
-  for field, fine, allowed in _shared_rules(config) + rules:
-    if not fine:
-      value = functools.reduce(getattr, field.split('.'), config)
-      raise InputError(
-        f'config.model.{field}: {value!r} is not allowed; allowed: {allowed}'
-      )
+  checks.check('config.model', config, [*_shared_rules(config), *rules])
 
 
-def _shared_rules(c) -> list[Rule]:
-  one_or_more = [
-    (field, c[field] >= 1, '1 or more')
-    for field in (
-      'num_layers',
-      'num_neighbors',
-      'copy_neighbors',
-      'text_neighbors',
-    )
-    if field in c
+def _shared_rules(config: ml_collections.ConfigDict) -> list[Rule]:
+  """Rules of the shared fields that a system has."""
+  rules = [
+    network_rules.even_width('dim'),
+    network_rules.even_width('time_dim'),
+    network_rules.num_heads(config.dim),
+    checks.at_least('num_layers', 1),
+    checks.at_least('num_neighbors', 1),
+    checks.at_least('copy_neighbors', 1),
+    checks.at_least('text_neighbors', 1),
+    network_rules.dropout(),
+    checks.one_of('update_ties', ('mean', 'each')),
+    network_rules.walk_fanout(),
   ]
-  heads = (
-    [
-      (
-        'num_heads',
-        c.num_heads > 0 and c.dim % c.num_heads == 0,
-        f'a divisor of model.dim = {c.dim}',
-      )
-    ]
-    if 'num_heads' in c
-    else []
-  )
-  ties = (
-    [('update_ties', c.update_ties in ('mean', 'each'), 'mean, each')]
-    if 'update_ties' in c
-    else []
-  )
-  return [
-    ('dim', c.dim > 0 and c.dim % 2 == 0, 'an even number above 0'),
-    (
-      'time_dim',
-      c.time_dim > 0 and c.time_dim % 2 == 0,
-      'an even number above 0',
-    ),
-    *heads,
-    *one_or_more,
-    ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
-    *ties,
-    (
-      'walk_fanout',
-      len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
-      'three numbers, 1 or more each',
-    ),
-  ]
+  return [rule for rule in rules if rule.field in config]

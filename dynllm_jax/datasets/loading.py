@@ -12,7 +12,9 @@ import json
 import pathlib
 from typing import Any
 
+from dynllm_jax import checks
 from dynllm_jax import plugins
+from dynllm_jax.checks import Rule
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets.reading import source_files
@@ -46,7 +48,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   source = plugins.load(
     plugins.SOURCES,
     'event_log' if named else data_config.source,
-    'data.source',
+    'config.data.source',
   )
   fingerprint = _fingerprint(data_config, source.files(data_config))
   folder = data_folder(data_config) / 'event_logs' / fingerprint
@@ -92,7 +94,7 @@ def _writing(folder):
     yield
   except (OSError, RuntimeError) as error:  # the latter tfds's, of a full disk
     raise InputError(
-      f'data.dir: {folder} cannot be written ({error}); it must '
+      f'config.data.dir: {folder} cannot be written ({error}); it must '
       'be a folder that can be, with room'
     ) from error
 
@@ -106,7 +108,7 @@ def data_folder(data_config: Any) -> pathlib.Path:
     InputError: if it is of a place that is not supported.
   """
   if data_config.dir:
-    return bucket.local_path('data.dir', data_config.dir)
+    return bucket.local_path('config.data.dir', data_config.dir)
   return bucket.cache_folder()
 
 
@@ -116,35 +118,36 @@ def check(data_config: Any) -> None:
   Raises:
     InputError: naming the field, its value and what is allowed.
   """
-  rules = {
-    'bad_rows': (lambda v: v in ('error', 'drop'), "'error' or 'drop'"),
-    'time_unit': (
-      lambda v: v in values.TIME_UNITS,
-      ', '.join(values.TIME_UNITS),
-    ),
-    # A mapping of ml_collections is no collections.abc.Mapping.
-    'where': (
-      lambda v: (
-        v is None
-        or hasattr(v, 'items')
-        and all(
-          isinstance(x, (str, int, float, list, tuple)) for x in v.values()
-        )
-      ),
-      "a mapping, as {'behavior': 'buy'}",
-    ),
-    'min_user_items': (lambda v: v >= 0, 'a number from 0'),
-    'min_item_users': (lambda v: v >= 0, 'a number from 0'),
-    'sample_users': (lambda v: 0 < v <= 1, 'above 0 and at most 1'),
-    'sample_seed': (lambda v: v >= 0, 'a number from 0'),
-    'simulation_seed': (lambda v: v >= 0, 'a number from 0'),
-  }
-  for field, (good, allowed) in rules.items():
-    if not good(data_config[field]):
-      raise InputError(
-        f'data.{field}: {data_config[field]!r} is not allowed; '
-        f'it must be {allowed}'
-      )
+  where = Rule('where', "a mapping, as {'behavior': 'buy'}", _selects_rows)
+  sample_users = Rule(
+    'sample_users', 'above 0 and at most 1', lambda value: 0 < value <= 1
+  )
+  checks.check(
+    'config.data',
+    data_config,
+    [
+      checks.one_of('bad_rows', ('error', 'drop')),
+      checks.one_of('time_unit', values.TIME_UNITS),
+      where,
+      checks.at_least('min_user_items', 0),
+      checks.at_least('min_item_users', 0),
+      sample_users,
+      checks.at_least('sample_seed', 0),
+      checks.at_least('simulation_seed', 0),
+    ],
+  )
+
+
+def _selects_rows(where: Any) -> bool:
+  """Whether `data.where` is None or a mapping of columns to values."""
+  # A mapping of ml_collections is no collections.abc.Mapping.
+  return where is None or (
+    hasattr(where, 'items')
+    and all(
+      isinstance(value, (str, int, float, list, tuple))
+      for value in where.values()
+    )
+  )
 
 
 def _fingerprint(data_config: Any, files: list[source_files.File]) -> str:
@@ -156,7 +159,9 @@ def _fingerprint(data_config: Any, files: list[source_files.File]) -> str:
   for file in files:
     with open(file.path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
-    contents.append([file.field, pathlib.Path(file.path).suffixes, digest])
+    # By the short name, which fingerprints had before messages had the full.
+    field = file.field.removeprefix('config.')
+    contents.append([field, pathlib.Path(file.path).suffixes, digest])
   key = json.dumps([_VERSION, fields, contents], sort_keys=True)
   return hashlib.sha256(key.encode()).hexdigest()
 

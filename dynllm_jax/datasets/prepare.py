@@ -42,7 +42,8 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
   core = k_core(users[keep], items[keep], *least)
   if not core.any():
     raise InputError(
-      f'data.min_user_items={least[0]}, data.min_item_users={least[1]}: '
+      f'config.data.min_user_items={least[0]}, '
+      f'config.data.min_item_users={least[1]}: '
       f'nothing is left of {len(np.unique(users[keep]))} users, '
       f'{len(np.unique(items[keep]))} items and {len(keep)} events '
       f'({raw.source}); lower thresholds or a longer log are needed'
@@ -53,8 +54,8 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
   times = raw.times[keep] - raw.times[keep[0]]
   if times[-1] > np.iinfo(np.int32).max:
     raise InputError(
-      f'data.time_unit: the log spans {times[-1]} seconds ({raw.source}); '
-      f'at most {np.iinfo(np.int32).max} (68 years) are allowed'
+      f'config.data.time_unit: the log spans {times[-1]} seconds '
+      f'({raw.source}); at most {np.iinfo(np.int32).max} (68 years) are allowed'
     )
   users, user_rows = _number(users[keep])
   items, item_rows = _number(items[keep])
@@ -146,8 +147,8 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
   num_events = len(times)
   if num_events < 3:
     raise InputError(
-      f'data.events: {num_events} events are left; at least 3 are needed to '
-      'split them into training, validation and test'
+      f'config.data.events: {num_events} events are left; at least 3 are '
+      'needed to split them into training, validation and test'
     )
   ends = [
     int(np.searchsorted(times, times[num_events * percent // 100]))
@@ -157,9 +158,9 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
   if not sizes.all():
     part = ('training', 'validation', 'test')[int(sizes.argmin())]
     raise InputError(
-      f'data.events: the {part} part of the 70 / 15 / 15 split is empty: '
-      f'{num_events} events at {len(np.unique(times))} distinct times cannot '
-      'be split by time; more events at distinct times are needed'
+      f'config.data.events: the {part} part of the 70 / 15 / 15 split is '
+      f'empty: {num_events} events at {len(np.unique(times))} distinct times '
+      'cannot be split by time; more events at distinct times are needed'
     )
   return ends[0], ends[1]
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
-from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
@@ -59,7 +59,7 @@ def plan_batches(
     InputError: if the batch size is not positive.
   """
   if batch_size < 1:
-    raise InputError(f'batch_size: {batch_size} is not allowed; 1 or more')
+    raise checks.not_allowed('batch_size', batch_size, '1 or more')
   split = times[start:end]
   bounds = np.flatnonzero(np.diff(split)) + 1  # where a new time begins
   bounds = np.concatenate([bounds, [len(split)]]) if len(split) else []

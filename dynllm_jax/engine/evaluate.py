@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from dynllm_jax import checks
+from dynllm_jax.checks import Rule
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.graph import pending_updates
@@ -369,9 +371,7 @@ def candidate_mask(log: EventLog, which: str) -> np.ndarray:
   elif which == 'future':
     mask[log.items[log.train_end :]] = True
   else:
-    raise InputError(
-      f'config.eval.candidates: {which!r} is not allowed; all, future'
-    )
+    raise checks.not_allowed('config.eval.candidates', which, 'all, future')
   return mask
 
 
@@ -406,23 +406,23 @@ def ranking_of(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
     InputError: if a cut-off is not below the catalogue's size, or a field has
       a value that is not allowed.
   """
-  for k in config.eval.ks:
-    if not isinstance(k, int) or not 1 <= k <= log.num_items:
-      raise InputError(
-        f'config.eval.ks: {k!r} is not allowed; 1 to the number of items, '
-        f'{log.num_items}'
-      )
-  if not config.eval.ks:
-    raise InputError('config.eval.ks: empty; at least one cut-off is needed')
-  if config.eval.block_size < 1:
-    raise InputError(
-      f'config.eval.block_size: {config.eval.block_size} is not allowed; '
-      '1 or more'
-    )
-  if config.eval.validation_events < 0:
-    raise InputError(
-      f'config.eval.validation_events: {config.eval.validation_events} is '
-      'not allowed; 0 (all) or more'
-    )
+  num_items = log.num_items
+  ks = Rule(
+    'ks',
+    f'one number or more, each from 1 to the number of items, {num_items}',
+    lambda ks: (
+      len(ks) > 0
+      and all(isinstance(k, int) and 1 <= k <= num_items for k in ks)
+    ),
+  )
+  checks.check(
+    'config.eval',
+    config.eval,
+    [
+      ks,
+      checks.at_least('block_size', 1),
+      checks.at_least('validation_events', 0, ' (0: all)'),
+    ],
+  )
   depth = int(np.bincount(log.users).max()) if config.eval.filter_seen else 0
   return Ranking(config.eval.block_size, depth)

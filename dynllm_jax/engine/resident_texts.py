@@ -6,6 +6,7 @@ import mmap
 import jax
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.parallel import sharded_table
@@ -35,8 +36,8 @@ def split(
     InputError: if the budget is not a number of GiB.
   """
   if not device_gib >= 0:
-    raise InputError(
-      f'config.facets.device_gib: {device_gib} is not allowed; 0 or more'
+    raise checks.not_allowed(
+      'config.facets.device_gib', device_gib, '0 or more'
     )
   if wanted and bank.texts.nbytes <= device_gib * 2**30:
     return bank, None

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from dynllm_jax import checks
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import resident_texts
@@ -53,35 +54,25 @@ def make_trainer(
     InputError: if a field has a value that is not allowed.
   """
   train = config.train
-  rules = [
-    ('loss', train.loss in losses.LOSSES, ', '.join(losses.LOSSES)),
-    (
-      'negatives',
-      train.negatives in negatives.NEGATIVES,
-      ', '.join(negatives.NEGATIVES),
-    ),
-    ('num_negatives', train.num_negatives >= 1, '1 or more'),
-    ('num_epochs', train.num_epochs >= 1, '1 or more'),
-    ('learning_rate', train.learning_rate > 0, 'a number above 0'),
-    ('final_learning_rate', 0 <= train.final_learning_rate <= 1, '0 to 1'),
-    ('warmup_steps', train.warmup_steps >= 0, '0 or more'),
-    ('max_gradient_norm', train.max_gradient_norm > 0, 'a number above 0'),
-    (
-      'max_time_gradient_norm',
-      train.max_time_gradient_norm > 0,
-      'a number above 0',
-    ),
-    ('margin', train.margin > 0, 'a number above 0'),
-    ('patience', train.patience >= 1, '1 or more'),
-    ('chunk', train.chunk >= 1, '1 or more'),
-    ('regularization', train.regularization >= 0, '0 or more'),
-  ]
-  for field, fine, allowed in rules:
-    if not fine:
-      raise InputError(
-        f'config.train.{field}: {train[field]!r} is not allowed; '
-        f'allowed: {allowed}'
-      )
+  checks.check(
+    'config.train',
+    train,
+    [
+      checks.one_of('loss', losses.LOSSES),
+      checks.one_of('negatives', negatives.NEGATIVES),
+      checks.at_least('num_negatives', 1),
+      checks.at_least('num_epochs', 1),
+      checks.above_zero('learning_rate'),
+      checks.share('final_learning_rate'),
+      checks.at_least('warmup_steps', 0),
+      checks.above_zero('max_gradient_norm'),
+      checks.above_zero('max_time_gradient_norm'),
+      checks.above_zero('margin'),
+      checks.at_least('patience', 1),
+      checks.at_least('chunk', 1),
+      checks.at_least('regularization', 0),
+    ],
+  )
   total = train.num_epochs * steps_per_epoch
   rate = optax.cosine_decay_schedule(
     train.learning_rate,

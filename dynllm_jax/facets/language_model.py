@@ -8,8 +8,9 @@ import math
 from typing import Any
 from typing import NamedTuple
 
+from dynllm_jax import checks
+from dynllm_jax.checks import Rule
 from dynllm_jax.facets import prompts
-from dynllm_jax.types import InputError
 
 
 class Request(NamedTuple):
@@ -76,21 +77,23 @@ def check(writer_config: Any) -> None:
   Raises:
     InputError: naming the field, its value and what is allowed.
   """
-  rules = {
-    'model': (lambda v: bool(v), 'the name of a model'),
-    'max_input_tokens': (lambda v: v > 0, 'at least 1'),
-    'max_output_tokens': (lambda v: v > 0, 'at least 1'),
-    'temperature': (lambda v: 0 <= v < math.inf, '0 (greedy) or more'),
-    'seed': (lambda v: v >= 0, 'a number from 0'),
-    'max_attempts': (lambda v: v > 0, 'at least 1'),
-    'max_failure_rate': (lambda v: 0 <= v <= 1, '0 to 1'),
-  }
-  for field, (good, allowed) in rules.items():
-    if not good(writer_config[field]):
-      raise InputError(
-        f'facets.writer.{field}: {writer_config[field]!r} is not allowed for '
-        f'the writer {writer_config.name!r}; it must be {allowed}'
-      )
+  checks.check(
+    'config.facets.writer',
+    writer_config,
+    [
+      Rule('model', 'the name of a model', bool),
+      checks.at_least('max_input_tokens', 1),
+      checks.at_least('max_output_tokens', 1),
+      Rule(
+        'temperature',
+        '0 (greedy) or more',
+        lambda value: 0 <= value < math.inf,
+      ),
+      checks.at_least('seed', 0),
+      checks.at_least('max_attempts', 1),
+      checks.share('max_failure_rate'),
+    ],
+  )
 
 
 def describe(writer_config: Any) -> str:

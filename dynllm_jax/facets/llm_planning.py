@@ -60,7 +60,7 @@ def plan(
     )
   else:
     report(
-      'facets: no estimate of the time: facets.writer.tokens_per_s '
+      'facets: no estimate of the time: config.facets.writer.tokens_per_s '
       'states no rate, and no run has measured it yet'
     )
   prices = (

@@ -290,8 +290,8 @@ def _check_failures(
   if failed <= limit + (0 if last else 3 * math.sqrt(limit)):
     return
   raise InputError(
-    f'facets.writer.max_failure_rate: {failed:,} of {finished:,} prompts '
-    f'({failed / finished:.1%}) have failed, each in '
+    f'config.facets.writer.max_failure_rate: {failed:,} of {finished:,} '
+    f'prompts ({failed / finished:.1%}) have failed, each in '
     f'{writer_config.max_attempts} attempts; the limit is '
     f'{writer_config.max_failure_rate:.1%}. The last malformed answer: '
     f'{work.reason}. Another model, more max_output_tokens or max_attempts, '

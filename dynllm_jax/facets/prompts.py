@@ -86,7 +86,7 @@ class Prompts:
     Args:
       log: the prepared log.
       profiles: the users and windows.
-      budget: `facets.writer.max_input_tokens`.
+      budget: `config.facets.writer.max_input_tokens`.
       counter: of the writer's model.
 
     Raises:
@@ -156,8 +156,8 @@ class Prompts:
       for row in pending:
         if self.num_read[row] == 1:
           raise InputError(
-            f'facets.writer.max_input_tokens: {budget} is too few for one '
-            f'purchase, {messages[row].splitlines()[1]!r}; allowed: '
+            f'config.facets.writer.max_input_tokens: {budget} is too few for '
+            f'one purchase, {messages[row].splitlines()[1]!r}; allowed: '
             f'{self.tokens[row]} or more'
           )
         self.num_read[row] -= 1

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.types import EventLog
-from dynllm_jax.types import InputError
 from dynllm_jax.types import SECONDS_PER_DAY
 
 VERSION = 1
@@ -61,9 +61,11 @@ def window_seconds(window_days: float) -> int:
   except (OverflowError, ValueError):  # infinite, or not a number
     seconds = 0
   if not 1 <= seconds <= _MAX_TIME:
-    raise InputError(
-      f'facets.window_days: {window_days!r}; allowed: from one second, '
-      f'{1 / SECONDS_PER_DAY:.1e}, to {_MAX_TIME // SECONDS_PER_DAY} days'
+    raise checks.not_allowed(
+      'config.facets.window_days',
+      window_days,
+      f'from one second, {1 / SECONDS_PER_DAY:.1e}, to '
+      f'{_MAX_TIME // SECONDS_PER_DAY} days',
     )
   return seconds
 

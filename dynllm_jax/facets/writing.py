@@ -133,4 +133,6 @@ def writer(writer_config: Any) -> Any:
   Raises:
     InputError: if there is no such writer.
   """
-  return plugins.load(plugins.WRITERS, writer_config.name, 'facets.writer.name')
+  return plugins.load(
+    plugins.WRITERS, writer_config.name, 'config.facets.writer.name'
+  )

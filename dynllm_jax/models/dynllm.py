@@ -5,10 +5,12 @@ import functools
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax import checks
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
+from dynllm_jax.checks import Rule
 from dynllm_jax.facets.lookup import embeddings
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.graph.temporal import event_features
@@ -226,34 +228,27 @@ def build(config: ml_collections.ConfigDict) -> System:
   Raises:
     InputError: if a field has a value that is not allowed.
   """
-  c = config
+  top_r = Rule(
+    'distill.top_r',
+    f'1 to config.model.dim = {config.dim} (r <= d)',
+    lambda value: 1 <= value <= config.dim,
+  )
+  facets = Rule(
+    'facets',
+    f'some of {", ".join(FACETS)}',
+    lambda value: set(value) <= set(FACETS),
+  )
   check_fields(
     config,
     [
-      (
-        'projection',
-        c.projection in projection.PROJECTIONS,
-        ', '.join(projection.PROJECTIONS),
-      ),
-      ('facets', set(c.facets) <= set(FACETS), 'some of ' + ', '.join(FACETS)),
-      (
-        'distill.order',
-        c.distill.order in distillation.ORDERS,
-        ', '.join(distillation.ORDERS),
-      ),
-      (
-        'distill.top_r',
-        1 <= c.distill.top_r <= c.dim,
-        f'1 to model.dim = {c.dim} (r <= d)',
-      ),
-      (
-        'fusion.mode',
-        c.fusion.mode in fusion.FUSIONS,
-        ', '.join(fusion.FUSIONS),
-      ),
-      ('fusion.num_layers', c.fusion.num_layers >= 1, '1 or more'),
-      ('fusion.alpha', 0 <= c.fusion.alpha <= 1, '0 to 1'),
+      checks.one_of('projection', projection.PROJECTIONS),
+      facets,
+      checks.one_of('distill.order', distillation.ORDERS),
+      top_r,
+      checks.one_of('fusion.mode', fusion.FUSIONS),
+      checks.at_least('fusion.num_layers', 1),
+      checks.share('fusion.alpha'),
     ],
   )
   system = stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
-  return system._replace(reads_facets=bool(c.facets))
+  return system._replace(reads_facets=bool(config.facets))

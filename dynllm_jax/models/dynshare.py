@@ -130,5 +130,5 @@ def build(config: ml_collections.ConfigDict) -> System:
   Raises:
     InputError: if a field has a value that is not allowed.
   """
-  check_fields(config, [])
+  check_fields(config)
   return stream_system(DynShare(ml_collections.FrozenConfigDict(config)))

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax import checks
+from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
 from dynllm_jax.graph import temporal
 from dynllm_jax.kernels.few_query_attention import masked_softmax
@@ -28,7 +30,6 @@ from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
 from dynllm_jax.objectives import training_loss
 from dynllm_jax.types import Array
-from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
@@ -176,7 +177,20 @@ def build(config: ml_collections.ConfigDict) -> System:
   Raises:
     InputError: if a field has a value that is not allowed.
   """
-  _check(config)
+  checks.check(
+    'config.model',
+    config,
+    [
+      checks.at_least('dim', 1),
+      checks.at_least('max_length', 1),
+      checks.at_least('num_blocks', 1),
+      network_rules.num_heads(config.dim),
+      network_rules.dropout(),
+      checks.at_least('copy_neighbors', 1),
+      network_rules.walk_fanout(),
+      network_rules.even_width('time_dim'),
+    ],
+  )
   network = SASRec(ml_collections.FrozenConfigDict(config))
 
   def init(key, inputs):
@@ -219,34 +233,3 @@ def build(config: ml_collections.ConfigDict) -> System:
   return static_system.build(
     'sequences', init, embed, loss=loss, sequence_length=config.max_length
   )
-
-
-def _check(c):
-  """Stops at the first value that no network could be built from."""
-  rules = [
-    ('dim', c.dim >= 1, '1 or more'),
-    ('max_length', c.max_length >= 1, '1 or more'),
-    ('num_blocks', c.num_blocks >= 1, '1 or more'),
-    (
-      'num_heads',
-      c.num_heads >= 1 and c.dim % c.num_heads == 0,
-      f'a divisor of model.dim = {c.dim}',
-    ),
-    ('dropout', 0 <= c.dropout < 1, '0 or more, below 1'),
-    ('copy_neighbors', c.copy_neighbors >= 1, '1 or more'),
-    (
-      'walk_fanout',
-      len(c.walk_fanout) == 3 and min(c.walk_fanout) >= 1,
-      'three numbers, 1 or more each',
-    ),
-    (
-      'time_dim',
-      c.time_dim > 0 and c.time_dim % 2 == 0,
-      'an even number above 0',
-    ),
-  ]
-  for field, fine, allowed in rules:
-    if not fine:
-      raise InputError(
-        f'config.model.{field}: {c[field]!r} is not allowed; allowed: {allowed}'
-      )

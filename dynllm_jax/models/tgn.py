@@ -128,5 +128,5 @@ def build(config: ml_collections.ConfigDict) -> System:
   Raises:
     InputError: if a field has a value that is not allowed.
   """
-  check_fields(config, [])
+  check_fields(config)
   return stream_system(TGN(ml_collections.FrozenConfigDict(config)))

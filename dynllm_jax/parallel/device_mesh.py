@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 import ml_collections
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
@@ -53,11 +54,11 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
   """
   devices = jax.devices()
   nodes = config.mesh.nodes
-  if nodes < 1 or config.mesh.data < 0:
-    raise InputError(
-      f'config.mesh: data={config.mesh.data}, nodes={nodes} is not allowed; '
-      'nodes is 1 or more, data 0 (all devices) or more'
-    )
+  checks.check(
+    'config.mesh',
+    config.mesh,
+    [checks.at_least('nodes', 1), checks.at_least('data', 0, ' (0: all)')],
+  )
   data = config.mesh.data or max(1, len(devices) // nodes)
   if data * nodes > len(devices):
     raise InputError(
@@ -74,11 +75,10 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
       f'{min(left_out)}; allowed: a mesh with devices of every process'
     )
   for part in ('train', 'eval'):
+    checks.check(
+      f'config.{part}', config[part], [checks.at_least('batch_size', 1)]
+    )
     size = config[part].batch_size
-    if size < 1:
-      raise InputError(
-        f'config.{part}.batch_size: {size} is not allowed; 1 or more'
-      )
     if size % data:
       raise InputError(
         f'config.{part}.batch_size: {size} events do not divide over '

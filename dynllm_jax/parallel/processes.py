@@ -21,6 +21,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.types import InputError
 
 # Of an explicit start; JAX itself reads the first alone.
@@ -44,8 +45,8 @@ def start(timeout_s: float, multihost: bool = False) -> None:
     InputError: if a variable is missing or wrong, or the others do not come.
   """
   if not timeout_s >= 1:
-    raise InputError(
-      f'config.mesh.start_timeout_s: {timeout_s} is not allowed; 1 or more'
+    raise checks.not_allowed(
+      'config.mesh.start_timeout_s', timeout_s, '1 or more'
     )
   given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
   arguments = {}
@@ -101,16 +102,13 @@ def _explicit(given):
       )
   address, count, index = (given[name] for name in VARIABLES)
   if not address.rpartition(':')[2].isdigit():
-    raise InputError(
-      f'{VARIABLES[0]}: {address!r} is not allowed; HOST:PORT of process 0'
-    )
+    raise checks.not_allowed(VARIABLES[0], address, 'HOST:PORT of process 0')
   for name, value in zip(VARIABLES[1:], (count, index)):
     if not value.isdigit():
-      raise InputError(f'{name}: {value!r} is not allowed; a whole number')
+      raise checks.not_allowed(name, value, 'a whole number')
   if not int(index) < int(count):
-    raise InputError(
-      f'{VARIABLES[2]}: {index} is not allowed; 0 to {VARIABLES[1]} - 1 = '
-      f'{int(count) - 1}'
+    raise checks.not_allowed(
+      VARIABLES[2], int(index), f'0 to {VARIABLES[1]} - 1 = {int(count) - 1}'
     )
   # No detection: an explicit start is what it says, also within Slurm.
   return {

@@ -14,6 +14,7 @@ import pathlib
 from typing import Any
 import uuid
 
+from dynllm_jax import checks
 from dynllm_jax.types import InputError
 
 _SCHEME = 'gs://'
@@ -39,9 +40,7 @@ def open_path(field: str, place: str) -> Path:
   if not found:
     return _at_home(field, place)
   if scheme != 'gs' or not rest.strip('/'):
-    raise InputError(
-      f'{field}: {place!r} is not allowed; a local path or gs://BUCKET/FOLDER'
-    )
+    raise checks.not_allowed(field, place, 'a local path or gs://BUCKET/FOLDER')
   try:
     import gcsfs  # noqa: F401 (only whether it is there)
   except ImportError as error:
@@ -61,7 +60,7 @@ def open_path(field: str, place: str) -> Path:
 def cache_folder() -> pathlib.Path:
   """The user's cache, `$XDG_CACHE_HOME/dynllm_jax`."""
   folder = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-  return _at_home('data.dir', folder) / 'dynllm_jax'
+  return _at_home('config.data.dir', folder) / 'dynllm_jax'
 
 
 def _at_home(field: str, place: str) -> pathlib.Path:
@@ -90,7 +89,7 @@ def origin(copy: pathlib.Path) -> Path | None:
   if _HOP not in copy.parts:
     return None
   rest = copy.parts[copy.parts.index(_HOP) + 1 :]
-  return open_path('data.dir', _SCHEME + '/'.join(rest))
+  return open_path('config.data.dir', _SCHEME + '/'.join(rest))
 
 
 def check_writable(field: str, folder: Path) -> None:

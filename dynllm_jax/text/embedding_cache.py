@@ -98,7 +98,7 @@ def _compute(
     for positions, vectors in compute([names[i] for i in missing]):
       if not np.abs(vectors).max() <= np.finfo(np.float16).max:
         raise InputError(
-          'facets.encoder.model: an embedding is not finite in half '
+          'config.facets.encoder.model: an embedding is not finite in half '
           "precision; allowed: a sound model, or normalize='yes'"
         )
       waiting += zip(missing[list(positions)], vectors.astype(np.float16))

@@ -68,5 +68,5 @@ def encoder(encoder_config: Any) -> Any:
     InputError: if there is no such encoder.
   """
   return plugins.load(
-    plugins.ENCODERS, encoder_config.name, 'facets.encoder.name'
+    plugins.ENCODERS, encoder_config.name, 'config.facets.encoder.name'
   )

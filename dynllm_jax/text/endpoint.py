@@ -24,17 +24,24 @@ import random
 import threading
 from typing import Any
 
+from dynllm_jax import checks
+from dynllm_jax.checks import Rule
 from dynllm_jax.types import InputError
 
 KEY_VARIABLE = 'OPENAI_API_KEY'
 _MAX_DELAY = 60.0  # seconds between two tries
-_CHECKS = {
-  'concurrency': (lambda v: v >= 1, 'a number from 1'),
-  'timeout_s': (lambda v: v > 0, 'a number above 0'),
-  'num_retries': (lambda v: v >= 0, 'a number from 0'),
-  'max_calls': (lambda v: v >= 0, 'a number from 0, which is no limit'),
-  'max_tokens': (lambda v: v >= 0, 'a number from 0, which is no limit'),
-}
+_RULES = (
+  checks.at_least('concurrency', 1),
+  checks.above_zero('timeout_s'),
+  checks.at_least('num_retries', 0),
+  checks.at_least('max_calls', 0, ' (0: no limit)'),
+  checks.at_least('max_tokens', 0, ' (0: no limit)'),
+  Rule(
+    'base_url',
+    "an address as http://host:8000/v1, or '' for OpenAI",
+    lambda value: not value or value.startswith(('http://', 'https://')),
+  ),
+)
 
 
 class BadAnswerError(Exception):
@@ -70,26 +77,14 @@ class Endpoint:
     """Makes the client; no call is made.
 
     Args:
-      field: where the settings are in the config, as 'facets.encoder'.
+      field: where the settings are in the config, as 'config.facets.encoder'.
       settings: the fields named above.
 
     Raises:
       InputError: if a field is not allowed, the key is missing, or the
         package `openai` is.
     """
-    for name, (good, allowed) in _CHECKS.items():
-      if not good(settings[name]):
-        raise InputError(
-          f'{field}.{name}: {settings[name]!r} is not allowed; it must be '
-          f'{allowed}'
-        )
-    if settings.base_url and not settings.base_url.startswith(
-      ('http://', 'https://')
-    ):
-      raise InputError(
-        f'{field}.base_url: {settings.base_url!r} is not allowed; it must be '
-        "as http://host:8000/v1, or '' for OpenAI"
-      )
+    checks.check(field, settings, _RULES)
     try:
       import openai
     except ImportError as error:

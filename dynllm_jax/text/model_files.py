@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 import uuid
 
+from dynllm_jax import checks
 from dynllm_jax.storage import bucket_copy
 from dynllm_jax.types import InputError
 
@@ -144,9 +145,8 @@ def _at_hand(
 ) -> pathlib.Path | None:
   """The directory of a model that needs no download, or None."""
   if not name:
-    raise InputError(
-      f"{field}: '' is not allowed; it must be a model's directory or its "
-      'name on the Hugging Face Hub'
+    raise checks.not_allowed(
+      field, '', "a model's directory or its name on the Hugging Face Hub"
     )
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():

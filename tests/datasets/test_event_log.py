@@ -173,7 +173,9 @@ def test_quotes_that_swallow_rows_of_a_tsv_are_refused(make_config, write):
   fields['events'] = write('open.tsv', rows[0] + '\n' + rows[1])
   with pytest.raises(InputError, match="line 1: a quote.*data.quoting='none'"):
     event_log.read(make_config(**fields))
-  with pytest.raises(InputError, match='data.quoting.*auto, double, none'):
+  with pytest.raises(
+    InputError, match='config.data.quoting.*auto, double, none'
+  ):
     event_log.read(make_config(**{**fields, 'quoting': 'single'}))
 
 
@@ -573,7 +575,7 @@ def test_broken_gzip(make_config, tmp_path, name):
 
 
 def test_no_file(make_config, tmp_path):
-  with pytest.raises(InputError, match='data.events: is empty'):
+  with pytest.raises(InputError, match='config.data.events: is empty'):
     event_log.read(make_config())
   with pytest.raises(InputError, match='does not exist'):
     event_log.read(make_config(events=str(tmp_path / 'none.csv')))
@@ -593,7 +595,7 @@ def test_positions_and_delimiters_are_checked(make_config, write):
         time_column='2',
       )
     )
-  with pytest.raises(InputError, match='data.delimiter'):
+  with pytest.raises(InputError, match='config.data.delimiter'):
     event_log.read(make_config(events=path, delimiter='::'))
 
 
@@ -619,10 +621,12 @@ def test_item_table(make_config, write):
 def test_item_table_must_have_ids(make_config, write):
   events = write('log.csv', f'user_id,item_id,timestamp\n{GOOD}')
   items = write('items.csv', 'id,title\ni1,x\n')
-  with pytest.raises(InputError, match="data.items.*no column 'item_id'"):
+  with pytest.raises(
+    InputError, match="config.data.items.*no column 'item_id'"
+  ):
     event_log.read(make_config(events=events, items=items))
   items = write('items.csv', 'item_id,title\ni1,x\n,y\n')
-  with pytest.raises(InputError, match=r'data.items.*row 2 \(line 3\)'):
+  with pytest.raises(InputError, match=r'config.data.items.*row 2 \(line 3\)'):
     event_log.read(make_config(events=events, items=items))
   log = event_log.read(make_config(events=events, items=items, bad_rows='drop'))
   assert log.counts['item table: dropped: item is missing'] == 1

@@ -178,7 +178,7 @@ def test_errors_leave_nothing_behind(config, monkeypatch):
 
 def test_a_data_folder_that_cannot_be_written(config):
   config.dir = config.events
-  with pytest.raises(InputError, match='data.dir.*cannot be written'):
+  with pytest.raises(InputError, match='config.data.dir.*cannot be written'):
     loading.load(config, _silent)
 
 
@@ -191,7 +191,9 @@ def test_a_file_that_changes_while_it_is_read(config, monkeypatch):
     return read(data_config)
 
   monkeypatch.setattr(event_log, 'read', changed)
-  with pytest.raises(InputError, match='data.events: .* was changed while'):
+  with pytest.raises(
+    InputError, match='config.data.events: .* was changed while'
+  ):
     loading.load(config, _silent)
   assert not pathlib.Path(config.dir, 'event_logs').exists()
 
@@ -238,7 +240,7 @@ def test_simulated_logs_are_stored_too(make_config):
 
 
 def test_a_named_log_stands_in_for_a_simulated_one(make_config):
-  with pytest.raises(InputError, match='data.events: /no/such/file'):
+  with pytest.raises(InputError, match='config.data.events: /no/such/file'):
     loading.load(
       make_config(source='simulated', events='/no/such/file'), _silent
     )

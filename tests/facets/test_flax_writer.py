@@ -253,10 +253,10 @@ def test_half_precision(folder):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'model': ''}, r"facets\.writer\.model: ''"),
+    ({'model': ''}, r"config\.facets\.writer\.model: ''"),
     ({'model': '/nowhere/at/all'}, "'/nowhere/at/all' is not a directory"),
-    ({'dtype': 'int8'}, r'facets\.writer\.dtype: .* float32 or bfloat16'),
-    ({'batch_size': 0}, r'facets\.writer\.batch_size: 0'),
+    ({'dtype': 'int8'}, r'config\.facets\.writer\.dtype: .* float32, bfloat16'),
+    ({'batch_size': 0}, r'config\.facets\.writer\.batch_size: 0'),
     ({'max_input_tokens': 9}, 'max_input_tokens: 9 is too few .* allowed: '),
     (
       {'max_output_tokens': 7},

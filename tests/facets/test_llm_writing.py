@@ -269,7 +269,9 @@ def test_a_damaged_store_is_named(log, tmp_path):
 )
 def test_fields_out_of_range(field, value):
   config = facet_answers.fields(name='openai', **{field: value}).writer
-  with pytest.raises(InputError, match=rf'facets\.writer\.{field}: .* must be'):
+  with pytest.raises(
+    InputError, match=rf'config\.facets\.writer\.{field}: .*; allowed'
+  ):
     language_model.check(config)
 
 
@@ -312,8 +314,8 @@ def test_a_plan_counts_and_spends_nothing(log, tmp_path):
     'facets: 5 profiles, 4 distinct prompts, 0 of them finished',
     f'facets: 4 calls to come, retries aside: {tokens} input tokens, at most '
     f'{4 * 50} output tokens',
-    'facets: no estimate of the time: facets.writer.tokens_per_s states no '
-    'rate, and no run has measured it yet',
+    'facets: no estimate of the time: config.facets.writer.tokens_per_s '
+    'states no rate, and no run has measured it yet',
     f'facets: at most {(tokens * 2000 + 200 * 1e4) / 1e6:.2f} at 2000 a '
     'million input and 10000 a million output tokens',
   ]

@@ -263,8 +263,8 @@ def test_description_and_unknown_writer():
     with pytest.raises(
       InputError,
       match=(
-        f"facets.writer.name: unknown writer '{shared}'; allowed: flax, "
-        'openai, rules, or the full name of a module'
+        f"config.facets.writer.name: unknown writer '{shared}'; allowed: "
+        'flax, openai, rules, or the full name of a module'
       ),
     ):
       writing.describe(bad)

@@ -85,5 +85,7 @@ def test_window_seconds():
 
 @pytest.mark.parametrize('days', [0, -1, 1e-9, 1e6, float('nan'), float('inf')])
 def test_window_out_of_range(days):
-  with pytest.raises(InputError, match='facets.window_days: .*; allowed'):
+  with pytest.raises(
+    InputError, match='config.facets.window_days: .*; allowed'
+  ):
     windows.window_seconds(days)

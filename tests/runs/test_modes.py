@@ -234,15 +234,18 @@ def one_error(done):
     (['--config.model.name=gcn'], ['config.model.name', 'gcn', '--config=']),
     (
       ['--config.facets.encoder.name=kept'],
-      ['facets.encoder.name', 'kept', 'flax, hashing, openai'],
+      ['config.facets.encoder.name', 'kept', 'flax, hashing, openai'],
     ),
     (
       ['--config.facets.writer.name=asking'],
-      ['facets.writer.name', 'asking', 'flax, openai, rules'],
+      ['config.facets.writer.name', 'asking', 'flax, openai, rules'],
     ),
-    (['--config.data.where=buy'], ['data.where', "'buy'", 'mapping']),
+    (['--config.data.where=buy'], ['config.data.where', "'buy'", 'mapping']),
     (['--mode=trian'], ['trian', 'train', 'evaluate', 'facets']),
-    (['--config.data.source=nowhere'], ['data.source', 'nowhere', 'allowed']),
+    (
+      ['--config.data.source=nowhere'],
+      ['config.data.source', 'nowhere', 'allowed'],
+    ),
     (['--config.eval.batch_size=0'], ['config.eval.batch_size', '0']),
     (['--config.eval.compare=("dynllm",)'], ['config.eval.compare', 'dynllm']),
     (['--config.train.loss=hinge'], ['config.train.loss', 'hinge', 'bpr']),
@@ -263,7 +266,7 @@ def one_error(done):
     (['--mode=facets', '--user=nobody'], ['--user', 'nobody', '300 users']),
     (
       ['--mode=facets', '--config.facets.writer.name=flax'],
-      ['facets.writer.model', 'name of a model'],
+      ['config.facets.writer.model', 'name of a model'],
     ),
   ],
 )

@@ -180,7 +180,7 @@ def test_an_event_log_in_a_bucket(machine):
     .endswith('1,2\n')
   )
   with pytest.raises(
-    InputError, match='data.events: gs://shop/none.csv does not exist'
+    InputError, match='config.data.events: gs://shop/none.csv does not exist'
   ):
     bucket_copy.fetch_file('data.events', 'gs://shop/none.csv')
 

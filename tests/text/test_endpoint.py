@@ -10,7 +10,7 @@ from dynllm_jax.text import endpoint as endpoint_lib
 from dynllm_jax.types import InputError
 from tests.testing import fake_endpoint
 
-FIELD = 'facets.encoder'
+FIELD = 'config.facets.encoder'
 
 
 def _make(server, **fields):
@@ -211,7 +211,7 @@ def test_the_limit_on_tokens_is_never_exceeded(concurrency):
 )
 def test_fields_are_checked(name, value):
   with fake_endpoint.serve(None) as server:
-    with pytest.raises(InputError, match=f'facets.encoder.{name}: {value}'):
+    with pytest.raises(InputError, match=f'{FIELD}.{name}: {value}'):
       _make(server, **{name: value})
 
 

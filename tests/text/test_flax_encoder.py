@@ -322,7 +322,7 @@ def test_a_directory_that_asks_for_more(tmp_path, change, match):
   ],
 )
 def test_fields_are_checked(model, name, value):
-  with pytest.raises(InputError, match=f'facets.encoder.{name}: '):
+  with pytest.raises(InputError, match=f'config.facets.encoder.{name}: '):
     encoding.encode(_config(model[0], **{name: value}), ['a'])
 
 

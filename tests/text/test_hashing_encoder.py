@@ -126,8 +126,8 @@ def test_unknown_encoder_names_field_value_and_allowed():
   with pytest.raises(
     InputError,
     match=(
-      "facets.encoder.name: unknown encoder 'bert9'; allowed: flax, hashing, "
-      'openai$'
+      "config.facets.encoder.name: unknown encoder 'bert9'; allowed: flax, "
+      'hashing, openai, or the full name of a module'
     ),
   ):
     encoding.encode(config(name='bert9'), ['a'])
@@ -138,5 +138,7 @@ def test_unknown_encoder_names_field_value_and_allowed():
 
 @pytest.mark.parametrize('dim', [0, -1, 1 << 16])
 def test_bad_dim(dim):
-  with pytest.raises(InputError, match=f'facets.encoder.dim: {dim}; allowed'):
+  with pytest.raises(
+    InputError, match=f'config.facets.encoder.dim: {dim} .*allowed'
+  ):
     encode(['a'], dim)

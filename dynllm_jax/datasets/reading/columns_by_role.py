@@ -152,7 +152,7 @@ def _where(
     if not keep.any():
       found = pc.unique(text).slice(0, 10).to_pylist()
       raise file.error(
-        f'data.where: no row is left by column {name!r} in {listed}; '
+        f'config.data.where: no row is left by column {name!r} in {listed}; '
         f'its values start with {found}'
       )
   return keep

@@ -117,6 +117,6 @@ def _check_quotes(file: source_files.File, num_rows: int) -> None:
     if any('\n' in cell for cell in cells):
       raise file.error(
         f'line {line}: a quote opens a value that spans lines; allowed: '
-        "data.quoting='none' where quotes are plain characters, 'double' "
-        'where such values are meant'
+        "config.data.quoting='none' where quotes are plain characters, "
+        "'double' where such values are meant"
       )

@@ -6,6 +6,7 @@ import io
 import os
 from typing import Any
 
+from dynllm_jax import checks
 from dynllm_jax.storage import bucket_copy
 from dynllm_jax.types import InputError
 
@@ -42,7 +43,7 @@ class File:
   """
 
   path: str
-  field: str = 'data.events'
+  field: str = 'config.data.events'
   header: bool = True
   delimiter: str = ''
   quoting: str = 'auto'
@@ -52,24 +53,23 @@ class File:
   @classmethod
   def of(cls, data_config: Any, field: str, **options: Any) -> 'File':
     """The file that `data_config.<field>` names, checked to be there."""
-    path = check_file(f'data.{field}', data_config[field])
+    path = check_file(f'config.data.{field}', data_config[field])
     delimiter = data_config.delimiter.replace('\\t', '\t')
     if len(delimiter) > 1 or not delimiter.isascii():
-      raise InputError(
-        f'data.delimiter: {delimiter!r} is not allowed; it must be a single '
-        "ASCII character, or '' to choose by the file's first line"
+      raise checks.not_allowed(
+        'config.data.delimiter',
+        delimiter,
+        "a single ASCII character, or '' to choose by the file's first line",
       )
-    if data_config.quoting not in QUOTING:
-      raise InputError(
-        f'data.quoting: {data_config.quoting!r} is not allowed; it must be '
-        f'{", ".join(QUOTING)}'
-      )
+    checks.check(
+      'config.data', data_config, [checks.one_of('quoting', QUOTING)]
+    )
     header = data_config.header
     if field == 'items' and data_config.items_header is not None:
       header = data_config.items_header
     return cls(
       path,
-      f'data.{field}',
+      f'config.data.{field}',
       header,
       delimiter,
       data_config.quoting,

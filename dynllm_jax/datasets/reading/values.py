@@ -155,7 +155,7 @@ def times(column: pa.ChunkedArray, unit: str, place: str) -> Times:
   )
   if typed and unit not in ('auto', 'iso'):
     raise InputError(
-      f'{place}: data.time_unit is {unit!r}, but the column has '
+      f'{place}: config.data.time_unit is {unit!r}, but the column has '
       f"type {kind}; allowed: 'auto'"
     )
   if typed:
@@ -253,7 +253,7 @@ def _unix(
         f'{place}: times from {numbers[stray].min()} to '
         f'{numbers[stray].max()} are no dates (YYYYMMDD) and lie in no unix '
         f'unit (s, ms, us, ns) between {_YEARS[0]} and {_YEARS[1]}; seconds '
-        "since another moment need data.time_unit='s'"
+        "since another moment need config.data.time_unit='s'"
       )
     wrong = good & (numbers >= 0) & ~inside[unit]
   else:

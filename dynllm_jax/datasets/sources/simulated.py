@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.datasets import simulated_items
 from dynllm_jax.datasets.reading import source_files
-from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
 
 _START = 1635724800  # 2021-11-01, unix seconds
@@ -72,9 +72,8 @@ def read(data_config: Any) -> RawLog:
     InputError: for an unknown size.
   """
   if data_config.size not in SIZES:
-    raise InputError(
-      f'data.size: {data_config.size!r} is not a simulated log; '
-      f'allowed: {", ".join(SIZES)}'
+    raise checks.not_allowed(
+      'config.data.size', data_config.size, ', '.join(SIZES)
     )
   size = SIZES[data_config.size]
   rng = np.random.default_rng(data_config.simulation_seed)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.facets import language_model
 from dynllm_jax.facets import llm_planning
 from dynllm_jax.facets import llm_writing
@@ -26,7 +27,7 @@ from dynllm_jax.types import InputError
 
 VERSION = 1
 
-_FIELD = 'facets.writer.model'
+_FIELD = 'config.facets.writer.model'
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -73,16 +74,11 @@ def plan(
 
 def _check(writer_config: Any) -> None:
   language_model.check(writer_config)
-  if writer_config.dtype not in _DTYPES:
-    raise InputError(
-      f'facets.writer.dtype: {writer_config.dtype!r} is not allowed; it '
-      f'must be {" or ".join(_DTYPES)}'
-    )
-  if writer_config.batch_size < 1:
-    raise InputError(
-      f'facets.writer.batch_size: {writer_config.batch_size!r} is not '
-      'allowed; it must be at least 1'
-    )
+  checks.check(
+    'config.facets.writer',
+    writer_config,
+    [checks.one_of('dtype', _DTYPES), checks.at_least('batch_size', 1)],
+  )
 
 
 def _model(
@@ -159,9 +155,9 @@ def _generator(writer_config: Any, tokenizer: Any) -> Generator:
   positions = getattr(settings, 'max_position_embeddings', None) or needed
   if positions < needed:
     raise InputError(
-      f'facets.writer.max_input_tokens: {longest} with max_output_tokens '
-      f'{output} is more than {writer_config.model!r} has positions; '
-      f'allowed: {positions} together'
+      f'config.facets.writer.max_input_tokens: {longest} with '
+      f'max_output_tokens {output} is more than {writer_config.model!r} '
+      f'has positions; allowed: {positions} together'
     )
   params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loaded.params)
   ends = _ends(loaded, tokenizer)

@@ -71,7 +71,7 @@ def _model(writer_config: Any) -> language_model.Model:
 
   @functools.cache
   def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
-    return Endpoint('facets.writer', writer_config)
+    return Endpoint('config.facets.writer', writer_config)
 
   def answer(
     requests: Sequence[Request],

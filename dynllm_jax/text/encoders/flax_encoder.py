@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.text import embedding_cache
 from dynllm_jax.text import flax_models
 from dynllm_jax.text import model_files
@@ -28,11 +29,13 @@ from dynllm_jax.types import InputError
 
 VERSION = 2
 
-_FIELD = 'facets.encoder'
-_CHOICES = {
-  'pooling': ('auto', 'mean', 'cls', 'last'),
-  'normalize': ('auto', 'yes', 'no'),
-}
+_FIELD = 'config.facets.encoder'
+_RULES = (
+  checks.one_of('pooling', ('auto', 'mean', 'cls', 'last')),
+  checks.one_of('normalize', ('auto', 'yes', 'no')),
+  checks.at_least('max_length', 0, " (0: the model's own)"),
+  checks.at_least('batch_tokens', 0, ' (0: by the device)'),
+)
 # Lengths that texts are padded to: each is compiled once, so they lie closer
 # together where most texts are.
 _BUCKETS = (
@@ -102,7 +105,7 @@ def encode(
   Raises:
     InputError: if a field is not allowed, or the model cannot be had.
   """
-  _check(encoder_config)
+  checks.check(_FIELD, encoder_config, _RULES)
   about = (
     identity(encoder_config, store) if store else {'encoder': 'flax'}
   )  # which asks for no model's hash
@@ -300,7 +303,7 @@ def read_settings(encoder_config: Any, loaded: flax_models.Loaded) -> Settings:
   Raises:
     InputError: if the directory asks for something that is not done here.
   """
-  _check(encoder_config)
+  checks.check(_FIELD, encoder_config, _RULES)
   try:
     own = _sentence_transformers(loaded.folder)
   except (KeyError, TypeError, AttributeError) as error:
@@ -321,9 +324,10 @@ def read_settings(encoder_config: Any, loaded: flax_models.Loaded) -> Settings:
   )
   asked = encoder_config.max_length or own.get('max_length') or model_limit
   if asked > model_limit and encoder_config.max_length:
-    raise InputError(
-      f'{_FIELD}.max_length: {asked} is not allowed; {encoder_config.model} '
-      f'reads up to {model_limit} tokens'
+    raise checks.not_allowed(
+      f'{_FIELD}.max_length',
+      asked,
+      f'0 to {model_limit}, which {encoder_config.model} reads at most',
     )
   return Settings(
     pooling,
@@ -394,18 +398,3 @@ def _pooling(path: pathlib.Path) -> str:
       f'{", ".join(names)}, or set {_FIELD}.pooling'
     )
   return names[modes[0]]
-
-
-def _check(encoder_config: Any) -> None:
-  for name, allowed in _CHOICES.items():
-    if encoder_config[name] not in allowed:
-      raise InputError(
-        f'{_FIELD}.{name}: {encoder_config[name]!r} is not allowed; it must '
-        f'be one of {", ".join(allowed)}'
-      )
-  for name in ('max_length', 'batch_tokens'):
-    if encoder_config[name] < 0:
-      raise InputError(
-        f'{_FIELD}.{name}: {encoder_config[name]} is not allowed; it must '
-        'be a number from 1, or 0 to leave it to the model'
-      )

@@ -14,7 +14,7 @@ import unicodedata
 
 import numpy as np
 
-from dynllm_jax.types import InputError
+from dynllm_jax import checks
 
 VERSION = 1
 
@@ -64,9 +64,8 @@ def encode(
   del store
   dim = encoder_config.dim
   if not 1 <= dim <= _MAX_DIM:
-    raise InputError(
-      f'facets.encoder.dim: {dim!r}; allowed for the encoder "hashing": '
-      f'1 to {_MAX_DIM}'
+    raise checks.not_allowed(
+      'config.facets.encoder.dim', dim, f'1 to {_MAX_DIM} for hashing'
     )
   out = np.empty((len(texts), dim), np.float16)
   for first, last in _chunks(texts):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.text import embedding_cache
 from dynllm_jax.text.endpoint import BadAnswerError
 from dynllm_jax.text.endpoint import Endpoint
@@ -19,7 +20,7 @@ from dynllm_jax.types import InputError
 
 VERSION = 1
 
-_FIELD = 'facets.encoder'
+_FIELD = 'config.facets.encoder'
 # A call takes this many texts and characters; endpoints allow more.
 _CALL_TEXTS = 128
 _CALL_CHARACTERS = 100_000
@@ -59,9 +60,8 @@ def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
   """
   del store
   if not encoder_config.model:
-    raise InputError(
-      f"{_FIELD}.model: '' is not allowed; it must be the name that the "
-      'endpoint knows a model by'
+    raise checks.not_allowed(
+      f'{_FIELD}.model', '', 'the name that the endpoint knows a model by'
     )
   # Not the address: a server may move.
   return {
