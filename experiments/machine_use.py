@@ -14,7 +14,7 @@ from experiments.slices import Slices
 
 
 def measure(
-  slices: Slices, run: prepared.Run, repeats: int, side: int
+  slices: Slices, run: prepared.PreparedRun, repeats: int, side: int
 ) -> aims.Found:
   """The share of the GEMM peak that training reaches, and where time goes.
 

@@ -128,7 +128,7 @@ class Slices:
 
 def of_config(
   config: ml_collections.ConfigDict, slice_events: int
-) -> tuple[Slices, prepared.Run]:
+) -> tuple[Slices, prepared.PreparedRun]:
   """A configuration's system on its own log.
 
   Args:

@@ -151,7 +151,7 @@ def beside_peer(
   package: str,
   file: str,
   slices: slices_lib.Slices,
-  run: prepared.Run,
+  run: prepared.PreparedRun,
   arguments: list[Any],
   batch: int,
 ) -> aims.Found:

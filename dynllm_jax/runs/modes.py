@@ -19,7 +19,7 @@ from dynllm_jax.runs import provenance
 from dynllm_jax.runs import results as results_lib
 from dynllm_jax.runs import run_folder
 from dynllm_jax.runs.checkpoint import Checkpoints
-from dynllm_jax.runs.prepared import Run
+from dynllm_jax.runs.prepared import PreparedRun
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TooLargeError
 
@@ -31,7 +31,7 @@ _PROTOCOL = ('ks', 'batch_size', 'candidates', 'filter_seen')
 
 
 def fit(
-  run: Run, checkpoints: Checkpoints, folder: run_folder.RunFolder
+  run: PreparedRun, checkpoints: Checkpoints, folder: run_folder.RunFolder
 ) -> dict[str, Any]:
   """Trains to early stopping, or goes on from the latest checkpoint.
 
@@ -154,7 +154,7 @@ def _finished(run, status):
 
 
 def report(
-  run: Run, checkpoints: Checkpoints, folder: run_folder.RunFolder
+  run: PreparedRun, checkpoints: Checkpoints, folder: run_folder.RunFolder
 ) -> dict[str, Any]:
   """Restores the best epoch, ranks validation and test, writes results.
 

@@ -1,8 +1,8 @@
 """A configuration made ready: data, inputs, system, and one epoch of it."""
 
+import dataclasses
 import functools
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -31,24 +31,49 @@ from dynllm_jax.types import System
 from dynllm_jax.types import TrainState
 
 
-class Run(NamedTuple):
-  """A configuration with everything that it names, ready to train or rank."""
+@dataclasses.dataclass(frozen=True)
+class PreparedRun:
+  """A configuration with everything that it names, ready to train or rank.
+
+  Attributes:
+    config: the whole configuration.
+    name: the system's, with its variant, as results have it.
+    identity: what checkpoints remember of the configuration and the data, as
+      JSON values (identity.py).
+    log: the prepared log, on the host.
+    facets: who wrote and encoded the facets, how many there are and how long
+      it took; JSON values for reports (facets/facet_bank.py).
+    inputs: all that the system may read, on the devices.
+    facet_texts: f16[unique_texts, llm_dim], embeddings of facets that stay on
+      the host and go to the devices a chunk of batches at a time
+      (engine/resident_texts.py); None where the devices have all that is read.
+    trainer: the system, its optimizer and the mesh.
+    train_plan: batches of the training split, or of sequences of its events.
+    rank_plans: chronological batches of each split: 'train', 'validation',
+      'test'.
+    floors: the systems of `config.eval.compare`, which need no training, by
+      name.
+  """
 
   config: ml_collections.ConfigDict
+  name: str
+  identity: dict[str, Any]
   log: EventLog
-  identity: dict[str, Any]  # what checkpoints remember
-  facets: dict[str, Any]  # who wrote and encoded them, for reports
-  inputs: Inputs  # on the device
-  facet_texts: (
-    np.ndarray | None
-  )  # that stay on the host (engine/resident_texts.py)
-  system: System
+  facets: dict[str, Any]
+  inputs: Inputs
+  facet_texts: np.ndarray | None
   trainer: train.Trainer
   train_plan: batching.BatchPlan
-  rank_plans: dict[str, batching.BatchPlan]  # by split
-  mesh: jax.sharding.Mesh
-  name: str  # in results
-  floors: dict[str, System]  # ranked for comparison, by name
+  rank_plans: dict[str, batching.BatchPlan]
+  floors: dict[str, System]
+
+  @property
+  def system(self) -> System:
+    return self.trainer.system
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    return self.trainer.mesh
 
 
 def system_name(config: ml_collections.ConfigDict) -> str:
@@ -75,7 +100,7 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def prepare(config: ml_collections.ConfigDict) -> Run:
+def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   """Checks the configuration, loads the data and makes the inputs.
 
   Nothing is written into the run folder.
@@ -116,20 +141,18 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
   identity = identity_lib.identity(
     config, log.fingerprint, *facet_bank.identities(config.facets, folder)
   )
-  return Run(
-    config,
-    log,
-    identity,
-    facets,
-    inputs,
-    facet_texts,
-    system,
-    trainer,
-    train_plan,
-    evaluate.split_plans(system, log, config.eval.batch_size),
-    mesh,
-    system_name(config),
-    floors,
+  return PreparedRun(
+    config=config,
+    name=system_name(config),
+    identity=identity,
+    log=log,
+    facets=facets,
+    inputs=inputs,
+    facet_texts=facet_texts,
+    trainer=trainer,
+    train_plan=train_plan,
+    rank_plans=evaluate.split_plans(system, log, config.eval.batch_size),
+    floors=floors,
   )
 
 
@@ -157,7 +180,7 @@ def _on_mesh(function):
 
 
 @_on_mesh
-def initial_state(run: Run) -> TrainState:
+def initial_state(run: PreparedRun) -> TrainState:
   """The state before training, placed on the mesh."""
   return device_mesh.compute_on_mesh(
     run.mesh,
@@ -173,7 +196,7 @@ def initial_state(run: Run) -> TrainState:
 
 @_on_mesh
 def rank_splits(
-  run: Run, state: TrainState, splits: tuple[str, ...], sample: int = 0
+  run: PreparedRun, state: TrainState, splits: tuple[str, ...], sample: int = 0
 ) -> dict[str, tuple[np.ndarray, float]]:
   """Ranks validation, then test, from the end of the training split.
 
@@ -213,7 +236,7 @@ def rank_splits(
   return results
 
 
-def run_floor(run: Run, name: str) -> dict[str, Any]:
+def run_floor(run: PreparedRun, name: str) -> dict[str, Any]:
   """Validation and test figures of a system without training.
 
   Args:
@@ -224,8 +247,8 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
     `{'validation': metrics, 'test': metrics}`.
   """
   system = run.floors[name]
-  floor = run._replace(
-    system=system,
+  floor = dataclasses.replace(
+    run,
     trainer=run.trainer._replace(system=system),
     name=name,
     rank_plans=evaluate.split_plans(
@@ -243,7 +266,7 @@ def run_floor(run: Run, name: str) -> dict[str, Any]:
 
 @_on_mesh
 def train_one_epoch(
-  run: Run, state: TrainState
+  run: PreparedRun, state: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
   """An epoch as the system is fed.
 

@@ -11,14 +11,14 @@ from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import metrics
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.runs import provenance
-from dynllm_jax.runs.prepared import Run
+from dynllm_jax.runs.prepared import PreparedRun
 from dynllm_jax.types import TrainState
 
 say = progress.say
 
 
 def collect(
-  run: Run,
+  run: PreparedRun,
   status: dict[str, Any],
   latest: dict[str, Any],
   state: TrainState,
@@ -108,7 +108,7 @@ def collect(
   }
 
 
-def show(run: Run, results: dict[str, Any]) -> None:
+def show(run: PreparedRun, results: dict[str, Any]) -> None:
   """Prints the tables of `collect`'s results, floors beside the system."""
   log = run.log
   kind = 'simulated log' if log.simulated else 'log'
