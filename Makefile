@@ -23,7 +23,7 @@ format: $(VENV)/.installed
 
 # For between two edits: one system of each kind, and no slow test.
 test-quick: $(VENV)/.installed
-	$(PYTEST) -m 'not slow' --quick
+	$(PYTEST) --quick
 
 # Each contract once for each system, at tiny width.
 test: $(VENV)/.installed

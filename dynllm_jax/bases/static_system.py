@@ -12,7 +12,8 @@ def build(
   """Makes the system; it has no memory but what `propagate` computes.
 
   Args:
-    feed: 'shuffled' or 'sequences'.
+    feed: 'shuffled' or 'sequences'; 'stream' where `embed` reads what a user
+      did lately.
     init: `(key, inputs) -> params`.
     embed: as `System.embed`.
     **hooks: optional fields of `System`.

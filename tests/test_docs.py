@@ -1,0 +1,340 @@
+"""The documents: what they cite is there, and what they tell to do works."""
+
+import ast
+import functools
+import io
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+import tomllib
+
+import pytest
+
+import dynllm_jax
+from dynllm_jax import plugins
+from tests.testing import ROOT
+
+DOCS = [
+  ROOT / 'README.md',
+  ROOT / 'CONTRIBUTING.md',
+  ROOT / 'CHANGELOG.md',
+  *sorted((ROOT / 'docs').glob('*.md')),
+]
+FOLDERS = ('dynllm_jax', 'configs', 'experiments', 'tests', 'docs')
+CODE = sorted(
+  path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py')
+)
+SPEC = ROOT / 'docs' / 'spec.md'
+ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
+CONTRIBUTING = ROOT / 'CONTRIBUTING.md'
+
+_NUMBER = r'\d+(?:\.\d+)?'
+# SPEC 3.3, SPEC 3.3 to 3.9, SPEC 3.2 and 3.3, SPEC 3.6, 8
+_CITATION = re.compile(rf'SPEC\s+({_NUMBER}(?:(?:,| and| to)\s+{_NUMBER})*)')
+_LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
+_PATH = re.compile(rf'(?<![\w./<-])(?:{"|".join(FOLDERS)})/[\w./]*\w')
+_MODULE = re.compile(r'\b(?:dynllm_jax|experiments)(?:\.\w+)+')
+# A file by its name alone, as `temporal.py` or `graph/temporal.py`.
+_FILE = re.compile(r'(?<![\w./<-])(?:\w+/)*[a-z]\w*\.py\b')
+
+
+def ids(paths):
+  return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@functools.cache
+def read(path):
+  return path.read_text(encoding='utf-8')
+
+
+def headings(path):
+  """Titles of a document, those in code blocks left out."""
+  text = re.sub(r'^```.*?^```', '', read(path), flags=re.DOTALL | re.MULTILINE)
+  return re.findall(r'^#+ (.+)$', text, re.MULTILINE)
+
+
+def anchors(path):
+  """What GitHub calls each heading in a link."""
+  plain = [re.sub(r'[^\w\- ]', '', title).lower() for title in headings(path)]
+  return {title.replace(' ', '-') for title in plain}
+
+
+def words_of(path):
+  """A document's text; of code its docstrings and comments."""
+  if path.suffix != '.py':
+    return read(path)
+  tokens = tokenize.generate_tokens(io.StringIO(read(path)).readline)
+  words = [token.string for token in tokens if token.type == tokenize.COMMENT]
+  for node in ast.walk(ast.parse(read(path))):
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+      words.append(ast.get_docstring(node) or '')
+  return '\n'.join(words)
+
+
+# --------------------------------------------------------------- citations
+
+
+def cited(text):
+  return {
+    number
+    for match in _CITATION.finditer(text)
+    for number in re.findall(_NUMBER, match[1])
+  }
+
+
+def sections():
+  found = [re.match(rf'({_NUMBER})\.? ', title) for title in headings(SPEC)]
+  return {match[1] for match in found if match}
+
+
+def test_citations_are_read():
+  assert cited(
+    'SPEC 3.3 to\n3.9, and (SPEC 2). SPEC 3.2 and 3.3; SPEC 6, 8'
+  ) == {*('3.3', '3.9', '2', '3.2', '6', '8')}
+  assert not cited('the SPEC, section 4')
+
+
+@pytest.mark.parametrize('path', CODE + DOCS, ids=ids(CODE + DOCS))
+def test_every_section_cited_is_there(path):
+  assert cited(words_of(path)) <= sections()
+
+
+def test_the_specification_has_the_sections_it_was_first_cited_by():
+  wanted = {'2': 3, '3': 11}
+  assert {
+    *map(str, range(1, 10)),
+    *(f'{s}.{k + 1}' for s, count in wanted.items() for k in range(count)),
+  } <= sections()
+
+
+# ------------------------------------------------------------ links, paths
+
+
+@pytest.mark.parametrize('path', DOCS, ids=ids(DOCS))
+def test_every_link_leads_somewhere(path):
+  for link in _LINK.findall(read(path)):
+    if link.startswith(('http:', 'https:')):
+      continue
+    place, _, anchor = link.partition('#')
+    target = (path.parent / place).resolve() if place else path
+    assert target.exists(), link
+    if anchor:
+      assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize('path', DOCS, ids=ids(DOCS))
+def test_every_path_and_module_named_is_there(path):
+  made = {
+    word
+    for block in shell_blocks(path)
+    for word in block.split()
+    if '/' in word
+  }
+  for name in set(_PATH.findall(read(path))):
+    known = (ROOT / name).exists() or any(name in word for word in made)
+    assert known or '/.venv/' in name, name
+  for name in set(_MODULE.findall(read(path))) - groups():
+    assert is_there(name), name
+
+
+def groups():
+  """Names of entry point groups, which look like modules."""
+  kinds = (
+    plugins.SYSTEMS,
+    plugins.SOURCES,
+    plugins.ENCODERS,
+    plugins.WRITERS,
+  )
+  return {kind.group for kind in kinds}
+
+
+def is_there(name):
+  """Whether a dotted name is a module, or a name that a module has."""
+  parts = name.split('.')
+  for count in range(len(parts), 0, -1):
+    place = ROOT.joinpath(*parts[:count])
+    file = place.with_suffix('.py')
+    if not file.exists() and not place.is_dir():
+      continue
+    file = file if file.exists() else place / '__init__.py'
+    rest = parts[count : count + 1]
+    return not rest or re.search(rf'\b{rest[0]}\b', read(file)) is not None
+  return False
+
+
+@pytest.mark.parametrize('path', CODE + DOCS, ids=ids(CODE + DOCS))
+def test_every_file_named_in_words_is_there(path):
+  files = ids(CODE) + ['dynllm_jax/tests/datasets/test_receipts.py']
+  files += re.findall(r'^`(shop/.+)`:$', read(CONTRIBUTING), re.MULTILINE)
+  for name in set(_FILE.findall(words_of(path))):
+    assert any(f'/{file}'.endswith(f'/{name}') for file in files), name
+
+
+def test_the_changelog_begins_with_the_version():
+  versions = re.findall(r'^## \[([\d.]+)\]', read(ROOT / 'CHANGELOG.md'), re.M)
+  assert versions[0] == dynllm_jax.__version__
+
+
+# ------------------------------------------------------------ architecture
+
+
+def modules():
+  """Every module of the package, as architecture.md names it."""
+  package = ROOT / 'dynllm_jax'
+  paths = [p for p in package.rglob('*.py') if p.name != '__init__.py']
+  return {str(path.relative_to(package)) for path in paths}
+
+
+def test_every_module_stands_in_the_architecture():
+  rows = re.findall(r'^\| `([\w/]+\.py)` \|', read(ARCHITECTURE), re.MULTILINE)
+  assert len(rows) == len(set(rows))
+  assert set(rows) == modules()
+
+
+def test_every_name_in_the_architecture_is_in_its_module():
+  found = re.findall(r'`([\w/]+\.py)`\s((?:`\w+`(?:, )?)+)', read(ARCHITECTURE))
+  assert len(found) > 30
+  for path, listed in found:
+    text = read(ROOT / 'dynllm_jax' / path)
+    for name in re.findall(r'\w+', listed):
+      pattern = rf'^ *(?:def |class )?{name}\b(?=[:( ])'
+      assert re.search(pattern, text, re.M), (path, name)
+
+
+def test_every_room_stands_in_the_architecture_in_order_of_its_floor():
+  from tests import test_structure
+
+  rooms = re.findall(r'^### `(\w+)/`', read(ARCHITECTURE), re.MULTILINE)
+  floors = [
+    name
+    for name in test_structure.FLOORS
+    if (ROOT / 'dynllm_jax' / name / '__init__.py').exists() and name
+  ]
+  assert rooms == floors
+
+
+# ------------------------------------------------------------------- walks
+
+
+def shell_blocks(path):
+  return re.findall(r'^```sh\n(.*?)^```', read(path), re.DOTALL | re.MULTILINE)
+
+
+def section(title):
+  """The part of CONTRIBUTING.md under a heading."""
+  return re.split(r'^### ', read(CONTRIBUTING), flags=re.MULTILINE)[
+    1 + walks().index(title)
+  ]
+
+
+def walks():
+  return re.findall(r'^### (.+)$', read(CONTRIBUTING), re.MULTILINE)
+
+
+def write_files(folder):
+  """Every file that CONTRIBUTING.md shows, `path`: above its block."""
+  blocks = re.findall(
+    r'^`(shop/[^`]+)`:\n\n```\w+\n(.*?)^```',
+    read(CONTRIBUTING),
+    re.DOTALL | re.MULTILINE,
+  )
+  for name, content in blocks:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+  return folder / 'shop'
+
+
+def install(shop):
+  """As pip would make the entry points of shop/pyproject.toml known."""
+  project = tomllib.loads((shop / 'pyproject.toml').read_text())['project']
+  record = shop / f'{project["name"]}-{project["version"]}.dist-info'
+  record.mkdir()
+  (record / 'METADATA').write_text(
+    f'Metadata-Version: 2.1\nName: {project["name"]}\n'
+    f'Version: {project["version"]}\n'
+  )
+  (record / 'entry_points.txt').write_text(
+    '\n'.join(
+      '\n'.join([f'[{group}]', *(f'{k} = {v}' for k, v in entries.items())])
+      for group, entries in project['entry-points'].items()
+    )
+  )
+
+
+@pytest.fixture(name='folder')
+def fixture_folder(tmp_path):
+  """A copy of the checkout, and the files of the walks beside it."""
+  for name in ('dynllm_jax', 'configs', 'tests', 'pyproject.toml'):
+    source, target = ROOT / name, tmp_path / 'dynllm_jax' / name
+    if source.is_dir():
+      shutil.copytree(
+        source, target, ignore=shutil.ignore_patterns('__pycache__')
+      )
+    else:
+      shutil.copy(source, target)
+  write_files(tmp_path)
+  return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('title', walks())
+def test_a_walk_ends_as_it_says(title, folder, tmp_path):
+  commands = re.findall(
+    r'^```sh\n(.*?)^```', section(title), re.DOTALL | re.MULTILINE
+  )
+  assert commands
+  environment = {
+    **os.environ,
+    'PATH': os.pathsep.join(
+      [str(pathlib.Path(sys.executable).parent), os.environ['PATH']]
+    ),
+    'PYTHONPATH': str(folder / 'dynllm_jax'),
+    'XDG_CACHE_HOME': str(tmp_path / 'cache'),
+    'JAX_PLATFORMS': 'cpu',
+  }
+  for block in commands:
+    if 'pip install' in block:
+      install(folder / 'shop')
+      environment['PYTHONPATH'] += os.pathsep + str(folder / 'shop')
+    done = subprocess.run(
+      [
+        'bash',
+        '-euo',
+        'pipefail',
+        '-c',
+        re.sub(r'^pip .*$', '', block, flags=re.M),
+      ],
+      cwd=folder,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert not done.returncode, f'{block}\n{done.stdout}\n{done.stderr}'
+    for line in re.findall(r'-m pytest.*', block):
+      assert re.search(r'[1-9]\d* passed', done.stdout), line
+
+
+def test_the_modules_of_the_walks_keep_the_style(tmp_path):
+  shop = write_files(tmp_path)
+  for arguments in (['check', '--no-cache'], ['format', '--check']):
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'ruff', *arguments),
+        *('--config', str(ROOT / 'pyproject.toml')),
+        *(
+          '--config',
+          'lint.isort.known-first-party = ["dynllm_jax", "my_shop"]',
+        ),
+        str(shop / 'my_shop'),
+      ],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert not done.returncode, done.stdout + done.stderr
