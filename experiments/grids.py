@@ -1,12 +1,15 @@
-"""The declared grids: what tuning may choose from, for each kind of system.
+"""The grid that tuning chooses from, and the budget of a run.
 
 Every learned system has the same four points and the same budget, so that no
-system is tuned longer than another (experiments/overall.py).
+system is tuned for longer than another (experiments/overall.py).
 """
 
 import itertools
+from typing import Any
 
 from dynllm_jax import config as config_lib
+
+Fields = tuple[tuple[str, Any], ...]  # names and values, of the configuration
 
 GRID_EPOCHS = 2
 MAX_EPOCHS = 15
@@ -21,13 +24,13 @@ _LOSSES = (
   (('train.loss', 'softmax'), ('train.num_negatives', 512)),
 )
 # Tuning and training look at the same fixed sample of validation events.
-_COMMON = (
+_COMMON: Fields = (
   ('eval.validation_events', VALIDATION_EVENTS),
   ('eval.compare', '()'),
 )
 
 
-def grid() -> list[tuple[tuple[str, object], ...]]:
+def grid() -> list[Fields]:
   """The points of a learned system's grid, as fields of the configuration."""
   return [
     (('train.learning_rate', rate), *loss)
@@ -35,8 +38,8 @@ def grid() -> list[tuple[tuple[str, object], ...]]:
   ]
 
 
-def tuning_fields(point) -> tuple[tuple[str, object], ...]:
-  """The fields of a short run that is ranked on validation alone."""
+def tuning_fields(point: Fields) -> Fields:
+  """The fields of a short run that is judged by validation alone."""
   return (
     *point,
     *_COMMON,
@@ -45,15 +48,16 @@ def tuning_fields(point) -> tuple[tuple[str, object], ...]:
   )
 
 
-def final_fields(point, epoch_seconds: float) -> tuple[tuple[str, object], ...]:
+def final_fields(point: Fields, epoch_seconds: float) -> Fields:
   """The fields of the run that is tested.
 
   Args:
     point: of the grid.
-    epoch_seconds: of one epoch and its validation, as tuning took.
+    epoch_seconds: what one epoch and its validation took in tuning.
 
   Returns:
-    The fields; as many epochs as MAX_SECONDS allows, MAX_EPOCHS at most.
+    The fields. Epochs are as many as fit into MAX_SECONDS, from GRID_EPOCHS to
+    MAX_EPOCHS.
   """
   epochs = max(GRID_EPOCHS, min(MAX_EPOCHS, int(MAX_SECONDS / epoch_seconds)))
   return (

@@ -4,30 +4,30 @@ r"""Every system on every log: tuned on validation, tested once, one table.
         --logs=online_retail=interactions.csv,items.csv \
         --systems=dynllm,tgn,popularity --seeds=0,1,2
 
-A stopped call goes on where it was: result_rows.py keeps finished rows, and a run
-that was cut off resumes from its checkpoint.
+A call that was stopped goes on where it was: finished rows are kept
+(result_rows.py), and a run that was cut off resumes from its checkpoint.
 """
 
-import functools
 import itertools
 import json
 import pathlib
-import statistics
-import sys
-import tempfile
+from typing import Any
 
 from absl import app
 from absl import flags
 
-from dynllm_jax import config as config_lib
 from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
+from experiments import command_line
 from experiments import grids
-from experiments import pages
+from experiments import overall_results
 from experiments import result_rows
-from experiments import significance
+from experiments import verify
+from experiments.grids import Fields
+from experiments.result_rows import Log
+from experiments.result_rows import Setting
 
 _LOGS = flags.DEFINE_multi_string(
   'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
@@ -38,13 +38,16 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/overall', 'Where run folders are kept.'
 )
 _VERIFY = flags.DEFINE_string(
-  'verify', '', 'A system whose stored rows are computed again and compared.'
+  'verify',
+  '',
+  'A system whose stored rows are computed again and compared; their ranks '
+  'are kept.',
 )
 
 
 def tune(
-  log: result_rows.Log, system: str, seed: int, workdir: pathlib.Path
-) -> tuple[tuple, float]:
+  log: Log, system: str, seed: int, workdir: pathlib.Path
+) -> tuple[Fields, float]:
   """The grid point with the best validation Recall@10 after two epochs.
 
   Args:
@@ -62,48 +65,20 @@ def tune(
   """
   path = log.folder / f'{system}-grid.json'
   origin = result_rows.origin(
-    log, result_rows.Setting(system, grids.tuning_fields(grids.grid()[0]))
+    log, Setting(system, grids.tuning_fields(grids.grid()[0]))
   )
   if not path.exists():
-    points = []
-    for point in grids.grid():
-      setting = result_rows.Setting(system, grids.tuning_fields(point), seed)
-      folder = result_rows.folder_of(workdir, log, f'grid/{setting.key}')
-      try:
-        result_rows.execute(result_rows.command(log, setting, str(folder)))
-      except InputError as error:  # such as a loss that grows without bound
-        points.append({'point': point, 'failed': str(error)})
-        continue
-      epochs = [
-        json.loads(line)
-        for line in (folder / 'metrics.jsonl').read_text().splitlines()
-      ]
-      points.append(
-        {
-          'point': point,
-          'validation_recall@10': max(
-            e['validation_recall@10'] for e in epochs
-          ),
-          # The last epoch compiles nothing.
-          'epoch_seconds': (
-            epochs[-1]['seconds'] + epochs[-1]['validation_seconds']
-          ),
-        }
-      )
-    if all('failed' in point for point in points):
-      raise InputError(
-        f'{system}: no point of the grid can be trained: {points[0]["failed"]}'
-      )
     found = {
       'log': log.name,
       'system': system,
       'seed': seed,
       'origin': origin,
       'commit': provenance.commit(),
-      'points': points,
+      'points': _try_points(log, system, seed, workdir),
     }
     if not path.exists():  # another process may have tuned meanwhile
       atomic.write_atomically(path, json.dumps(found, indent=2) + '\n')
+
   found = json.loads(path.read_text())
   result_rows.check_origin(path, found, origin)
   best = max(
@@ -113,138 +88,54 @@ def tune(
   return tuple(tuple(f) for f in best['point']), best['epoch_seconds']
 
 
-def settings_of(
-  log: result_rows.Log, system: str, seeds: list[int], workdir: pathlib.Path
-) -> list[result_rows.Setting]:
-  """What is tested of a system: the tuned run of every seed."""
-  if not grids.is_learned(system):
-    return [result_rows.Setting(system, (('eval.compare', '()'),))]
-  point, epoch_seconds = tune(log, system, seeds[0], workdir)
-  fields = grids.final_fields(point, epoch_seconds)
-  return [result_rows.Setting(system, fields, seed) for seed in seeds]
+def _try_points(
+  log: Log, system: str, seed: int, workdir: pathlib.Path
+) -> list[dict[str, Any]]:
+  """Trains each point of the grid for two epochs; a record of each."""
+  points = []
+  for point in grids.grid():
+    setting = Setting(system, grids.tuning_fields(point), seed)
+    folder = result_rows.folder_of(workdir, log, f'grid/{setting.key}')
+    try:
+      result_rows.execute(result_rows.command(log, setting, str(folder)))
+    except InputError as error:  # such as a loss that grows without bound
+      points.append({'point': point, 'failed': str(error)})
+      continue
 
-
-def summarize(found: list[dict]) -> dict:
-  """A system's entry of `results/<log>.json` from its rows."""
-  groups = sorted(set().union(*(r['test']['groups'] for r in found)))
-  mean = lambda values: statistics.fmean(values)
-  figures = [k for k in found[0]['test'] if k not in ('groups', 'events')]
-  return {
-    'seeds': [r['seed'] for r in found],
-    'test': {k: mean(r['test'][k] for r in found) for k in figures},
-    'validation': {k: mean(r['validation'][k] for r in found) for k in figures},
-    'spread': {
-      k: statistics.stdev(r['test'][k] for r in found) for k in figures
-    }
-    if len(found) > 1
-    else {},
-    'groups': {
-      g: mean(r['test']['groups'][g].get('recall@10', 0.0) for r in found)
-      for g in groups
-    },
-    'group_events': {
-      g: found[0]['test']['groups'][g]['events'] for g in groups
-    },
-    'train_s': mean(r['train_s'] for r in found),
-    'rank_s': mean(r['test_seconds'] for r in found),
-    'train_events_per_s': mean(r['train_events_per_s'] for r in found),
-    'epochs': [r['epochs'] for r in found],
-    'parameters': found[0]['parameters'],
-    'peak_memory_bytes': max(r['peak_memory_bytes'] for r in found),
-    'fields': found[0]['fields'],
-    'commits': sorted({r['commit'] for r in found}),
-    'commands': [r['command'] for r in found],
-  }
-
-
-def compare(
-  log: result_rows.Log, found: dict[str, list[dict]], systems: dict[str, dict]
-) -> list[dict]:
-  """DynLLM's best variant against the best other system, metric by metric.
-
-  Which are best is decided on validation.
-  """
-  ours = [name for name in systems if name.startswith('dynllm')]
-  others = [name for name in systems if name not in ours]
-  if not ours or not others:
-    return []
-  users = result_rows.test_users(log)
-  comparisons = []
-  for metric in ('recall@10', 'ndcg@10'):
-    best = functools.partial(
-      max, key=lambda name: systems[name]['validation'][metric]
-    )
-    system, rival = best(ours), best(others)
-    values = [
-      significance.gains(result_rows.test_ranks(log, found[name][0]), metric)
-      for name in (system, rival)
-    ]
-    comparisons.append(
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    last = epochs[-1]  # which compiles nothing
+    points.append(
       {
-        'metric': metric,
-        'system': system,
-        'rival': rival,
-        'ratio': (
-          systems[system]['test'][metric] / systems[rival]['test'][metric]
-        ),
-        'p': significance.p_value(*values, users),
+        'point': point,
+        'validation_recall@10': max(e['validation_recall@10'] for e in epochs),
+        'epoch_seconds': last['seconds'] + last['validation_seconds'],
       }
     )
-  return comparisons
-
-
-def write_page(log: result_rows.Log) -> None:
-  """Writes `results/<log>.json`, the page and the chart from finished rows."""
-  users = result_rows.test_users(log)
-  found = result_rows.finished(log)
-  systems = {}
-  for system, some in found.items():
-    systems[system] = summarize(some)
-    systems[system]['interval'] = significance.interval(
-      significance.gains(result_rows.test_ranks(log, some[0]), 'recall@10'),
-      users,
+  if all('failed' in point for point in points):
+    raise InputError(
+      f'{system}: no point of the grid can be trained: {points[0]["failed"]}'
     )
-  row = next(iter(found.values()))[0]
-  shared = {
-    k: row[k]
-    for k in (
-      'source',
-      'simulated',
-      'split',
-      'fingerprint',
-      'facets',
-      'machine',
-    )
-  }
-  batch = config_lib.default().eval.batch_size
-  result = {
-    'log': log.name,
-    **shared,
-    'commit': provenance.commit(),
-    'protocol': (
-      f'Learned systems share a state among {batch} events. Each was tuned '
-      f'on {len(grids.grid())} points of one grid, {grids.GRID_EPOCHS} '
-      'epochs each, by validation Recall@10 of a fixed sample of '
-      f'{grids.VALIDATION_EVENTS:,} events; the best point was trained '
-      f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s '
-      f'with patience {grids.PATIENCE}, and tested once.'
-    ),
-    'systems': systems,
-    'comparisons': compare(log, found, systems),
-  }
-  folder = result_rows.RESULTS
-  atomic.write_atomically(
-    folder / f'{log.name}.json', json.dumps(result, indent=2) + '\n'
-  )
-  atomic.write_atomically(folder / f'{log.name}.md', pages.markdown(result))
-  pages.chart(result, folder / f'{log.name}.svg')
+  return points
 
 
-def verify(log: result_rows.Log, system: str) -> None:
-  """Trains and tests a system's stored rows anew; says how figures differ.
+def settings_of(
+  log: Log, system: str, seeds: list[int], workdir: pathlib.Path
+) -> list[Setting]:
+  """What is tested of a system: the tuned run of every seed."""
+  if not grids.is_learned(system):
+    return [Setting(system, (('eval.compare', '()'),))]
+  point, epoch_seconds = tune(log, system, seeds[0], workdir)
+  fields = grids.final_fields(point, epoch_seconds)
+  return [Setting(system, fields, seed) for seed in seeds]
+
+
+def verify_system(log: Log, system: str) -> None:
+  """Trains and tests a system's stored rows again and compares.
 
   Raises:
-    InputError: if there is no stored row, or it is of another log.
+    InputError: if there is no stored row, or it is of another log, or came out
+      differently.
   """
   found = result_rows.finished(log)
   if system not in found:
@@ -252,60 +143,48 @@ def verify(log: result_rows.Log, system: str) -> None:
       f'--verify: {system!r} has no row in {log.folder}; allowed: '
       f'{", ".join(found)}'
     )
-  for old in found[system]:
-    setting = result_rows.Setting(
-      system, tuple(old['fields'].items()), old['seed']
-    )
-    with tempfile.TemporaryDirectory() as folder:
-      result_rows.execute(result_rows.command(log, setting, folder))
-      new = json.loads(pathlib.Path(folder, 'results.json').read_text())
-    if new['data']['fingerprint'] != old['fingerprint']:
-      raise InputError(
-        f'--logs: the log of {old["key"]} in {log.folder} is another one; '
-        'allowed: the same'
-      )
-    for metric in ('recall@10', 'ndcg@10', 'mrr'):
-      progress.say(
-        f'{log.name} {setting.system} seed {setting.seed} {metric}: stored '
-        f'{old["test"][metric]:.6f}, again {new["test"][metric]:.6f}'
-      )
+  verify.verify(log, found[system])
 
 
 def main(argv: list[str]) -> int:
   """Reads the flags, computes what is missing, writes the pages."""
   del argv
-  try:
-    logs = [result_rows.parse_log('overall', text) for text in _LOGS.value]
-    systems = _SYSTEMS.value or grids.all_systems()
-    seeds = _seeds()
-    for log, system in itertools.product(logs, systems):
-      _check(log, system)
-    failed = []
+  return command_line.exit_status(_run)
+
+
+def _run() -> None:
+  """Does what the flags ask for.
+
+  Raises:
+    InputError: if a flag is wrong, before any work, or at the end if systems
+      have failed.
+  """
+  logs = [result_rows.parse_log('overall', text) for text in _LOGS.value]
+  systems = _SYSTEMS.value or grids.all_systems()
+  seeds = _seeds()
+  for log, system in itertools.product(logs, systems):
+    _check(log, system)
+  if _VERIFY.value:
     for log in logs:
-      if _VERIFY.value:
-        verify(log, _VERIFY.value)
-        continue
-      for system in systems:
-        try:
-          for setting in settings_of(
-            log, system, seeds, pathlib.Path(_WORKDIR.value)
-          ):
-            result_rows.run(log, setting, pathlib.Path(_WORKDIR.value))
-        except InputError as error:  # the others go on
-          progress.say(f'{log.name} {system} failed: {error}')
-          failed.append(f'{system} on {log.name}: {error}')
-          continue
-        write_page(log)
-    if failed:
-      raise InputError('; '.join(failed))
-  except InputError as error:
-    print('error:', ' '.join(str(error).split()), file=sys.stderr)
-    return 2
-  return 0
+      verify_system(log, _VERIFY.value)
+    return
+
+  workdir, failed = pathlib.Path(_WORKDIR.value), []
+  for log, system in itertools.product(logs, systems):
+    try:
+      for setting in settings_of(log, system, seeds, workdir):
+        result_rows.run(log, setting, workdir)
+    except InputError as error:  # the others go on
+      progress.say(f'{log.name} {system} failed: {error}')
+      failed.append(f'{system} on {log.name}: {error}')
+      continue
+    overall_results.write_page(log)
+  if failed:
+    raise InputError('; '.join(failed))
 
 
-def _seeds():
-  """The seeds that were asked for, distinct."""
+def _seeds() -> list[int]:
+  """The seeds that were asked for, which must differ."""
   seeds = [int(seed) for seed in _SEEDS.value if seed.isdecimal()]
   if not seeds or len(set(seeds)) < len(_SEEDS.value):
     raise InputError(
@@ -315,7 +194,7 @@ def _seeds():
   return seeds
 
 
-def _check(log, system):
+def _check(log: Log, system: str) -> None:
   """Stops before any work where a system cannot be in the table."""
   ks = log.config(system).eval.ks
   if not set(ks) >= {10, 20, 30}:

@@ -1,14 +1,13 @@
 """Rows: one finished run of one system on one log, and where it is kept.
 
     experiments/results/rows/<experiment>/<log>/
-        <system>-<key>.json   figures, command, commit
-        <system>-<key>.npz    ranks of test events
-        test_users.npz        whose events they are
+        <system>-<key>.json   figures, command, commit, check sums
+        <system>-<key>.npz    ranks of test events, not in git (rank_arrays.py)
 
-A row appears whole or not at all; a row that is there is never computed
-again, and is refused where configuration or data are not those that it was
-made with. Runs are commands of `dynllm_jax.main` in processes of their own, so
-that each row can be repeated by hand.
+A row appears whole or not at all. A row that is there is never computed again,
+and is refused where the configuration or the data are not those that it was
+made with. Every run is a command of `dynllm_jax.main` in a process of its own,
+so that each row can be repeated by hand.
 """
 
 import dataclasses
@@ -23,15 +22,22 @@ import sys
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
+from experiments import rank_arrays
+from experiments import significance
+from experiments.grids import Fields
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
+INTERVAL = 'recall@10_interval'  # 95 %, of the test events
+
+Row = dict[str, Any]  # the content of a row's .json
+
+# Of a run's results.json.
 _KEPT = (
   'validation',
   'test',
@@ -69,12 +75,17 @@ class Log:
     """Where the finished rows are."""
     return RESULTS / 'rows' / self.experiment / self.name
 
+  @property
+  def paths(self) -> list[str]:
+    """The data's files that are named."""
+    return [path for path in (self.events, self.items) if path]
+
   def config(self, system: str) -> ml_collections.ConfigDict:
     """The configuration of a system before anything is overridden."""
     return runpy.run_path(f'configs/{self.name}.py')['get_config'](system)
 
   def flags(self) -> list[str]:
-    """The command line's part that names the data."""
+    """The flags of a run that name the data."""
     paths = {'events': self.events, 'items': self.items}
     return [f'--config.data.{k}={v}' for k, v in paths.items() if v]
 
@@ -92,10 +103,12 @@ def parse_log(experiment: str, text: str) -> Log:
     raise InputError(
       f'--logs: no configs/{name}.py; allowed: {", ".join(known)}'
     )
-  for path in filter(None, (events, items)):
+
+  log = Log(experiment, name, events, items)
+  for path in log.paths:
     if not os.path.isfile(path):
       raise InputError(f'--logs: {path!r} of {name} is no file')
-  return Log(experiment, name, events, items)
+  return log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +116,11 @@ class Setting:
   """What is run: a system, fields of the configuration, a seed."""
 
   system: str
-  fields: tuple[tuple[str, Any], ...] = ()
+  fields: Fields = ()
   seed: int = 0
 
   def flags(self) -> list[str]:
-    """The command line's part that differs from the config file."""
+    """The flags of a run that differ from the config file."""
     return [f'--config.{k}={v}' for k, v in (*self.fields, ('seed', self.seed))]
 
   @property
@@ -118,8 +131,13 @@ class Setting:
     return f'{self.system}-{digest[:12]}'
 
 
+def setting_of(row: Row) -> Setting:
+  """The setting that a stored row was made with."""
+  return Setting(row['system'], tuple(row['fields'].items()), row['seed'])
+
+
 def origin(log: Log, setting: Setting) -> dict[str, Any]:
-  """What a row is made with beside its setting.
+  """The files and the configuration that a row is made from.
 
   Args:
     log: the log.
@@ -130,9 +148,10 @@ def origin(log: Log, setting: Setting) -> dict[str, Any]:
     that the setting leaves as they are, by full name.
   """
   digest = hashlib.sha256()
-  for path in filter(None, (log.events, log.items)):
+  for path in log.paths:
     with open(path, 'rb') as file:
       digest.update(hashlib.file_digest(file, 'sha256').digest())
+
   own = {f'config.{name}' for name in (*dict(setting.fields), 'seed')}
   config = {
     name: value
@@ -145,14 +164,13 @@ def origin(log: Log, setting: Setting) -> dict[str, Any]:
 def check_origin(
   path: pathlib.Path, stored: dict[str, Any], current: dict[str, Any]
 ) -> None:
-  """Stops where what is stored was made with something else.
+  """Refuses a stored result that was made from something else.
 
   Args:
-    path: of what is stored.
-    stored: what is stored; a field that it does not have is not compared, so
-      that a new field, which is off where nothing says otherwise, leaves old
-      rows as they are.
-    current: of `origin`.
+    path: of the stored result.
+    stored: the result. A field that it does not have is not compared: a new
+      field is off unless it is set, so it leaves old rows as they are.
+    current: what `origin` returns now.
 
   Raises:
     InputError: naming the first difference.
@@ -173,7 +191,11 @@ def check_origin(
 
 
 def folder_of(workdir: pathlib.Path, log: Log, name: str) -> pathlib.Path:
-  """Where a run is kept: what another commit has begun is not gone on with."""
+  """The run folder of a setting.
+
+  Every commit has run folders of its own, so that no run goes on with what
+  other code has begun.
+  """
   return workdir / provenance.commit().replace(' ', '_') / log.name / name
 
 
@@ -190,7 +212,7 @@ def command(log: Log, setting: Setting, workdir: str) -> list[str]:
   ]
 
 
-def read(log: Log, setting: Setting) -> dict[str, Any] | None:
+def read(log: Log, setting: Setting) -> Row | None:
   """The finished row of a setting, None where there is none.
 
   Raises:
@@ -204,44 +226,57 @@ def read(log: Log, setting: Setting) -> dict[str, Any] | None:
   return row
 
 
-def finished(log: Log) -> dict[str, list[dict[str, Any]]]:
+def read_all(log: Log) -> list[Row]:
+  """All finished rows of a log, in the order of their keys."""
+  rows = [
+    json.loads(path.read_text()) for path in sorted(log.folder.glob('*.json'))
+  ]
+  return [row for row in rows if 'test' in row]  # the others are of tuning
+
+
+def finished(log: Log) -> dict[str, list[Row]]:
   """All finished rows, by system, in the order of their seeds.
 
   Raises:
-    InputError: if a system has two rows of one seed or of other fields, or two
-      rows are of other logs, facets or protocols.
+    InputError: if the rows cannot stand in one table: if a system has two rows
+      of one seed or of different fields, or two rows are of different logs,
+      facets or protocols.
   """
-  found = {}
-  for path in sorted(log.folder.glob('*.json')):
-    row = json.loads(path.read_text())
-    if 'test' in row:
-      found.setdefault(row['system'], []).append(row)
+  rows = read_all(log)
+  found: dict[str, list[Row]] = {}
+  for row in rows:
+    found.setdefault(row['system'], []).append(row)
   for system, some in found.items():
     some.sort(key=lambda row: row['seed'])
-    keys, seeds = [[row[k] for row in some] for k in ('key', 'seed')]
-    if len(set(seeds)) < len(seeds):
-      raise InputError(
-        f'{log.folder}: {system} has two rows of one seed, {seeds} of '
-        f'{keys}; allowed: one, of the tuned setting'
-      )
-    if any(row['fields'] != some[0]['fields'] for row in some):
-      raise InputError(
-        f'{log.folder}: the rows {keys} of {system} have other fields each; '
-        'allowed: the same for all seeds'
-      )
-  every = [row for some in found.values() for row in some]
-  for row in every:
+    _check_seeds(log, system, some)
+
+  for row in rows:
     for name, value in _shared(row).items():
-      if value != _shared(every[0])[name]:
+      if value != _shared(rows[0])[name]:
         raise InputError(
-          f'{log.folder}: {row["key"]} and {every[0]["key"]} differ in '
-          f'{name}, {value!r} and {_shared(every[0])[name]!r}; allowed: rows '
+          f'{log.folder}: {row["key"]} and {rows[0]["key"]} differ in '
+          f'{name}, {value!r} and {_shared(rows[0])[name]!r}; allowed: rows '
           'that can stand in one table'
         )
   return found
 
 
-def _shared(row):
+def _check_seeds(log: Log, system: str, rows: list[Row]) -> None:
+  """Stops unless a system's rows differ in their seeds and in nothing else."""
+  keys, seeds = [[row[name] for row in rows] for name in ('key', 'seed')]
+  if len(set(seeds)) < len(seeds):
+    raise InputError(
+      f'{log.folder}: {system} has two rows of one seed, {seeds} of '
+      f'{keys}; allowed: one, of the tuned setting'
+    )
+  if any(row['fields'] != rows[0]['fields'] for row in rows):
+    raise InputError(
+      f'{log.folder}: the rows {keys} of {system} have other fields each; '
+      'allowed: the same for all seeds'
+    )
+
+
+def _shared(row: Row) -> dict[str, Any]:
   """What all rows of a table have in common."""
   evaluation = row['evaluation']
   return {
@@ -250,7 +285,7 @@ def _shared(row):
   }
 
 
-def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
+def run(log: Log, setting: Setting, workdir: pathlib.Path) -> Row:
   """Computes a row, or reads it where it is finished.
 
   Args:
@@ -270,8 +305,31 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
   folder = folder_of(workdir, log, setting.key)
   line = command(log, setting, str(folder))
   execute(line)
-  results = json.loads((folder / 'results.json').read_text())
+
+  arrays = rank_arrays.of_run(folder)
   row = {
+    **_described(log, setting, line),
+    'config_hash': hashlib.sha256(
+      (folder / 'config.json').read_bytes()
+    ).hexdigest()[:12],
+    **_figures(json.loads((folder / 'results.json').read_text())),
+    INTERVAL: list(
+      significance.interval(
+        significance.gains(arrays.ranks, 'recall@10'), arrays.users
+      )
+    ),
+    'arrays_sha256': arrays.check_sums(),
+  }
+
+  # The row comes last: where it is, its ranks were written.
+  rank_arrays.write(log.folder, setting.key, arrays)
+  run_folder.RunFolder(str(log.folder)).write_json(f'{setting.key}.json', row)
+  return row
+
+
+def _described(log: Log, setting: Setting, line: list[str]) -> Row:
+  """The part of a row that is known before its run."""
+  return {
     'key': setting.key,
     'log': log.name,
     'system': setting.system,
@@ -279,40 +337,30 @@ def run(log: Log, setting: Setting, workdir: pathlib.Path) -> dict[str, Any]:
     'fields': dict(setting.fields),
     'origin': origin(log, setting),
     'command': _public(line, log),
-    'config_hash': hashlib.sha256(
-      (folder / 'config.json').read_bytes()
-    ).hexdigest()[:12],
-    'source': results['data']['source'],
-    'simulated': results['data']['simulated'],
-    'split': [
-      results['data'][f'{s}_events'] for s in ('train', 'validation', 'test')
-    ],
-    'fingerprint': results['data']['fingerprint'],
+  }
+
+
+def _figures(results: dict[str, Any]) -> Row:
+  """The part of a row that is read from its run's results.json."""
+  data = results['data']
+  return {
+    'source': data['source'],
+    'simulated': data['simulated'],
+    'split': [data[f'{s}_events'] for s in ('train', 'validation', 'test')],
+    'fingerprint': data['fingerprint'],
     'facets': {k: results['facets'][k] for k in ('writer', 'encoder')},
     'train_s': results['train_seconds_per_epoch'] * results['epochs'],
     **{k: results[k] for k in _KEPT},
   }
-  with np.load(folder / 'ranks.npz') as ranks:
-    test, users = ranks['test'], ranks['test_users']
-  # Halves are ties; 65535 stands for all that is further down.
-  doubled = np.minimum(test * 2, 65_535).astype(np.uint16)
-  files = run_folder.RunFolder(str(log.folder))
-  files.write_arrays('test_users.npz', {'users': users})
-  files.write_arrays(f'{setting.key}.npz', {'doubled_ranks': doubled})
-  files.write_json(f'{setting.key}.json', row)
-  return row
 
 
-def test_ranks(log: Log, row: dict[str, Any]) -> np.ndarray:
-  """f64[test events] ranks of a finished row, in the order of the log."""
-  with np.load(log.folder / f'{row["key"]}.npz') as stored:
-    return stored['doubled_ranks'].astype(np.float64) / 2
+def read_arrays(log: Log, row: Row) -> rank_arrays.RankArrays | None:
+  """The ranks of a finished row, None where they are not on this machine.
 
-
-def test_users(log: Log) -> np.ndarray:
-  """i32[test events], who each rank is of."""
-  with np.load(log.folder / 'test_users.npz') as stored:
-    return stored['users']
+  Raises:
+    InputError: if they are not those that the row was made with.
+  """
+  return rank_arrays.read(log.folder, row['key'], row['arrays_sha256'])
 
 
 def execute(line: list[str]) -> None:
@@ -331,8 +379,7 @@ def execute(line: list[str]) -> None:
 def _public(line: list[str], log: Log) -> str:
   """The command without this machine's paths."""
   names = {sys.executable: 'python'}
-  for path in filter(None, (log.events, log.items)):
-    names[path] = os.path.basename(path)
+  names.update({path: os.path.basename(path) for path in log.paths})
   text = shlex.join(line[:-1])
   for path, name in names.items():
     text = text.replace(path, name)

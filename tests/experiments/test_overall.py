@@ -1,5 +1,6 @@
 """The experiments' commands, on the small simulated log."""
 
+import functools
 import json
 import os
 import shutil
@@ -9,12 +10,17 @@ import sys
 import numpy as np
 import pytest
 
+from dynllm_jax.types import InputError
 from experiments import grids
+from experiments import overall_page
+from experiments import overall_results
+from experiments import rank_arrays
+from experiments import result_rows
 from tests.testing import ROOT
 
 
-def overall(home, *args, expect=0):
-  """Runs the command in a copy of the experiments and configs."""
+def command(home, name, *args, expect=0):
+  """Runs a command in a copy of the experiments and configs."""
   environment = {
     **os.environ,
     'XDG_CACHE_HOME': str(home / 'cache'),
@@ -22,7 +28,7 @@ def overall(home, *args, expect=0):
     'PYTHONPATH': f'{home}{os.pathsep}{ROOT}',
   }
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.overall', '--logs=demo', *args],
+    [sys.executable, '-m', f'experiments.{name}', '--logs=demo', *args],
     cwd=home,
     env=environment,
     capture_output=True,
@@ -35,13 +41,14 @@ def overall(home, *args, expect=0):
 
 
 def test_rows_pages_and_going_on(tmp_path):
+  overall = functools.partial(command, tmp_path, 'overall')
   for part in ('experiments', 'configs'):
     shutil.copytree(
       ROOT / part,
       tmp_path / part,
       ignore=shutil.ignore_patterns('results', '__pycache__'),
     )
-  overall(tmp_path, '--systems=popularity,repeat')
+  overall('--systems=popularity,repeat')
   results = tmp_path / 'experiments' / 'results'
   table = json.loads((results / 'demo.json').read_text())
   assert table['log'] == 'demo' and table['simulated'] is True
@@ -52,21 +59,88 @@ def test_rows_pages_and_going_on(tmp_path):
   page = (results / 'demo.md').read_text()
   assert 'Simulated log' in page and 'rule-written' in page
   assert (results / 'demo.svg').read_text().startswith('<?xml')
-  ranks = sorted((results / 'rows' / 'overall' / 'demo').glob('repeat-*.npz'))
-  with np.load(ranks[0]) as stored:
+  (ranks,) = (results / 'rows' / 'overall' / 'demo').glob('repeat-*.npz')
+  with np.load(ranks) as stored:
     share = np.mean(stored['doubled_ranks'] <= 2 * 10)
   assert share == entry['test']['recall@10']
-  # A finished row is not computed again; a new system joins the page.
-  again = overall(tmp_path, '--systems=popularity')
+
+  # A finished row is not computed again, whether its ranks are there or not;
+  # a new system joins the page.
+  content = ranks.read_bytes()
+  ranks.unlink()
+  again = overall('--systems=popularity')
   assert '$ ' not in again.stdout
-  assert 'no row' in overall(tmp_path, '--verify=transitions', expect=2).stderr
+  assert json.loads((results / 'demo.json').read_text()) == table
+
+  for name in ('overall', 'verify'):
+    flag = {'overall': '--verify=repeat', 'verify': '--rows='}[name]
+    same = command(tmp_path, name, flag).stdout
+    stored, new = same.split('mrr: stored ')[1].split()[:2]
+    assert stored == f'{new},' or new == 'again'
+    assert same.endswith('test events: the same\n')
+    assert ranks.read_bytes() == content
+    ranks.unlink()
+
+  (row,) = ranks.parent.glob('repeat-*.json')
+  text = row.read_text()
+  row.write_text(text.replace('"doubled_ranks": "', '"doubled_ranks": "0'))
+  assert 'came out different' in overall('--verify=repeat', expect=2).stderr
+  assert not ranks.exists()
+
+  assert 'no row' in overall('--verify=transitions', expect=2).stderr
   for bad, word in (('--systems=repeat,foo', 'foo'), ('--seeds=a', '--seeds')):
-    assert word in overall(tmp_path, bad, expect=2).stderr
-  same = overall(tmp_path, '--verify=popularity').stdout
-  stored, new = (
-    same.strip().splitlines()[-1].split('stored ')[1].split(', again ')
+    assert word in overall(bad, expect=2).stderr
+
+
+def test_ranks_that_are_not_those_of_the_row_are_refused(tmp_path):
+  arrays = rank_arrays.RankArrays(
+    np.array([2, 5, 65_535], np.uint16), np.array([7, 7, 8], np.int32)
   )
-  assert stored == new
+  sums = arrays.check_sums()
+  assert rank_arrays.read(tmp_path, 'k', sums) is None
+  rank_arrays.write(tmp_path, 'k', arrays)
+  found = rank_arrays.read(tmp_path, 'k', sums)
+  np.testing.assert_array_equal(found.ranks, [1, 2.5, 32_767.5])
+  np.testing.assert_array_equal(found.users, arrays.users)
+  for name in sums:
+    with pytest.raises(InputError, match='check sums differ'):
+      rank_arrays.read(tmp_path, 'k', {**sums, name: '0'})
+
+
+def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
+  log = result_rows.Log('overall', 'demo')
+  found, rng = {}, np.random.default_rng(0)
+  for system in ('dynllm', 'tgn'):
+    arrays = rank_arrays.RankArrays(
+      rng.integers(2, 60, 200).astype(np.uint16),
+      np.repeat(np.arange(20, dtype=np.int32), 10),
+    )
+    rank_arrays.write(log.folder, system, arrays)
+    found[system] = [{'key': system, 'arrays_sha256': arrays.check_sums()}]
+  figures = {'recall@10': 0.3, 'ndcg@10': 0.2}
+  systems = {s: {'test': figures, 'validation': figures} for s in found}
+
+  whole = overall_results.compare(log, found, systems, [])
+  assert [c['metric'] for c in whole] == list(figures)
+  assert all(0 < c['p'] <= 1 and c['rows'] == list(found) for c in whole)
+  page = '\n'.join(
+    overall_page.comparisons({'log': 'demo', 'comparisons': whole})
+  )
+  assert f'{whole[0]["p"]:.3f}' in page and 'needs ranks' not in page
+
+  (log.folder / 'tgn.npz').unlink()
+  assert overall_results.compare(log, found, systems, whole) == whole
+  for other in ([], [{**c, 'rows': ['dynllm', 'another']} for c in whole]):
+    without = overall_results.compare(log, found, systems, other)
+    assert [c['p'] for c in without] == [None, None]
+  page = '\n'.join(
+    overall_page.comparisons({'log': 'demo', 'comparisons': without})
+  )
+  assert page.count('| needs ranks |') == 2
+  assert '--logs=demo=EVENTS,ITEMS --rows=dynllm,tgn' in page
 
 
 def test_every_point_of_the_grid_is_a_field_of_the_configuration():
@@ -111,9 +185,6 @@ def test_encoders_are_compared_with_and_without_facets():
 
 
 def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
-  from dynllm_jax.types import InputError
-  from experiments import result_rows
-
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
   (tmp_path / 'a.csv').write_text('user_id,item_id,timestamp\n')
@@ -146,9 +217,6 @@ def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
 
 
 def test_rows_that_cannot_stand_in_one_table_are_refused(tmp_path, monkeypatch):
-  from dynllm_jax.types import InputError
-  from experiments import result_rows
-
   monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
   log = result_rows.Log('overall', 'demo')
   log.folder.mkdir(parents=True)
@@ -196,7 +264,6 @@ def test_a_configured_value_is_not_run_twice():
 
 
 def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
-  from experiments import result_rows
   from experiments import studies
 
   monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)

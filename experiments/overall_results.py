@@ -1,0 +1,161 @@
+"""What the rows of a log say together: figures, intervals, significance."""
+
+import json
+import statistics
+from typing import Any
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.runs import provenance
+from dynllm_jax.storage import atomic
+from experiments import grids
+from experiments import overall_page
+from experiments import result_rows
+from experiments import significance
+from experiments.result_rows import Log
+from experiments.result_rows import Row
+
+
+def summarize(rows: list[Row]) -> dict[str, Any]:
+  """A system's entry of `results/<log>.json` from its rows, a row a seed."""
+  first = rows[0]
+  figures = [k for k in first['test'] if k not in ('groups', 'events')]
+  groups = sorted(set().union(*(r['test']['groups'] for r in rows)))
+
+  def mean_of(name: str) -> float:
+    return statistics.fmean(r[name] for r in rows)
+
+  def means(split: str) -> dict[str, float]:
+    return {k: statistics.fmean(r[split][k] for r in rows) for k in figures}
+
+  spread = {}
+  if len(rows) > 1:
+    spread = {k: statistics.stdev(r['test'][k] for r in rows) for k in figures}
+  return {
+    'seeds': [r['seed'] for r in rows],
+    'test': means('test'),
+    'validation': means('validation'),
+    'spread': spread,
+    'groups': {
+      g: statistics.fmean(
+        r['test']['groups'][g].get('recall@10', 0.0) for r in rows
+      )
+      for g in groups
+    },
+    'group_events': {g: first['test']['groups'][g]['events'] for g in groups},
+    'train_s': mean_of('train_s'),
+    'rank_s': mean_of('test_seconds'),
+    'train_events_per_s': mean_of('train_events_per_s'),
+    'epochs': [r['epochs'] for r in rows],
+    'parameters': first['parameters'],
+    'peak_memory_bytes': max(r['peak_memory_bytes'] for r in rows),
+    'fields': first['fields'],
+    'commits': sorted({r['commit'] for r in rows}),
+    'commands': [r['command'] for r in rows],
+    'interval': first[result_rows.INTERVAL],
+  }
+
+
+def compare(
+  log: Log,
+  found: dict[str, list[Row]],
+  systems: dict[str, dict[str, Any]],
+  stored: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+  """Compares DynLLM's best variant with the best other system, by metric.
+
+  Which are best is decided on validation.
+
+  Args:
+    log: the log.
+    found: the finished rows, by system.
+    systems: an entry of `summarize` each.
+    stored: the comparisons of the page that is there. Where the ranks of a
+      comparison's rows are not on this machine, its p is taken from them.
+
+  Returns:
+    A comparison a metric; its `p` is None where it is not known.
+  """
+  ours = [name for name in systems if name.startswith('dynllm')]
+  others = [name for name in systems if name not in ours]
+  if not ours or not others:
+    return []
+
+  known = {(c['metric'], *c.get('rows', ())): c['p'] for c in stored}
+  comparisons = []
+  for metric in ('recall@10', 'ndcg@10'):
+    system, rival = (
+      max(names, key=lambda name: systems[name]['validation'][metric])
+      for names in (ours, others)
+    )
+    rows = [found[system][0], found[rival][0]]
+    keys = [row['key'] for row in rows]
+    p = _p_value(log, rows, metric)
+    comparisons.append(
+      {
+        'metric': metric,
+        'system': system,
+        'rival': rival,
+        'ratio': (
+          systems[system]['test'][metric] / systems[rival]['test'][metric]
+        ),
+        'p': known.get((metric, *keys)) if p is None else p,
+        'rows': keys,
+      }
+    )
+  return comparisons
+
+
+def _p_value(log: Log, rows: list[Row], metric: str) -> float | None:
+  """p of two rows; None where the ranks of one are not on this machine."""
+  arrays = [result_rows.read_arrays(log, row) for row in rows]
+  if any(a is None for a in arrays):
+    return None
+  gains = [significance.gains(a.ranks, metric) for a in arrays]
+  return significance.p_value(*gains, arrays[0].users)
+
+
+def write_page(log: Log) -> None:
+  """Writes `results/<log>.json`, the page and the chart from finished rows."""
+  found = result_rows.finished(log)
+  systems = {system: summarize(rows) for system, rows in found.items()}
+  path = result_rows.RESULTS / f'{log.name}.json'
+  stored = json.loads(path.read_text()) if path.exists() else {}
+
+  first = next(iter(found.values()))[0]
+  result = {
+    'log': log.name,
+    **{
+      name: first[name]
+      for name in (
+        'source',
+        'simulated',
+        'split',
+        'fingerprint',
+        'facets',
+        'machine',
+      )
+    },
+    'commit': provenance.commit(),
+    'protocol': _protocol(),
+    'systems': systems,
+    'comparisons': compare(log, found, systems, stored.get('comparisons', [])),
+  }
+
+  atomic.write_atomically(path, json.dumps(result, indent=2) + '\n')
+  atomic.write_atomically(
+    path.with_suffix('.md'), overall_page.markdown(result)
+  )
+  overall_page.chart(result, path.with_suffix('.svg'))
+
+
+def _protocol() -> str:
+  """How every learned system was tuned, trained and tested, in words."""
+  batch = config_lib.default().eval.batch_size
+  return (
+    f'A learned system ranks {batch} events at a time from the same state. '
+    f'Each was tuned on the {len(grids.grid())} points of one grid, '
+    f'{grids.GRID_EPOCHS} epochs each, by validation Recall@10 on a fixed '
+    f'sample of {grids.VALIDATION_EVENTS:,} events. The best point was trained '
+    f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s with '
+    f'patience {grids.PATIENCE}, and tested once.'
+  )

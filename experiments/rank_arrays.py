@@ -1,0 +1,95 @@
+"""The rank of every test event of a row: kept beside the row, not in git.
+
+    experiments/results/rows/<experiment>/<log>/<system>-<key>.npz
+
+Significance needs the ranks of single events. They are large and can be made
+again, so a clone does not have them: a row's .json has their check sums, and
+`python -m experiments.verify` trains and tests the row again, compares, and
+puts the arrays back.
+"""
+
+import hashlib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from dynllm_jax.runs import run_folder
+from dynllm_jax.types import InputError
+
+# A rank is stored doubled, since ties have halves; the largest number stands
+# for every rank from there on.
+_LARGEST = 65_535
+
+
+class RankArrays(NamedTuple):
+  """What a row keeps of every test event, in the order of the log."""
+
+  doubled_ranks: np.ndarray  # u16[test events]
+  users: np.ndarray  # i32[test events]
+
+  @property
+  def ranks(self) -> np.ndarray:
+    """f64[test events], from 1."""
+    return self.doubled_ranks.astype(np.float64) / 2
+
+  def check_sums(self) -> dict[str, str]:
+    """SHA-256 of the bytes of each array, little-endian, by its name.
+
+    The arrays are hashed and not the file, whose bytes depend on the
+    compressor.
+    """
+    return {
+      name: hashlib.sha256(
+        array.astype(array.dtype.newbyteorder('<')).tobytes()
+      ).hexdigest()
+      for name, array in self._asdict().items()
+    }
+
+
+def of_run(folder: pathlib.Path) -> RankArrays:
+  """The arrays of a finished run of `dynllm_jax.main`, from its run folder."""
+  with np.load(folder / 'ranks.npz') as stored:
+    doubled = np.minimum(stored['test'] * 2, _LARGEST)
+    return RankArrays(
+      doubled.astype(np.uint16), stored['test_users'].astype(np.int32)
+    )
+
+
+def write(folder: pathlib.Path, key: str, arrays: RankArrays) -> None:
+  """Keeps a row's arrays beside its .json.
+
+  Args:
+    folder: of the log's rows.
+    key: of the row.
+    arrays: of its run.
+  """
+  run_folder.RunFolder(str(folder)).write_arrays(f'{key}.npz', arrays._asdict())
+
+
+def read(
+  folder: pathlib.Path, key: str, check_sums: dict[str, str]
+) -> RankArrays | None:
+  """The arrays of a row, None where they are not on this machine.
+
+  Args:
+    folder: of the log's rows.
+    key: of the row.
+    check_sums: as the row's .json has them.
+
+  Raises:
+    InputError: if the arrays are not those that the row was made with.
+  """
+  path = folder / f'{key}.npz'
+  if not path.exists():
+    return None
+  with np.load(path) as stored:
+    arrays = RankArrays(**stored)
+
+  if arrays.check_sums() != check_sums:
+    raise InputError(
+      f'{path}: the ranks are not those of {key}.json, whose check sums '
+      'differ; allowed: to remove the file, and to make it again with '
+      'experiments.verify'
+    )
+  return arrays
