@@ -5,24 +5,25 @@ r"""What each part of DynLLM adds: one run without it, or with another choice.
 """
 
 import pathlib
-import sys
 
 from absl import app
 from absl import flags
 
 from dynllm_jax.types import FACETS
-from dynllm_jax.types import InputError
+from experiments import command_line
 from experiments import result_rows
 from experiments import studies
 
 _LOGS = flags.DEFINE_multi_string(
   'logs', None, 'NAME or NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
 )
-_SYSTEM = flags.DEFINE_string('system', 'dynllm+text', 'What is taken apart.')
-_EPOCHS = flags.DEFINE_integer('epochs', 4, 'Epochs of each run at most.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
+_SYSTEM = flags.DEFINE_string(
+  'system', 'dynllm+text', 'Whose parts are left out.'
+)
+_EPOCHS = flags.DEFINE_integer('epochs', 4, 'Most epochs of a run.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of each run.')
 _MAIN_ONLY = flags.DEFINE_bool(
-  'main_only', False, 'The five main ablations alone.'
+  'main_only', False, 'Only the five main ablations.'
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/ablation', 'Where run folders are kept.'
@@ -65,23 +66,22 @@ OTHERS: studies.Changes = {
 def main(argv: list[str]) -> int:
   """Reads the flags, runs what is missing, writes the pages."""
   del argv
+  study = studies.Study(
+    'Ablation',
+    _SYSTEM.value,
+    epochs=_EPOCHS.value,
+    seed=_SEED.value,
+    workdir=pathlib.Path(_WORKDIR.value),
+  )
   changes = MAIN if _MAIN_ONLY.value else {**MAIN, **OTHERS}
-  try:
+
+  def work() -> None:
     for text in _LOGS.value:
       log = result_rows.parse_log('ablation', text)
-      records = studies.run(
-        log,
-        _SYSTEM.value,
-        changes,
-        _EPOCHS.value,
-        _SEED.value,
-        pathlib.Path(_WORKDIR.value),
-      )
-      studies.write_page(log, 'Ablation', _EPOCHS.value, records)
-  except InputError as error:
-    print('error:', ' '.join(str(error).split()), file=sys.stderr)
-    return 2
-  return 0
+      records = studies.run(log, study, changes)
+      studies.write_page(log, study, records)
+
+  return command_line.exit_status(work)
 
 
 if __name__ == '__main__':

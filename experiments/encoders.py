@@ -1,21 +1,20 @@
-r"""What the texts' encoder adds: one system, two encoders.
+r"""What another encoder of texts adds: one system, two encoders.
 
     python -m experiments.encoders --model=DIR \
         --logs=amazon_beauty=interactions.csv,items.csv
 
 DIR is a sentence encoder of Hugging Face transformers; the commands on the
-page name it as given here.
+page name it as it is given here.
 """
 
 import os
 import pathlib
-import sys
 
 from absl import app
 from absl import flags
 
 from dynllm_jax.types import FACETS
-from dynllm_jax.types import InputError
+from experiments import command_line
 from experiments import result_rows
 from experiments import studies
 
@@ -24,23 +23,23 @@ _LOGS = flags.DEFINE_multi_string(
 )
 _MODEL = flags.DEFINE_string('model', None, 'Directory of the encoder.')
 _SYSTEM = flags.DEFINE_string(
-  'system', 'dynllm+text', 'Whose texts are encoded.'
+  'system', 'dynllm+text', 'Which system reads the texts.'
 )
-_EPOCHS = flags.DEFINE_integer('epochs', 3, 'Epochs of each run at most.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of each run.')
+_EPOCHS = flags.DEFINE_integer('epochs', 3, 'Most epochs of a run.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Seed of each run.')
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/encoders', 'Where run folders are kept.'
 )
 
 
 def changes(model: str) -> studies.Changes:
-  """Each encoder with all facets, and with none.
+  """Both encoders, each with all facets and with none.
 
   Args:
     model: directory of the encoder that is compared with hashing.
 
   Returns:
-    The runs, hashing with all facets first.
+    The runs, first hashing with all facets.
   """
   encoders = {
     'hashing': {},
@@ -60,28 +59,22 @@ def changes(model: str) -> studies.Changes:
 def main(argv: list[str]) -> int:
   """Reads the flags, runs what is missing, writes the pages."""
   del argv
-  try:
+  study = studies.Study(
+    'Encoders',
+    _SYSTEM.value,
+    epochs=_EPOCHS.value,
+    seed=_SEED.value,
+    workdir=pathlib.Path(_WORKDIR.value),
+  )
+
+  def work() -> None:
     for text in _LOGS.value:
       log = result_rows.parse_log('encoders', text)
-      records = studies.run(
-        log,
-        _SYSTEM.value,
-        changes(_MODEL.value),
-        _EPOCHS.value,
-        _SEED.value,
-        pathlib.Path(_WORKDIR.value),
-      )
-      studies.write_page(
-        log,
-        'Encoders',
-        _EPOCHS.value,
-        records,
-        f'The other rows: {records[1]["facets"]["encoder"]}. ',
-      )
-  except InputError as error:
-    print('error:', ' '.join(str(error).split()), file=sys.stderr)
-    return 2
-  return 0
+      records = studies.run(log, study, changes(_MODEL.value))
+      note = f'In the other rows: {records[1]["facets"]["encoder"]}. '
+      studies.write_page(log, study, records, note)
+
+  return command_line.exit_status(work)
 
 
 if __name__ == '__main__':

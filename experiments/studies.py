@@ -1,5 +1,7 @@
 """Studies of one system: the same run with one thing changed at a time."""
 
+from collections.abc import Sequence
+import dataclasses
 import json
 import operator
 import pathlib
@@ -11,10 +13,32 @@ from dynllm_jax.storage import atomic
 from experiments import grids
 from experiments import pages
 from experiments import result_rows
+from experiments.result_rows import Log
+from experiments.result_rows import Setting
 
 Changes = dict[str, dict[str, Any]]  # by label: fields that differ
+Record = dict[str, Any]  # a row, and the `label` of its change
 
 _COLUMNS = ('recall@10', 'ndcg@10', 'mrr')
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """What the runs of a study have in common.
+
+  Attributes:
+    title: of its page.
+    system: its name, with or without a variant.
+    epochs: of each run at most, with the patience of grids.py.
+    seed: of each run.
+    workdir: for run folders.
+  """
+
+  title: str
+  system: str
+  epochs: int
+  seed: int
+  workdir: pathlib.Path
 
 
 def differing(
@@ -28,74 +52,89 @@ def differing(
   }
 
 
-def run(
-  log: result_rows.Log,
-  system: str,
-  changes: Changes,
-  epochs: int,
-  seed: int,
-  workdir: pathlib.Path,
-) -> list[dict[str, Any]]:
-  """Runs a system as its config says, then with each change.
+def run(log: Log, study: Study, changes: Changes) -> list[Record]:
+  """Runs a system with each change.
 
   Args:
     log: the log.
-    system: its name, with or without a variant.
-    changes: what differs; {} for nothing.
-    epochs: of each run at most, with the patience of grids.py.
-    seed: of each run.
-    workdir: for run folders.
+    study: what all runs have in common.
+    changes: what differs from the configuration; {} where nothing does.
 
   Returns:
-    A record of each run: `label` and its row.
+    A record of each run.
   """
   common = (
     ('eval.validation_events', grids.VALIDATION_EVENTS),
-    ('train.num_epochs', epochs),
+    ('train.num_epochs', study.epochs),
     ('train.patience', grids.PATIENCE),
     ('eval.compare', '()'),
   )
   records = []
   for label, fields in changes.items():
-    setting = result_rows.Setting(
-      system, (*common, *sorted(fields.items())), seed
+    setting = Setting(
+      study.system, (*common, *sorted(fields.items())), study.seed
     )
-    records.append({'label': label, **result_rows.run(log, setting, workdir)})
+    row = result_rows.run(log, setting, study.workdir)
+    records.append({'label': label, **row})
   return records
 
 
 def write_page(
-  log: result_rows.Log,
-  title: str,
-  epochs: int,
-  records: list[dict[str, Any]],
-  note: str = '',
+  log: Log, study: Study, records: Sequence[Record], note: str = ''
 ) -> None:
   """Writes `results/<experiment>_<log>.json`, `.md` and a chart, `.svg`.
 
   Args:
     log: the log.
-    title: of the page.
-    epochs: of each run at most.
-    records: of `run`; the first is what the others are compared with.
-    note: what else the reader should know.
+    study: what all runs have in common.
+    records: of `run`; the others are compared with the first.
+    note: what else the reader should know, a sentence with a space after it.
   """
-  first = records[0]
   path = result_rows.RESULTS / f'{log.experiment}_{log.name}'
-  kind = 'simulated log' if first['simulated'] else 'log'
-  base = first['validation']['recall@10']
-  lines = [
-    f'# {title}: {log.name}',
+  page = '\n'.join(_page(log, study, records, note))
+  atomic.write_atomically(
+    path.with_suffix('.json'), json.dumps(records, indent=2) + '\n'
+  )
+  atomic.write_atomically(path.with_suffix('.md'), page)
+  _chart(log, records, path.with_suffix('.svg'))
+
+
+def _page(
+  log: Log, study: Study, records: Sequence[Record], note: str
+) -> list[str]:
+  """The lines of the page."""
+  first = records[0]
+  kind = 'Simulated log' if first['simulated'] else 'Log'
+  return [
+    f'# {study.title}: {log.name}',
     '',
-    f'{kind.capitalize()}: {first["source"]}; system {first["system"]}, '
-    f'seed {first["seed"]}. Facets: {first["facets"]["writer"]}; texts '
-    f'encoded by {first["facets"]["encoder"]}. {note}At most {epochs} epochs '
-    'each; the best is chosen on a fixed sample of '
-    f'{grids.VALIDATION_EVENTS:,} validation events, the figures are of '
-    'all.',
+    f'{kind}: {first["source"]}; system {first["system"]}, seed '
+    f'{first["seed"]}. Facets: {first["facets"]["writer"]}; texts encoded by '
+    f'{first["facets"]["encoder"]}. {note}Each run has at most {study.epochs} '
+    'epochs. The best epoch is chosen on a fixed sample of '
+    f'{grids.VALIDATION_EVENTS:,} validation events; the figures are of all '
+    'events.',
+    '',
+    *_table(records),
+    '',
+    '"change" is the change of validation Recall@10 from the first row. Each '
+    'row is one run with one seed, so a small change may be chance.',
+    '',
+    f'![Recall@10]({log.experiment}_{log.name}.svg)',
+    '',
+    '## Commands',
+    '',
+    '```',
+    *(r['command'] for r in records),
+    '```',
     '',
   ]
-  lines += pages.table(
+
+
+def _table(records: Sequence[Record]) -> list[str]:
+  """The table of the runs, a row each."""
+  base = records[0]['validation']['recall@10']
+  return pages.table(
     [
       '',
       *(f'validation {c}' for c in _COLUMNS),
@@ -118,29 +157,10 @@ def write_page(
       for r in records
     ],
   )
-  lines += [
-    '',
-    '"change" is of validation Recall@10 against the first row. '
-    'Each row is one run of one seed: a small change may be chance.',
-    '',
-    f'![Recall@10]({path.name}.svg)',
-    '',
-    '## Commands',
-    '',
-    '```',
-    *(r['command'] for r in records),
-    '```',
-    '',
-  ]
-  atomic.write_atomically(
-    path.with_suffix('.json'), json.dumps(records, indent=2) + '\n'
-  )
-  atomic.write_atomically(path.with_suffix('.md'), '\n'.join(lines))
-  _chart(log, records, path.with_suffix('.svg'))
 
 
-def _chart(log, records, path):
-  """Recall@10 of both splits, run by run; a line where the first stands."""
+def _chart(log: Log, records: Sequence[Record], path: pathlib.Path) -> None:
+  """Draws Recall@10 of each run, with lines at the figures of the first."""
   labels = [r['label'] for r in records]
   values = {
     split: [r[split]['recall@10'] for r in records]
@@ -151,6 +171,7 @@ def _chart(log, records, path):
     axes.plot(values['test'], labels, 'o', color='C0', label='test')
     for split, color in (('validation', '0.4'), ('test', 'C0')):
       axes.axvline(values[split][0], color=color, linewidth=0.8)
+
     axes.invert_yaxis()
     axes.set_xlabel('Recall@10, whole catalogue')
     axes.set_title(

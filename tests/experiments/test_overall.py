@@ -286,9 +286,8 @@ def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
     }
     for label, value in (('as configured', 0.2), ('without memory', 0.15))
   ]
-  studies.write_page(
-    result_rows.Log('ablation', 'demo'), 'Ablation', 4, records
-  )
+  study = studies.Study('Ablation', 'tgn', 4, 3, tmp_path / 'runs')
+  studies.write_page(result_rows.Log('ablation', 'demo'), study, records)
   page = (tmp_path / 'ablation_demo.md').read_text()
   assert 'Simulated log: made up; system tgn, seed 3' in page
   assert '-25.0%' in page and '![Recall@10](ablation_demo.svg)' in page
