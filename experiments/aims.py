@@ -1,4 +1,4 @@
-"""Aims: a line each, and the page of what was found."""
+"""Aims: figures that are wanted, whether they are met, and their page."""
 
 import json
 import pathlib
@@ -25,8 +25,9 @@ class Aim(NamedTuple):
     return 'yes' if fine else 'no'
 
 
-# Of experiments/scaling.py; throughput.py passes them on. Costs are ratios of
-# one size to another, memory is the peak over what the tables take.
+# Of experiments/scaling.py; the page of experiments/throughput.py shows them,
+# too. Costs are ratios of one size to another; memory is the peak over the
+# bytes of the tables.
 SCALING = {
   'cost_events': Aim(1.1, at_most=True),
   'cost_nodes': Aim(1.1, at_most=True),
@@ -35,20 +36,20 @@ SCALING = {
   'cost_ranking_memory': Aim(1.3, at_most=True),
 }
 
-Found = dict[str, Any]  # 'value', or None where not run, and other figures
+Found = dict[str, Any]  # `value`, None where not run, and other figures
 
 
 def check_asked(
   flag: str, asked: list[str], known: list[str], out: str, default_out: str
 ) -> None:
-  """Stops where a flag names nothing, or a part would replace a whole page.
+  """Stops if a flag names nothing, or if a part would replace a whole page.
 
   Args:
-    flag: whose values are the beginnings of names.
-    asked: its values; none for all.
+    flag: whose values are beginnings of names.
+    asked: its values; no values stand for all names.
     known: all names.
     out: where the page goes.
-    default_out: where a whole one goes unless told otherwise.
+    default_out: where a page of all names goes by default.
 
   Raises:
     InputError: saying what is allowed.
@@ -76,6 +77,7 @@ def line(name: str, aim: Aim, found: Found) -> str:
 def write(
   path: str,
   title: str,
+  *,
   about: dict[str, Any],
   aims: dict[str, Aim],
   results: dict[str, Found],
@@ -87,11 +89,11 @@ def write(
   Args:
     path: without suffix.
     title: of the page.
-    about: how it was measured, words by name.
-    aims: by name.
+    about: how it was measured, in words by name.
+    aims: by name; those without a result are left out.
     results: by name of the aim.
     more: further lines of the page.
-    **data: further fields of the .json alone.
+    **data: further fields of the .json, not shown on the page.
   """
   about = {
     'commit': provenance.commit(),
@@ -108,6 +110,7 @@ def write(
     for name, aim in aims.items()
     if name in results
   }
+
   body = [
     [
       name,
@@ -127,6 +130,7 @@ def write(
     '',
     *more,
   ]
+
   atomic.write_atomically(
     pathlib.Path(path + '.json'),
     json.dumps({**about, 'aims': judged, **data}, indent=2) + '\n',
@@ -137,6 +141,7 @@ def write(
 
 
 def _figures(found: Found) -> str:
+  """The figures that explain a value, without those in lists and dicts."""
   skipped = ('value', 'wanted', 'at_most', 'met')
   return ', '.join(
     f'{name}: {_shown(value)}'
@@ -146,6 +151,7 @@ def _figures(found: Found) -> str:
 
 
 def _shown(value: Any) -> str:
+  """A value in words, numbers in few digits."""
   if isinstance(value, dict):
     return ', '.join(f'{k} {_shown(v)}' for k, v in value.items())
   if isinstance(value, float):

@@ -1,6 +1,7 @@
-"""Programs compiled for devices that are not here: memory and collectives.
+"""Memory and collectives of programs, also for devices that are not here.
 
-Shapes alone are lowered, so a log of billions of events takes no memory.
+Programs are lowered from shapes alone, so that a log of billions of events
+takes no memory.
 """
 
 import functools
@@ -37,7 +38,7 @@ _BITS = {'pred': 8, 'bf16': 16}
 
 
 class LogSize(NamedTuple):
-  """The size of a log, for shapes."""
+  """The size of a log, from which the shapes of its arrays follow."""
 
   users: int
   items: int
@@ -46,11 +47,11 @@ class LogSize(NamedTuple):
   texts: int  # facet texts on the devices
   llm_dim: int = 384
   longest: int = 100_000  # events of the busiest node
-  unevenness: float = 1.1  # the fullest block of an index by the mean
+  unevenness: float = 1.1  # entries of an index's fullest block by the mean
 
 
 class Collective(NamedTuple):
-  """A collective of a compiled program, once for each time it stands there."""
+  """One collective operation in the text of a compiled program."""
 
   kind: str
   dtype: str
@@ -59,15 +60,15 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-  """The collectives of a compiled program's text, in its order."""
+  """The collectives in the text of a compiled program, in its order."""
   found = []
   for shapes, kind, start in _OPERATION.findall(text):
     arrays = [
       (dtype, tuple(int(n) for n in dims.split(',') if n))
       for dtype, dims in _SHAPE.findall(shapes)
     ]
-    # The beginning of an asynchronous one lists operands, results, and words
-    # of its own.
+    # The start of an asynchronous one lists operands, then results, then
+    # scalars for its own use; the results count.
     if start and kind != 'all-reduce':
       arrays = [(dtype, shape) for dtype, shape in arrays if shape]
       arrays = arrays[len(arrays) // 2 :]
@@ -83,20 +84,28 @@ def collectives(text: str) -> list[Collective]:
 
 
 def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
-  """The inputs of a log of a size as shapes, laid out for a mesh."""
+  """The inputs of a log as arrays that take no memory.
+
+  Args:
+    size: of the log.
+    mesh: over whose devices tables are padded to lie evenly.
+
+  Returns:
+    The inputs; each array is one number, broadcast to its shape.
+  """
   shards = mesh.shape[sharded_table.NODES]
   even = lambda count: -(-count // shards) * shards
   shape = lambda *dims: np.broadcast_to(np.int32(0), dims)
   half = lambda *dims: np.broadcast_to(np.float16(0), dims)
   slack = size.unevenness if shards > 1 else 1.0
 
-  def offsets(nodes):
+  def offsets(nodes: int) -> np.ndarray:
     return shape((-(-nodes // shards) + 1) * shards)
 
-  def entries(count, *dims):
+  def entries(count: int, *dims: int) -> np.ndarray:
     return shape(even(int(count * slack)), *dims)
 
-  def graph(nodes):
+  def graph(nodes: int) -> TemporalGraph:
     return TemporalGraph(
       offsets(nodes + 1),
       entries(size.events),
@@ -132,7 +141,7 @@ def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
 
 
 def on_mesh(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-  """Shapes of a pytree's arrays, with the shardings that the rules give."""
+  """A pytree's arrays as shapes, with the shardings that they get on a mesh."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s),
     tree,
@@ -145,7 +154,7 @@ class Programs(NamedTuple):
 
   train: Any
   rank: Any
-  tables: dict[str, tuple[int, ...]]  # shapes of those that devices share
+  tables: dict[str, tuple[int, ...]]  # shapes of the tables devices share
 
 
 def lower(
@@ -154,13 +163,14 @@ def lower(
   mesh: jax.sharding.Mesh,
   num_batches: int = 2,
 ) -> Programs:
-  """Lowers training and ranking for a mesh, which may be of absent devices.
+  """Lowers training and ranking for a mesh, also of devices not here.
 
   Args:
     config: of the system, with its batch sizes.
     size: of the log.
-    mesh: axes `data` and `nodes`.
-    num_batches: of a chunk; a compiled program holds a step once.
+    mesh: with the axes `data` and `nodes`.
+    num_batches: of a chunk. It hardly matters, as a program contains the code
+      of one step, whatever the number.
 
   Returns:
     The lowered programs, as the package runs them.
@@ -168,6 +178,7 @@ def lower(
   system = config_lib.system_module(config.model.name).build(config.model)
   trainer = train.make_trainer(system, config, mesh, 1000)
   inputs = abstract_inputs(size, mesh)
+
   with sharded_table.use_mesh(mesh):
     state = jax.eval_shape(
       functools.partial(
@@ -184,6 +195,7 @@ def lower(
     inputs, state, pending = (
       on_mesh(mesh, tree) for tree in (inputs, state, pending)
     )
+
     everywhere = NamedSharding(mesh, PartitionSpec())
     column = lambda dtype: jax.ShapeDtypeStruct(
       [num_batches], dtype, sharding=everywhere
@@ -199,6 +211,7 @@ def lower(
         pending,
       ),
     )
+
     lowered = (
       train.train_chunk.lower(
         trainer, config.train.batch_size, inputs, state, plan, None
@@ -218,8 +231,8 @@ def lower(
     return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))
 
 
-def _tables(tree):
-  """Shapes of all arrays that devices share, by path."""
+def _tables(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Shapes of all arrays that devices share, by their paths in a pytree."""
   named = jax.tree_util.tree_leaves_with_path(tree)
   if sharded_table.num_shards() == 1:
     return {}
@@ -233,30 +246,32 @@ def _tables(tree):
 def whole_tables(
   found: list[Collective], tables: dict[str, tuple[int, ...]]
 ) -> list[str]:
-  """The shared tables that a program brings together whole on a device.
+  """The shared tables that a program puts together whole on one device.
 
   Args:
     found: of `collectives`.
     tables: of `Programs`.
 
   Returns:
-    Their names; a table is known by its shape.
+    Their names. A table is recognized by its shape.
   """
   gathered = {c.shape for c in found if c.kind in ('all-gather', 'all-reduce')}
   return sorted(name for name, shape in tables.items() if shape in gathered)
 
 
 def facts(compiled: Any) -> dict[str, Any]:
-  """Bytes and operations of a compiled program on one device."""
+  """Bytes, operations and collectives of a compiled program on one device."""
   memory = compiled.memory_analysis()
   cost = compiled.cost_analysis() or {}
   if isinstance(cost, list):
     cost = cost[0]
+
   found = collectives(compiled.as_text())
   by_kind = {}
   for c in found:
     count, size = by_kind.get(c.kind, (0, 0))
     by_kind[c.kind] = count + 1, size + c.bytes
+
   return {
     'arguments_bytes': memory.argument_size_in_bytes,
     'temporary_bytes': memory.temp_size_in_bytes,

@@ -1,23 +1,24 @@
-"""The encoder `flax` beside sentence-transformers: same texts, one run.
+"""Times the encoder `flax` beside sentence-transformers, on the same texts.
 
     python -m experiments.encoder_speed --model=DIR --items=items.csv \
         --peer_python=OTHER_VENV/bin/python --out=encoder_speed.md
 
-Both encode the same titles in turn, round after round, on the same cores, so
-that other work on the machine hurts both. sentence-transformers runs in a
-process of its own, as it may need another transformers than Flax models do;
-it is the extra `peers`. It encodes in its own default way, batches of 32.
+Both encode the titles in turn, round after round, on the same cores, so that
+other work on the machine hurts both. sentence-transformers (the extra `peers`)
+runs in a process of its own, since it may need another version of transformers
+than Flax models do. It encodes in its default way, in batches of 32.
 """
 
+from collections.abc import Callable
 import csv
 import datetime
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -27,6 +28,7 @@ import numpy as np
 from dynllm_jax import config as config_lib
 from dynllm_jax.text import flax_models
 from dynllm_jax.text.encoders import flax_encoder
+from experiments.timed_process import TimedProcess
 
 _MODEL = flags.DEFINE_string(
   'model', None, "A sentence-transformers model's directory.", required=True
@@ -34,8 +36,12 @@ _MODEL = flags.DEFINE_string(
 _ITEMS = flags.DEFINE_string(
   'items', None, 'CSV file with a column `title`.', required=True
 )
-_COUNT = flags.DEFINE_integer('count', 1000, 'Titles, the first of the file.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds, after one to warm up.')
+_COUNT = flags.DEFINE_integer(
+  'count', 1000, 'How many titles, the first of the file.'
+)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 5, 'How many rounds, after one to warm up.'
+)
 _BATCH_TOKENS = flags.DEFINE_integer(
   'batch_tokens', 0, 'facets.encoder.batch_tokens.'
 )
@@ -48,7 +54,7 @@ _FIXTURE = flags.DEFINE_string(
 )
 _FIXTURE_ROWS, _FIXTURE_EVERY = 8, 16
 
-# Encodes once for each line that it reads; answers with seconds of the clock
+# Encodes once for each line that it reads, then writes the seconds of the clock
 # and of the processor.
 _PEER_CODE = """
 import json, os, sys, time
@@ -70,19 +76,27 @@ for line in sys.stdin:
 """
 
 
-def main(argv):
+class Measured(NamedTuple):
+  """What the rounds have shown."""
+
+  rounds: dict[str, list[tuple[float, float]]]  # seconds: clock, processor
+  ours: np.ndarray  # f32[texts, dim], the embeddings of the last round
+  theirs: np.ndarray
+  peer: str  # its versions
+
+
+def main(argv: list[str]) -> None:
   """Runs the rounds and prints the report."""
   del argv
   cores = os.sched_getaffinity(0)
-  jax.devices()  # whose threads keep to the cores of now
+  jax.devices()  # starts JAX's threads now, on these cores
   with open(_ITEMS.value, encoding='utf-8', newline='') as file:
     texts = [row['title'] for row in csv.DictReader(file) if row['title']]
   texts = texts[: _COUNT.value]
   with tempfile.TemporaryDirectory() as folder:
-    rounds, ours, theirs, peer_name = _measure(texts, folder, cores)
-  report = _report(
-    texts, rounds, np.abs(ours - theirs).max(), peer_name, len(cores)
-  )
+    measured = _measure(texts, folder, cores)
+
+  report = _report(len(texts), measured, len(cores))
   print(report)
   if _OUT.value:
     with open(_OUT.value, 'w', encoding='utf-8') as file:
@@ -91,51 +105,53 @@ def main(argv):
     with open(_FIXTURE.value, 'w', encoding='utf-8') as file:
       json.dump(
         {
-          'source': peer_name,
+          'source': measured.peer,
           'every': _FIXTURE_EVERY,
           'texts': texts[:_FIXTURE_ROWS],
-          'embeddings': theirs[:_FIXTURE_ROWS, ::_FIXTURE_EVERY].tolist(),
+          'embeddings': measured.theirs[
+            :_FIXTURE_ROWS, ::_FIXTURE_EVERY
+          ].tolist(),
         },
         file,
         indent=1,
       )
 
 
-def _measure(texts, folder, cores):
-  """Seconds by system and round, the last embeddings of both, the peer."""
+def _measure(texts: list[str], folder: str, cores: set[int]) -> Measured:
+  """Lets both encode the texts in turn.
+
+  Args:
+    texts: the titles.
+    folder: for what the two processes exchange.
+    cores: that both keep to.
+  """
   places = [os.path.join(folder, name) for name in ('texts.json', 'out.npy')]
   with open(places[0], 'w', encoding='utf-8') as file:
     json.dump(texts, file)
   environment = {
     name: value for name, value in os.environ.items() if name != 'PYTHONPATH'
   }
-  peer = subprocess.Popen(
+  peer = TimedProcess(
     [_PEER.value, '-c', _PEER_CODE, _MODEL.value, *places],
-    text=True,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    env={**environment, 'HF_HUB_OFFLINE': '1'},
+    {**environment, 'HF_HUB_OFFLINE': '1'},
   )
-  peer_name = peer.stdout.readline().strip()
   run = _ours(texts)
-  os.sched_setaffinity(0, cores)  # transformers' import widens it
+  os.sched_setaffinity(0, cores)  # importing transformers allows more cores
+
   rounds = {'flax': [], 'peer': [], 'cold': []}
   for number in range(_ROUNDS.value + 1):
     clock, processor = time.perf_counter(), time.process_time()
     ours = run()
     seconds = time.perf_counter() - clock, time.process_time() - processor
     rounds['flax' if number else 'cold'].append(seconds)
-    peer.stdin.write('go\n')
-    peer.stdin.flush()
-    seconds = json.loads(peer.stdout.readline())
+    seconds = tuple(json.loads(peer.step()))
     if number:
       rounds['peer'].append(seconds)
-  peer.stdin.close()
-  peer.wait()
-  return rounds, ours, np.load(places[1]), peer_name
+  peer.close()
+  return Measured(rounds, ours, np.load(places[1]), peer.about)
 
 
-def _ours(texts):
+def _ours(texts: list[str]) -> Callable[[], np.ndarray]:
   """A function that encodes the texts; its first call compiles."""
   config = config_lib.default().facets.encoder
   config.name, config.model = 'flax', _MODEL.value
@@ -143,7 +159,7 @@ def _ours(texts):
   loaded = flax_models.load('--model', config.model, 'encoder')
   run = flax_encoder.runner(config, loaded)
 
-  def encode():
+  def encode() -> np.ndarray:
     out = None
     for positions, vectors in run(texts):
       if out is None:
@@ -154,7 +170,9 @@ def _ours(texts):
   return encode
 
 
-def _report(texts, rounds, difference, peer_name, cores):
+def _report(num_texts: int, measured: Measured, cores: int) -> str:
+  """The page."""
+  rounds = measured.rounds
   middle = {
     name: [statistics.median(column) for column in zip(*seconds)]
     for name, seconds in rounds.items()
@@ -164,22 +182,36 @@ def _report(texts, rounds, difference, peer_name, cores):
     for pair in zip(rounds['flax'], rounds['peer'])
   ]
   ratio = [statistics.median(column) for column in zip(*ratios)]
-  rate = lambda name, kind: f'{len(texts) / middle[name][kind]:,.0f}'
-  return f"""# Encoder speed
+  difference = np.abs(measured.ours - measured.theirs).max()
+  clock, processor = rounds['cold'][0]
 
-{len(texts):,} titles, {_ROUNDS.value} rounds in turn after one to warm up, medians;
-{cores} cores, jax {jax.__version__}, {peer_name}; {datetime.date.today()}.
+  def line(label: str, name: str) -> str:
+    rates = [f'{num_texts / seconds:,.0f}' for seconds in middle[name]]
+    return f'| {label} | {" | ".join(rates)} |'
 
-| | texts/s, clock | texts/s, processor time |
-|---|---|---|
-| flax | {rate('flax', 0)} | {rate('flax', 1)} |
-| sentence-transformers | {rate('peer', 0)} | {rate('peer', 1)} |
-| ratio, median of the rounds | {ratio[0]:.2f} | {ratio[1]:.2f} |
-
-Compiling comes once for each length: the round to warm up took {rounds['cold'][0][0]:.1f} s
-({rounds['cold'][0][1]:.1f} s of processor time). Largest difference between the two systems'
-embeddings, in float32: {difference:.1e}.
-"""
+  return '\n'.join(
+    [
+      '# Encoder speed',
+      '',
+      f'{num_texts:,} titles, {_ROUNDS.value} rounds in turn after one to warm '
+      'up, medians;',
+      f'{cores} cores, jax {jax.__version__}, {measured.peer}; '
+      f'{datetime.date.today()}.',
+      '',
+      '| | texts/s, clock | texts/s, processor time |',
+      '|---|---|---|',
+      line('flax', 'flax'),
+      line('sentence-transformers', 'peer'),
+      f'| ratio, median of the rounds | {ratio[0]:.2f} | {ratio[1]:.2f} |',
+      '',
+      'Each length of text is compiled once: the round to warm up took '
+      f'{clock:.1f} s',
+      f'({processor:.1f} s of processor time). The largest difference between '
+      "the two systems'",
+      f'embeddings, in float32, is {difference:.1e}.',
+      '',
+    ]
+  )
 
 
 if __name__ == '__main__':

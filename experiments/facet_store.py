@@ -1,12 +1,13 @@
-"""A store of many facet rows: filled, opened, gathered from; memory and time.
+"""Memory and time that a store of many facet rows takes.
 
     python -m experiments.facet_store --rows=10000000 --folder=runs/facet_store
 
-Each phase is a process of its own, so that its peak is its own:
+There are three phases, each in a process of its own, so that each has a peak
+of memory of its own:
 
-    fill    appends random rows, a block at a time, as an encoder does
+    fill    appends random rows, block by block, as an encoder does
     reopen  opens the store, finds keys, reads rows with their check sums
-    gather  takes the facets of chunks of batches out of it, as training does
+    gather  reads the facets of chunks of batches from it, as training does
 
 Anonymous memory is what a process has taken for itself. Resident memory also
 counts pages of the mapped files, which the system takes back when it needs
@@ -38,10 +39,12 @@ from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
 
 _ROWS = flags.DEFINE_integer('rows', 10_000_000, 'Rows of the store.')
-_DIM = flags.DEFINE_integer('dim', 384, 'Half-precision numbers a row.')
-_FOLDER = flags.DEFINE_string('folder', 'runs/facet_store', 'Its place.')
-_CHUNKS = flags.DEFINE_integer('chunks', 60, 'Chunks that are gathered.')
-_OUT = flags.DEFINE_string('out', '', 'Where the page goes as well.')
+_DIM = flags.DEFINE_integer('dim', 384, 'Half-precision numbers of a row.')
+_FOLDER = flags.DEFINE_string('folder', 'runs/facet_store', 'Where it is.')
+_CHUNKS = flags.DEFINE_integer('chunks', 60, 'How many chunks are gathered.')
+_OUT = flags.DEFINE_string(
+  'out', '', 'A file for the page, which is printed in any case.'
+)
 
 _ABOUT = {'encoder': 'synthetic', 'version': 1}
 _BLOCK = 100_000  # rows of an append
@@ -64,10 +67,11 @@ def fill(folder: str, rows: int, dim: int) -> dict[str, Any]:
 
 
 def reopen(folder: str, rows: int, dim: int) -> dict[str, Any]:
-  """Opens the store and reads rows by key."""
+  """Opens the store and reads rows by their keys."""
   began = time.perf_counter()
   store = Store(folder, _ABOUT)
   opened = time.perf_counter() - began
+
   wanted = np.random.default_rng(1).integers(0, rows, _READS).tolist()
   began = time.perf_counter()
   found = store.find([digest(n) for n in wanted]).tolist()
@@ -76,6 +80,7 @@ def reopen(folder: str, rows: int, dim: int) -> dict[str, Any]:
   for row in found:
     if len(store.read(row)) != 2 * dim:
       raise AssertionError('a row of another length')
+
   each = (time.perf_counter() - began) / _READS
   return {
     'note': f'open in {opened:.1f} s, a row found and read in '
@@ -84,7 +89,7 @@ def reopen(folder: str, rows: int, dim: int) -> dict[str, Any]:
 
 
 def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
-  """Takes what chunks of a random log read, as training and ranking do."""
+  """Reads what chunks of a random log need, as training and ranking do."""
   import jax
 
   texts = Store(folder, _ABOUT).table(2 * dim).view(np.float16)
@@ -114,6 +119,7 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
       facets=few,
     )
   )
+
   starts = np.arange(0, events, _BATCH, dtype=np.int32)
   plan = batching.BatchPlan(
     starts,
@@ -124,6 +130,7 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
     1,
     0,
   )
+
   seconds, peaks, sizes = [], [], []
   for chunk in batching.chunks(plan, _BATCHES):
     began = time.perf_counter()
@@ -134,6 +141,7 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
     sizes.append(got.texts.nbytes)
   some = np.asarray(got.present[1:9])
   np.testing.assert_array_equal(np.asarray(got.texts[1:9]), texts[some])
+
   tenth = max(chunks // 10, 1)
   return {
     'note': (
@@ -146,10 +154,10 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
 
 
 def _measured(function: str, args: tuple[Any, ...]) -> dict[str, Any]:
-  """Runs a phase here, and looks at this process's memory meanwhile."""
+  """Runs a phase in this process and watches its memory meanwhile."""
   done, anonymous = threading.Event(), [0]
 
-  def watch():
+  def watch() -> None:
     while not done.wait(0.02):
       status = pathlib.Path('/proc/self/status').read_text(encoding='utf-8')
       anonymous.append(int(re.search(r'RssAnon:\s+(\d+)', status)[1]) * 1024)
@@ -180,6 +188,7 @@ def main(argv: list[str]) -> None:
       f'--folder: {_FOLDER.value!r} is there; allowed: a folder that can be '
       'made and removed'
     )
+
   shape = (_FOLDER.value, _ROWS.value, _DIM.value)
   phases = [
     ('fill', shape),
@@ -195,6 +204,7 @@ def main(argv: list[str]) -> None:
       print(records[-1], flush=True)
   finally:
     shutil.rmtree(_FOLDER.value, ignore_errors=True)
+
   page = _page(records)
   print(page)
   if _OUT.value:
@@ -202,18 +212,20 @@ def main(argv: list[str]) -> None:
 
 
 def _page(records: list[dict[str, Any]]) -> str:
+  """The page, a row for each phase."""
   lines = [
     f'| {r["phase"]} | {r["seconds"]:,.1f} | {r["anonymous"] / 1e6:,.0f} | '
     f'{r["resident"] / 1e6:,.0f} | {r["note"]} |'
     for r in records
   ]
+
   return '\n'.join(
     [
       '# A store of many facet rows',
       '',
       f'{_ROWS.value:,} synthetic rows of {_DIM.value} dims in half precision; '
       f'commit `{provenance.commit()[:12]}`, {datetime.date.today()}. '
-      'A phase is a process of its own; memory is its peak.',
+      'Each phase is a process of its own; memory is its peak.',
       '',
       '| phase | seconds | anonymous MB | resident MB | |',
       '|---|---|---|---|---|',

@@ -1,20 +1,22 @@
 """Floating-point operations of a training step, counted on paper.
 
-The count is that of the leanest exact algorithm that we know, whatever the
-program does, so that work that could be left out counts against the program:
+The count is of the leanest exact algorithm that we know, not of what the
+program does, so that work which could be left out counts against the program:
 
 - keys are folded into the query and values projected after the weighted mean
   (layers/attention.py), so that no product grows with the neighbors;
 - phi(0), the time half of every query, is a constant: its product is a bias;
-- nothing stands between the output projection of an attention and the first
-  layer of the perceptron that follows: their product is taken once a step;
-- a node that is asked for twice at one time is embedded once, a text that is
-  read twice is mapped once, and a node's events at one time are one update;
+- the output projection of an attention and the first layer of the perceptron
+  after it have nothing in between, so the product of the two is taken once a
+  step;
+- a node that is needed twice at one time is embedded once, a text that is read
+  twice is mapped once, and all events of a node at one time are one update;
 - neighbors that a node does not have cost nothing.
 
-Counted are matrix products and weighted sums, a multiplication and an addition
-as two; elementwise work (time encoding, softmax, normalization, Adam) is not.
-Backward costs twice forward, but once where the input is a fixed text.
+Matrix products and weighted sums are counted, a multiplication and an addition
+as two operations; elementwise work (time encoding, softmax, normalization,
+Adam) is not. The backward pass costs twice the forward pass, but only once
+where the input is a fixed text, which needs no gradient.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ SYSTEMS = ('tgn', 'dynllm')
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """Distinct rows of a training batch, means over batches.
+  """How many distinct rows a training batch needs; means over batches.
 
   Attributes:
     events: real events.
@@ -45,7 +47,7 @@ class Counts:
     inner: pairs of a neighbor of `users` and a time; 0 with one layer.
     inner_edges: the neighbors of `inner`.
     user_updates, item_updates: pairs of a node and a time.
-    read_items: items read in any place.
+    read_items: items that are read anywhere.
     texts: pairs of a facet and a text.
   """
 
@@ -69,20 +71,21 @@ def count_rows(
   num_negatives: int,
   sample: int = 16,
 ) -> Counts:
-  """Counts what batches of a plan need, negatives drawn uniformly.
+  """Counts the rows that batches of a plan need, with uniform negatives.
 
   Args:
     inputs: of the log.
     plan: chronological batches.
     model: `config.model`, with one or two layers.
     num_negatives: of an event.
-    sample: batches that are counted, spread over the plan.
+    sample: how many batches are counted, at even distances over the plan.
+
+  Returns:
+    Means over the batches that were counted.
   """
   rng = np.random.default_rng(0)
-  n, near = (
-    model.num_neighbors,
-    jax.jit(temporal.neighborhood, static_argnums=3),
-  )
+  n = model.num_neighbors
+  near = jax.jit(temporal.neighborhood, static_argnums=3)
   num_items = len(inputs.item_text) - 1
   rows = []
   places = (np.arange(sample) + 0.5) / sample * len(plan.start)
@@ -91,12 +94,14 @@ def count_rows(
     users, items, times = (
       np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times)
     )
+
     whom, when = _distinct(users, times)
     scored = np.unique(
       np.concatenate(
         [items, rng.integers(1, num_items + 1, num_negatives * len(items))]
       )
     )
+
     of_users = near(inputs.user_graph, whom, when, n)
     of_items = near(inputs.item_graph, scored, times[0], n)
     mask = np.asarray(of_users.mask)
@@ -107,6 +112,7 @@ def count_rows(
       inner = _distinct(seen, np.repeat(when, n).reshape(mask.shape)[mask])
       padded = [np.pad(x, (0, mask.size - len(x))) for x in inner]
       inner_edges = near(inputs.item_graph, *padded, n).mask.sum()
+
     rows.append(
       [
         len(items),
@@ -126,11 +132,14 @@ def count_rows(
 
 
 def with_repeats(counts: Counts, num_negatives: int) -> Counts:
-  """Rows where a node that is asked for twice is embedded twice.
+  """The rows of a program that embeds a node again each time it is needed.
 
   Args:
     counts: of `count_rows`.
     num_negatives: of an event.
+
+  Returns:
+    The counts, larger.
   """
   users = counts.events / counts.users
   items = counts.events * (1 + num_negatives) / counts.items
@@ -146,12 +155,21 @@ def with_repeats(counts: Counts, num_negatives: int) -> Counts:
   )
 
 
-def _distinct(nodes, times):
+def _distinct(
+  nodes: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """The distinct pairs of a node and a time."""
   pairs = np.unique(np.stack([nodes, times]), axis=1)
   return pairs[0], pairs[1]
 
 
-def _texts(inputs, model, users, times):
+def _texts(
+  inputs: Inputs,
+  model: ml_collections.ConfigDict,
+  users: np.ndarray,
+  times: np.ndarray,
+) -> int:
+  """Distinct pairs of a facet and a text that users read."""
   if not model.get('facets', ()):
     return 0
   found = np.asarray(
@@ -163,26 +181,35 @@ def _texts(inputs, model, users, times):
 def attention(
   rows: float, edges: float, query: int, key: int, dim: int, num_heads: int
 ) -> float:
-  """An attention without its output projection, forward.
+  """Operations of an attention's forward pass, without its output projection.
 
   Args:
     rows: queries.
     edges: keys of all queries together.
-    query, key: widths, of a query without its constant part.
-    dim: of the heads together.
+    query: width of a query, without its constant part.
+    key: width of a key.
+    dim: width of all heads together.
     num_heads: H.
+
+  Returns:
+    Floating-point operations.
   """
   products = query * dim + dim * key + key * dim
   return 2 * (rows * products + edges * 2 * num_heads * key)
 
 
 def merge(rows: float, dim: int) -> float:
-  """A perceptron over an attention and another vector, forward."""
+  """Operations of a perceptron over an attention and one more vector, forward.
+
+  Args:
+    rows: vectors that come out.
+    dim: width of every vector.
+  """
   return 2 * rows * 3 * dim * dim
 
 
 def recurrent(updates: float, message: int, dim: int) -> float:
-  """A GRU, forward."""
+  """Operations of a GRU, forward."""
   return 2 * updates * (message + dim) * 3 * dim
 
 
@@ -195,8 +222,8 @@ def step(
   """Operations of a training step, forward and backward.
 
   Args:
-    model: `config.model` of tgn or dynllm at one or two layers, without the
-      options that their papers do not have.
+    model: `config.model` of tgn or dynllm with one or two layers, without the
+      options that are not in their papers.
     counts: of `count_rows`.
     llm_dim: width of a text's embedding.
     num_negatives: of an event.
@@ -212,17 +239,19 @@ def step(
     raise ValueError(f'{model.name} with {layers} layers: no count')
   c, d, time_dim, heads = counts, model.dim, model.time_dim, model.num_heads
 
-  def layer(rows, edges):
+  def layer(rows: float, edges: float) -> float:
     return attention(rows, edges, d, d + time_dim, d, heads) + merge(rows, d)
 
   total = layer(c.users, c.user_edges) + layer(c.items, c.item_edges)
   if layers == 2:  # the users' own first layer, and their neighbors'
     total += layer(c.users + c.inner, c.user_edges + c.inner_edges)
   total += 2 * c.events * (1 + num_negatives) * d  # scores
+
   if model.name == 'tgn':
     message = 2 * d + time_dim
     total += recurrent(c.user_updates + c.item_updates, message, d)
     return 3 * total
+
   half, facets = d // 2, len(model.facets)
   total += recurrent(c.user_updates, d + time_dim, d)
   total += recurrent(c.item_updates, d + time_dim, half)

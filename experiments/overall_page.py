@@ -64,28 +64,23 @@ def _about(result: dict[str, Any]) -> list[str]:
 
 def _figures(systems: _Systems) -> list[str]:
   """The table of test figures."""
+  columns = [_short(c) for c in COLUMNS]
+  head = ['system', 'seeds', *columns, 'R@10 of seeds', 'R@10 95 %']
+  body = [
+    [
+      name,
+      len(s['seeds']),
+      *(pages.digits(s['test'][c]) for c in COLUMNS),
+      f'± {pages.digits(s["spread"]["recall@10"])}' if s['spread'] else '',
+      '-'.join(pages.digits(x) for x in s['interval']),
+    ]
+    for name, s in systems
+  ]
+
   return [
     '## Test',
     '',
-    *pages.table(
-      [
-        'system',
-        'seeds',
-        *(_short(c) for c in COLUMNS),
-        'R@10 of seeds',
-        'R@10 95 %',
-      ],
-      [
-        [
-          name,
-          len(s['seeds']),
-          *(pages.digits(s['test'][c]) for c in COLUMNS),
-          f'± {pages.digits(s["spread"]["recall@10"])}' if s['spread'] else '',
-          '-'.join(pages.digits(x) for x in s['interval']),
-        ]
-        for name, s in systems
-      ],
-    ),
+    *pages.table(head, body),
     '',
     'Figures are means over the seeds; ± is the standard deviation over them. '
     'The interval is of the first seed alone, from a bootstrap over users.',
@@ -171,36 +166,31 @@ def _groups(systems: _Systems) -> list[str]:
 
 def _cost(systems: _Systems) -> list[str]:
   """The table of sizes, times and commits."""
-  return [
-    '## Cost',
-    '',
-    *pages.table(
-      [
-        'system',
-        'parameters',
-        'epochs',
-        'training s',
-        'events/s',
-        'ranking s',
-        'peak GiB',
-        'commit',
-      ],
-      [
-        [
-          name,
-          f'{s["parameters"]:,}',
-          ', '.join(map(str, s['epochs'])),
-          f'{s["train_s"]:.0f}',
-          f'{s["train_events_per_s"]:,.0f}',
-          f'{s["rank_s"]:.0f}',
-          f'{s["peak_memory_bytes"] / 2**30:.2f}',
-          ', '.join(map(pages.commit, s['commits'])),
-        ]
-        for name, s in systems
-      ],
-    ),
-    '',
+  head = [
+    'system',
+    'parameters',
+    'epochs',
+    'training s',
+    'events/s',
+    'ranking s',
+    'peak GiB',
+    'commit',
   ]
+  body = [
+    [
+      name,
+      f'{s["parameters"]:,}',
+      ', '.join(map(str, s['epochs'])),
+      f'{s["train_s"]:.0f}',
+      f'{s["train_events_per_s"]:,.0f}',
+      f'{s["rank_s"]:.0f}',
+      f'{s["peak_memory_bytes"] / 2**30:.2f}',
+      ', '.join(map(pages.commit, s['commits'])),
+    ]
+    for name, s in systems
+  ]
+
+  return ['## Cost', '', *pages.table(head, body), '']
 
 
 def chart(result: dict[str, Any], path: pathlib.Path) -> None:

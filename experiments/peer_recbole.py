@@ -1,19 +1,21 @@
-"""A static graph system of RecBole, trained slice by slice.
+"""Trains a static graph system of RecBole, slice by slice.
 
-Run by the Python that has recbole; imports nothing of dynllm_jax.
+It is run by the Python that has recbole, and imports nothing of dynllm_jax.
 
     peer_recbole.py LOG.npz MODEL BATCH WIDTH LAYERS SLICE_EVENTS
 
-Says its versions, then trains on the next batches for each line that it reads
-and answers with the seconds that took. Data set, sampling of the one negative
-an event, model and loss are the package's own.
+It writes its versions. Then, for each line that it reads, it trains on the next
+batches and writes the seconds that took. Data set, model, loss and the
+sampling of one negative for each event are the package's own.
 """
 
+from collections.abc import Mapping
 import itertools
 import os
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 import recbole
@@ -24,7 +26,15 @@ from recbole.utils import get_model
 import torch
 
 
-def prepare(log, folder: str, model: str, batch: int, dim: int, layers: int):
+def prepare(
+  log: Mapping[str, np.ndarray],
+  folder: str,
+  model: str,
+  *,
+  batch: int,
+  dim: int,
+  layers: int,
+) -> tuple[Any, torch.nn.Module]:
   """RecBole's batches of a log, and its model.
 
   Args:
@@ -32,7 +42,8 @@ def prepare(log, folder: str, model: str, batch: int, dim: int, layers: int):
     folder: for the file that RecBole reads.
     model: its name in RecBole.
     batch: events of a batch.
-    dim, layers: of the model.
+    dim: width of an embedding.
+    layers: how many the model has.
   """
   os.makedirs(os.path.join(folder, 'log'))
   with open(
@@ -42,7 +53,8 @@ def prepare(log, folder: str, model: str, batch: int, dim: int, layers: int):
     file.writelines(
       f'{user}\t{item}\n' for user, item in zip(log['users'], log['items'])
     )
-  # Its options are read from the command line as well.
+
+  # RecBole also reads options from the command line, where ours are none.
   sys.argv = sys.argv[:1]
   config = Config(
     model=model,
@@ -66,19 +78,23 @@ def prepare(log, folder: str, model: str, batch: int, dim: int, layers: int):
       },
     },
   )
+
   dataset = create_dataset(config)
   batches, *_ = data_preparation(config, dataset)
   network = get_model(model)(config, batches.dataset)
   return batches, network
 
 
-def main():
+def main() -> None:
   """Reads the arguments and trains for as long as lines come in."""
   path, model, *numbers = sys.argv[1:]
   batch, dim, layers, slice_events = map(int, numbers)
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   with tempfile.TemporaryDirectory() as folder:
-    batches, network = prepare(np.load(path), folder, model, batch, dim, layers)
+    batches, network = prepare(
+      np.load(path), folder, model, batch=batch, dim=dim, layers=layers
+    )
+
   network.train()
   optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
   stream = itertools.chain.from_iterable(itertools.repeat(batches))

@@ -1,16 +1,19 @@
-"""torch_geometric's TGN, trained slice by slice, as its documentation has it.
+"""Trains torch_geometric's TGN, slice by slice, as its documentation does.
 
-Run by the Python that has torch_geometric; imports nothing of dynllm_jax.
+It is run by the Python that has torch_geometric, and imports nothing of
+dynllm_jax.
 
     peer_tgn.py LOG.npz BATCH NEIGHBORS WIDTH SLICE_EVENTS
 
-Says its versions, then trains on the next slice for each line that it reads
-and answers with the seconds that took. All parts are the package's own:
-memory, neighbor loader, attention with edge features, and a link predictor of
-two layers; dimensions, batch, neighbors, dropout and the one negative an event
+It writes its versions. Then, for each line that it reads, it trains on the next
+slice and writes the seconds that took. All parts are the package's own: memory,
+neighbor loader, attention with edge features, and a link predictor of two
+layers. Dimensions, batch, neighbors, dropout and the one negative of an event
 are those of the system that it is compared with.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 import os
 import sys
 import time
@@ -26,14 +29,21 @@ from torch_geometric.nn.models import tgn
 class Attention(torch.nn.Module):
   """Attention over the latest neighbors, with the time as edge feature."""
 
-  def __init__(self, dim, encode):
+  def __init__(self, dim: int, encode: Callable[[torch.Tensor], torch.Tensor]):
     super().__init__()
     self.encode = encode
     self.conv = TransformerConv(
       dim, dim // 2, heads=2, dropout=0.1, edge_dim=dim + 1
     )
 
-  def forward(self, state, last, edges, times, message):
+  def forward(
+    self,
+    state: torch.Tensor,
+    last: torch.Tensor,
+    edges: torch.Tensor,
+    times: torch.Tensor,
+    message: torch.Tensor,
+  ) -> torch.Tensor:
     gap = (last[edges[0]] - times).to(state.dtype)
     features = torch.cat([self.encode(gap), message], -1)
     return self.conv(state, edges, features)
@@ -42,18 +52,18 @@ class Attention(torch.nn.Module):
 class LinkPredictor(torch.nn.Module):
   """A score of a pair of embeddings."""
 
-  def __init__(self, dim):
+  def __init__(self, dim: int):
     super().__init__()
     self.source = torch.nn.Linear(dim, dim)
     self.target = torch.nn.Linear(dim, dim)
     self.score = torch.nn.Linear(dim, 1)
 
-  def forward(self, source, target):
+  def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return self.score((self.source(source) + self.target(target)).relu())
 
 
 class Training:
-  """A log, and what is trained on it.
+  """A log and the model that is trained on it.
 
   Args:
     log: users, items and times, each i64[events].
@@ -61,13 +71,14 @@ class Training:
     dim: of memory, time encoding and embeddings.
   """
 
-  def __init__(self, log, near: int, dim: int):
+  def __init__(self, log: Mapping[str, np.ndarray], near: int, dim: int):
     first_item = int(log['users'].max()) + 1
     self.users = torch.from_numpy(log['users'].astype(np.int64))
     self.items = torch.from_numpy(log['items'].astype(np.int64)) + first_item
     self.times = torch.from_numpy(log['times'].astype(np.int64))
     self.message = torch.zeros(len(self.users), 1)
     self.first_item, self.nodes = first_item, int(self.items.max()) + 1
+
     self.memory = TGNMemory(
       self.nodes,
       1,
@@ -80,7 +91,8 @@ class Training:
     self.score = LinkPredictor(dim)
     self.loader = tgn.LastNeighborLoader(self.nodes, size=near)
     self.place = torch.empty(self.nodes, dtype=torch.long)
-    # A set: memory and attention share the time encoding.
+
+    # A set, as memory and attention share the time encoding.
     self.optimizer = torch.optim.Adam(
       {
         p
@@ -92,7 +104,7 @@ class Training:
     self.loss = torch.nn.BCEWithLogitsLoss()
 
   def reset(self) -> None:
-    """Before the first event, as at the start of an epoch."""
+    """Goes back to before the first event, as at the start of an epoch."""
     self.memory.reset_state()
     self.loader.reset_state()
 
@@ -105,6 +117,7 @@ class Training:
       self.times[at],
       self.message[at],
     )
+
     others = torch.randint(self.first_item, self.nodes, (high - low,))
     self.optimizer.zero_grad()
     known, edges, events = self.loader(
@@ -120,6 +133,8 @@ class Training:
     wrong = self.score(of(users), of(others))
     loss = self.loss(right, torch.ones_like(right))
     loss += self.loss(wrong, torch.zeros_like(wrong))
+
+    # Only events before the batch were known to what was scored.
     self.memory.update_state(users, items, times, message)
     self.loader.insert(users, items)
     loss.backward()
@@ -127,7 +142,7 @@ class Training:
     self.memory.detach()
 
 
-def main():
+def main() -> None:
   """Reads the arguments and trains for as long as lines come in."""
   batch, near, dim, slice_events = map(int, sys.argv[2:])
   torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -1,14 +1,16 @@
-"""Where a training step's time goes: its parts, compiled and timed apart.
+"""Where a training step's time goes, phase by phase.
 
-Lookup, update, forward and gradient are programs of their own that scan the
-same batches; what one program does beyond another is the difference of their
-times. XLA fuses across the parts of the whole step, so the parts are near it,
-not exactly it.
+Lookup, update, forward and gradient are compiled as programs of their own that
+scan the same batches. The time of a phase is the difference of the times of
+two programs. XLA fuses operations across the phases of a whole step, so the
+phases are close to what happens in it, not exact.
 """
 
+from collections.abc import Callable
 import functools
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +23,27 @@ from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import temporal
 from dynllm_jax.objectives import training_loss
 from dynllm_jax.objectives.negatives import sample_negatives
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import Params
+from dynllm_jax.types import Pending
 from experiments.slices import Slices
+
+Row = tuple[Array, Array, Array, Array]  # start, size, part, ready of a batch
+Carry = tuple[Any, Pending]  # the memory of the nodes, events that wait
 
 
 def milliseconds(
   slices: Slices, model: ml_collections.ConfigDict, repeats: int
 ) -> dict[str, float]:
-  """Times the parts of a step.
+  """Times the phases of a step.
 
   Args:
     slices: a stream system in training; its state is left as it is.
     model: `config.model`.
-    repeats: runs of each part, in turn with the others, after one to warm up.
+    repeats: runs of each program, in turn with the others, after one to warm
+      up.
 
   Returns:
     Milliseconds a batch, medians: `lookup` (batch, negatives, neighborhoods
@@ -40,28 +51,65 @@ def milliseconds(
     `embed` (the rest of the forward pass, with the loss), `backward`,
     `optimizer` (the rest of the step) and `step`, their sum.
   """
-  trainer, inputs, size = (
-    slices.trainer,
-    slices.inputs,
-    slices.plan.batch_size,
-  )
-  rows = slices.rows()
-  state = slices.state
+  programs = _programs(slices, model)
+  rows, state = slices.rows(), slices.state
+  carries = {
+    name: jax.tree.map(jnp.copy, (state.memory, state.pending))
+    for name in programs
+  }
+  whole = jax.tree.map(jnp.copy, state)
 
-  def batch_of(row):
+  seconds: dict[str, list[float]] = {name: [] for name in (*programs, 'step')}
+  for _ in range(repeats + 1):
+    for name, program in programs.items():
+      began = time.perf_counter()
+      carries[name], _ = jax.block_until_ready(program(carries[name], rows))
+      seconds[name].append(time.perf_counter() - began)
+    began = time.perf_counter()
+    whole, _ = jax.block_until_ready(
+      slices.program(slices.inputs, whole, rows, None)
+    )
+    seconds['step'].append(time.perf_counter() - began)
+
+  ms = {
+    name: 1e3 * statistics.median(s[1:]) / len(rows[0])
+    for name, s in seconds.items()
+  }
+  return {
+    'lookup': ms['lookup'],
+    'update': ms['update'],
+    'embed': ms['forward'] - ms['update'] - ms['lookup'],
+    'backward': ms['gradient'] - ms['forward'],
+    'optimizer': ms['step'] - ms['gradient'],
+    'step': ms['step'],
+  }
+
+
+def _programs(
+  slices: Slices, model: ml_collections.ConfigDict
+) -> dict[str, Callable[[Carry, Row], tuple[Carry, Array]]]:
+  """The programs whose times are compared, each a scan over a slice.
+
+  A program hands memory and pending events from batch to batch, and returns a
+  number for each batch, so that the compiler cannot leave out its work.
+  """
+  trainer, inputs, state = slices.trainer, slices.inputs, slices.state
+  size = slices.plan.batch_size
+
+  def batch_of(row: Row) -> tuple[EventBatch, Array, Array]:
     batch, events = feeds.read_batch(inputs, None, *row[:2], size)
     return batch, events, jax.random.fold_in(state.key, row[0])
 
-  def lookup(carry, row):
+  def lookup(carry: Carry, row: Row) -> tuple[Carry, Array]:
     memory, pending = carry
     batch, events, key = batch_of(row)
     return (memory, pending), _reads(
       model, trainer.config, inputs, memory, batch, events, key
     )
 
-  def update(carry, row):
-    # The pending events move on with the batches: the compiler must not find
-    # that every step sorts the same ones.
+  def update(carry: Carry, row: Row) -> tuple[Carry, Array]:
+    # The pending events move on with the batches; otherwise the compiler could
+    # find out that every step sorts the same ones.
     memory, pending = carry
     batch, _, _ = batch_of(row)
     memory = trainer.system.update(
@@ -78,7 +126,9 @@ def milliseconds(
     )
     return (memory, pending), jnp.float32(0)
 
-  def loss_of(params, memory, pending, row):
+  def loss_of(
+    params: Params, memory: Any, pending: Pending, row: Row
+  ) -> tuple[Array, Carry]:
     batch, events, key = batch_of(row)
     memory = trainer.system.update(
       params, memory, inputs, pending_updates.due(pending, row[1] > 0)
@@ -93,55 +143,47 @@ def milliseconds(
     pending = feeds.add_pending(trainer.system, pending, batch, loss, *row[2:])
     return loss.total + loss.decay, (memory, pending)
 
-  def forward(carry, row):
+  def forward(carry: Carry, row: Row) -> tuple[Carry, Array]:
     total, carry = loss_of(state.params, *carry, row)
     return carry, total
 
-  def gradient(carry, row):
+  def gradient(carry: Carry, row: Row) -> tuple[Carry, Array]:
     (_, carry), grads = jax.value_and_grad(loss_of, has_aux=True)(
       state.params, *carry, row
     )
     return carry, sum(jnp.sum(x) for x in jax.tree.leaves(grads))
 
-  parts = {
-    name: jax.jit(functools.partial(jax.lax.scan, part), donate_argnums=0)
-    for name, part in (
+  return {
+    name: jax.jit(functools.partial(jax.lax.scan, step), donate_argnums=0)
+    for name, step in (
       ('lookup', lookup),
       ('update', update),
       ('forward', forward),
       ('gradient', gradient),
     )
   }
-  carries = {
-    name: jax.tree.map(jnp.copy, (state.memory, state.pending))
-    for name in parts
-  }
-  whole = jax.tree.map(jnp.copy, state)
-  seconds = {name: [] for name in (*parts, 'step')}
-  for _ in range(repeats + 1):
-    for name, part in parts.items():
-      began = time.perf_counter()
-      carries[name], _ = jax.block_until_ready(part(carries[name], rows))
-      seconds[name].append(time.perf_counter() - began)
-    began = time.perf_counter()
-    whole, _ = jax.block_until_ready(slices.program(inputs, whole, rows, None))
-    seconds['step'].append(time.perf_counter() - began)
-  ms = {
-    name: 1e3 * statistics.median(s[1:]) / len(rows[0])
-    for name, s in seconds.items()
-  }
-  return {
-    'lookup': ms['lookup'],
-    'update': ms['update'],
-    'embed': ms['forward'] - ms['update'] - ms['lookup'],
-    'backward': ms['gradient'] - ms['forward'],
-    'optimizer': ms['step'] - ms['gradient'],
-    'step': ms['step'],
-  }
 
 
-def _reads(model, config, inputs, memory, batch, events, key):
-  """A number that depends on all that a batch looks up."""
+def _reads(
+  model: ml_collections.ConfigDict,
+  config: ml_collections.FrozenConfigDict,
+  inputs: Inputs,
+  memory: Any,
+  batch: EventBatch,
+  events: Array,
+  key: Array,
+) -> Array:
+  """A number that depends on all that a batch looks up.
+
+  Args:
+    model: `config.model`.
+    config: `config.train`.
+    inputs: on the device.
+    memory: of the nodes.
+    batch: the events.
+    events: their positions in the log.
+    key: of the negatives.
+  """
   negatives, allowed = sample_negatives(
     key, inputs, events, (len(events), config.num_negatives), config.negatives
   )
@@ -151,6 +193,7 @@ def _reads(model, config, inputs, memory, batch, events, key):
     ('user', batch.users, batch.times, model.num_layers),
     ('item', items, jnp.broadcast_to(batch.times[0], items.shape), 1),
   ]
+
   while hops:
     side, nodes, times, depth = hops.pop()
     own = getattr(memory, side)
@@ -165,6 +208,6 @@ def _reads(model, config, inputs, memory, batch, events, key):
       hops.append(
         ('item' if side == 'user' else 'user', near.nodes, at, depth - 1)
       )
-      if depth > 1:  # a deeper layer asks for the node's own, too
+      if depth > 1:  # a deeper layer also embeds the node itself
         hops.append((side, nodes, times, depth - 1))
   return total

@@ -1,8 +1,8 @@
 """Logs of any size and shape, drawn at random.
 
 The curves of experiments/scaling.py need logs with millions of events or
-nodes; a log with a story (datasets/simulated.py) would take longer to write
-than to train on. Nothing can be learned from these.
+nodes. A simulated log with preferences would take longer to make than to train
+on. From these logs nothing can be learned.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ _WINDOW_DAYS = 30  # between two profiles of a user
 _PROFILES = 4  # of a user
 _TEXTS = 20_000  # distinct facet texts at most
 
-# online_retail at 20 / 5 (SPEC 6), its training events, days and busiest node
-# in a batch of 2,048 (SPEC 3.10).
+# The size of online_retail at 20 / 5 (SPEC 6): its users and items, and the
+# events and days of its training split.
 _RETAIL = {'users': 3_001, 'items': 3_126, 'events': 259_056, 'days': 261}
-_RETAIL_LINES = 20  # of an invoice, in the mean
+_RETAIL_LINES = 20  # of an invoice, on average
 _RETAIL_LONGEST = 500  # lines of an invoice
 
 
@@ -34,10 +34,10 @@ def uniform(
 
   Args:
     num_events: at least 1.
-    num_users: of the catalogue of users.
-    num_items: of the catalogue of items.
+    num_users: with or without events.
+    num_items: with or without events.
     seed: of the draw.
-    active: if not 0, so many users and so many items at most have events, each
+    active: if not 0, at most so many users and so many items have events, each
       at a random place of its table.
 
   Returns:
@@ -45,7 +45,7 @@ def uniform(
   """
   rng = np.random.default_rng(seed)
 
-  def nodes(size):
+  def nodes(size: int) -> np.ndarray:
     if not active:
       return rng.integers(1, size + 1, num_events, dtype=np.int32)
     few = rng.integers(1, size + 1, active, dtype=np.int32)
@@ -60,11 +60,11 @@ def uniform(
 def retail(share: float = 1.0, seed: int = 0) -> EventLog:
   """A log shaped like online_retail: invoices with many lines at one time.
 
-  The numbers of users, items, events and days are that log's; an invoice has
-  20 lines in the mean and now and then some 500; few items are in demand.
+  The numbers of users, items, events and days are those of that log. An
+  invoice has 20 lines on average and now and then 500; few items are in demand.
 
   Args:
-    share: of the events that are drawn.
+    share: of that log's events and days.
     seed: of the draw.
 
   Returns:
@@ -72,11 +72,13 @@ def retail(share: float = 1.0, seed: int = 0) -> EventLog:
   """
   rng = np.random.default_rng(seed)
   num_events = max(1, int(share * _RETAIL['events']))
+
   sizes = np.minimum(
     1 + rng.geometric(1 / _RETAIL_LINES, num_events), _RETAIL_LONGEST
   )
   sizes[rng.random(num_events) < 1 / 500] = _RETAIL_LONGEST
   sizes = sizes[: np.searchsorted(np.cumsum(sizes), num_events) + 1]
+
   buyers = _in_demand(rng, _RETAIL['users'], len(sizes))
   days = _RETAIL['days'] * share
   starts = np.sort(
@@ -84,6 +86,7 @@ def retail(share: float = 1.0, seed: int = 0) -> EventLog:
       0, max(1, int(days * SECONDS_PER_DAY)), len(sizes), dtype=np.int64
     )
   )
+
   return _log(
     np.repeat(buyers, sizes)[:num_events],
     _in_demand(rng, _RETAIL['items'], num_events),
@@ -93,16 +96,24 @@ def retail(share: float = 1.0, seed: int = 0) -> EventLog:
   )
 
 
-def _in_demand(rng, num_nodes, size):
-  """Nodes drawn in proportion to 1 / sqrt(rank)."""
+def _in_demand(
+  rng: np.random.Generator, num_nodes: int, size: int
+) -> np.ndarray:
+  """i32[size] nodes, drawn in proportion to 1 / sqrt(node)."""
   weights = np.arange(1, num_nodes + 1) ** -0.5
   return (
     rng.choice(num_nodes, size, p=weights / weights.sum()).astype(np.int32) + 1
   )
 
 
-def _log(users, items, times, num_users, num_items):
-  """An EventLog without ids and texts: one empty string, repeated."""
+def _log(
+  users: np.ndarray,
+  items: np.ndarray,
+  times: np.ndarray,
+  num_users: int,
+  num_items: int,
+) -> EventLog:
+  """An EventLog whose ids and texts are all the same empty string."""
   none = lambda size: np.broadcast_to(np.array(''), size + 1)
   of_item = none(num_items)
   return EventLog(
@@ -136,8 +147,9 @@ def texts(log: EventLog, llm_dim: int) -> tuple[np.ndarray, FacetBank]:
   """
   rng = np.random.default_rng(1)
 
-  def embedding(rows):
-    # Some rows are drawn and repeated: what they hold costs nothing.
+  def embedding(rows: int) -> np.ndarray:
+    # Some rows are drawn and repeated, which costs less than drawing all; what
+    # they hold does not matter.
     some = rng.standard_normal((min(rows, _TEXTS), llm_dim), np.float32)
     scaled = (some * max(1, llm_dim) ** -0.5).astype(np.float16)
     return np.resize(scaled, (rows, llm_dim))

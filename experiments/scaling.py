@@ -1,20 +1,20 @@
-r"""How the cost grows: with events, nodes, the catalogue, devices.
+r"""How the cost grows with events, nodes, the catalogue and devices.
 
     pip install -e '.[experiments]'
     python -m experiments.scaling
 
 Prints `aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>` for
 each aim and writes `experiments/results/scaling.json`, `.md` and `.svg`. Logs
-are drawn at random (random_logs.py). Every size has a process of its own, and
-the sizes of a curve are timed in turn, slice by slice, so that other work on
-the machine hurts all of them; the first slice of each warms up and is not
-counted. A cost is the median over slices of its ratio to the smallest size.
+are drawn at random (random_logs.py). Every size has a process of its own. The
+sizes of a curve are timed in turn, slice by slice, so that other work on the
+machine hurts all of them; the first slice of each warms up and is not counted.
+A cost is the time of an event over that at the smallest size, and of these
+ratios the median over slices.
 """
 
 import itertools
 import pathlib
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -22,17 +22,19 @@ from absl import app
 from absl import flags
 
 from dynllm_jax import progress
-from dynllm_jax.types import InputError
 from experiments import aims
+from experiments import command_line
 from experiments import pages
 from experiments import scaling_devices
 from experiments.worker import Worker
 
 _SLICES = flags.DEFINE_integer(
-  'slices', 5, 'Slices that are counted, after one to warm up.'
+  'slices', 5, 'How many slices are counted, after one to warm up.'
 )
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
-_SYSTEMS = flags.DEFINE_list('systems', ['tgn', 'dynllm'], 'That are trained.')
+_SYSTEMS = flags.DEFINE_list(
+  'systems', ['tgn', 'dynllm'], 'Systems to measure.'
+)
 _LOGS = flags.DEFINE_list(
   'events', ['250000', '1000000', '4000000'], 'Lengths of logs.'
 )
@@ -45,12 +47,12 @@ _ITEMS = flags.DEFINE_list(
   'items', ['10000', '100000', '1000000', '10000000'], 'Catalogues ranked.'
 )
 _FIELDS = flags.DEFINE_list(
-  'fields', [], 'Of the configuration, as model.dim=128.'
+  'fields', [], 'Fields of the configuration, as model.dim=128.'
 )
 _CURVES = flags.DEFINE_list(
   'curves',
   ['events', 'nodes', 'ranking', 'devices'],
-  'That are measured; devices is experiments/scaling_devices.py.',
+  'Curves to measure; devices is experiments/scaling_devices.py.',
 )
 _OUT = flags.DEFINE_string(
   'out',
@@ -59,12 +61,13 @@ _OUT = flags.DEFINE_string(
 )
 
 _USERS, _CATALOGUE = 5_651, 10_333  # of the curve over events: Tmall's
-_ACTIVE = 5_000  # users, and items, with events where the rest only take room
+_ACTIVE = 5_000  # users, and items, with events where the others have none
 _NODE_EVENTS = 250_000  # of each log of the curve over nodes
-_LLM_DIM = 32  # narrow texts: 10 million of them must fit
-_RANKED = 1_000_000  # users times items of a timed ranking, about, in batches
+_LLM_DIM = 32  # narrow, as 10 million texts must fit into memory
+_RANKED = 1_000_000  # batches times items of a timed ranking, about
 
 Point = dict[str, Any]  # of a curve: size, ratio, figures
+Curves = dict[str, dict[str, list[Point]]]  # by kind, then system
 
 
 def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
@@ -72,12 +75,12 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
 
   Args:
     specs: of experiments/worker.py, by size.
-    slices: counted, after one to warm up.
+    slices: how many are counted, after one to warm up.
 
   Returns:
-    A point a size: `size`, `us_per_event`, `ratio` (median over slices of the
-    time of an event over that at the smallest size), `peak_rss`,
-    `table_bytes` and what else the worker says.
+    A point for each size: `size`, `us_per_event`, `ratio` (the median over
+    slices of the time of an event over that at the smallest size), `peak_rss`,
+    `table_bytes` and what else the worker says of itself.
   """
   workers = {size: Worker(spec) for size, spec in sorted(specs.items())}
   rounds, peaks = [], {}
@@ -87,6 +90,7 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
     peaks = {size: f['peak_rss'] for size, f in found.items()}
   for worker in workers.values():
     worker.close()
+
   smallest = min(specs)
   return [
     {
@@ -103,17 +107,30 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
 def spec_of(
   kind: str,
   system: str,
+  *,
   events: int,
   users: int,
   items: int,
   item_ids: bool = False,
   **rest: Any,
 ) -> dict[str, Any]:
-  """What a worker is told; `item_ids`: a learned vector an item."""
+  """What a worker is told.
+
+  Args:
+    kind: 'train' or 'rank'.
+    system: its name.
+    events, users, items: the size of the log.
+    item_ids: whether each item has a learned vector.
+    **rest: further entries, in place of those that all sizes share.
+
+  Returns:
+    The `spec` of experiments/worker.py.
+  """
   fields = {'train.batch_size': 2048, 'model.item_id_embedding': item_ids}
   for text in _FIELDS.value:
     name, _, value = text.partition('=')
     fields[name] = int(value)
+
   return {
     'kind': kind,
     'system': system,
@@ -135,7 +152,12 @@ def over_events(system: str) -> list[Point]:
   return measure(
     {
       events: spec_of(
-        'train', system, events, _USERS, _CATALOGUE, spread=_SLICES.value + 1
+        'train',
+        system,
+        events=events,
+        users=_USERS,
+        items=_CATALOGUE,
+        spread=_SLICES.value + 1,
       )
       for events in map(int, _LOGS.value)
     },
@@ -144,21 +166,24 @@ def over_events(system: str) -> list[Point]:
 
 
 def over_nodes(system: str, active: int) -> list[Point]:
-  """Training on logs with several numbers of nodes, item ids learned.
+  """Training on logs with several numbers of nodes, with learned item ids.
 
   Args:
     system: its name.
-    active: nodes a side that have events, at random places of the tables;
-      0: all.
+    active: how many users, and how many items, have events, at random places
+      of the tables; 0 for all.
+
+  Returns:
+    A point for each number of nodes.
   """
   return measure(
     {
       nodes: spec_of(
         'train',
         system,
-        _NODE_EVENTS,
-        nodes // 2,
-        nodes // 2,
+        events=_NODE_EVENTS,
+        users=nodes // 2,
+        items=nodes // 2,
         item_ids=True,
         active=min(active, nodes // 2),
       )
@@ -169,56 +194,57 @@ def over_nodes(system: str, active: int) -> list[Point]:
 
 
 def over_catalogue(system: str) -> list[Point]:
-  """Ranking of several catalogues; microseconds of an event for each item."""
+  """Ranking of several catalogues; the ratios are of the time per item."""
   points = measure(
     {
       items: spec_of(
         'rank',
         system,
-        10_000,
-        _USERS,
-        items,
+        events=10_000,
+        users=_USERS,
+        items=items,
         batches=min(8, max(1, _RANKED // items)),
       )
       for items in map(int, _ITEMS.value)
     },
     _SLICES.value,
   )
-  # By item: the cost is linear where this does not grow.
+  # Where the time per item does not grow, the cost is linear.
   first = points[0]['size']
   return [{**p, 'ratio': p['ratio'] * first / p['size']} for p in points]
 
 
 def farthest(curves: dict[str, list[Point]]) -> float | None:
-  """The ratio that is farthest from 1, up or down, as a number above 1."""
+  """The ratio that is farthest from 1, up or down, as a number from 1."""
   ratios = [p['ratio'] for points in curves.values() for p in points]
   return max((max(r, 1 / r) for r in ratios), default=None)
 
 
 def memory(curves: dict[str, list[Point]]) -> float | None:
-  """Peak memory over that of the tables, at the largest size."""
+  """Peak memory over the bytes of the tables, at the largest size."""
   ends = [points[-1] for points in curves.values()]
   return max((p['peak_rss'] / p['table_bytes'] for p in ends), default=None)
 
 
 def several_blocks(points: list[Point]) -> list[Point]:
-  """Points of catalogues that need several blocks, rescaled to the first.
+  """The points of catalogues of several blocks, with ratios among themselves.
 
-  Where one block holds the catalogue it is scored once, else twice.
+  A catalogue that fits into one block is scored once, any other twice, so the
+  two kinds cannot be compared.
   """
   block = 65_536  # config.eval.block_size
   many = [p for p in points if p['size'] > block]
   return [{**p, 'ratio': p['ratio'] / many[0]['ratio']} for p in many]
 
 
-def judge(curves: dict[str, dict[str, list[Point]]]) -> dict[str, aims.Found]:
-  """The aims' figures.
+def judge(curves: Curves) -> dict[str, aims.Found]:
+  """The figures of the aims.
 
   Args:
-    curves: by kind ('events', 'nodes', 'all_nodes', 'ranking'), then system.
+    curves: of the kinds 'events', 'nodes', 'all_nodes' and 'ranking'.
 
   Returns:
-    By aim.
+    By name of the aim.
   """
   ranking = {
     system: several_blocks(points) or points
@@ -240,59 +266,69 @@ def judge(curves: dict[str, dict[str, list[Point]]]) -> dict[str, aims.Found]:
 def main(argv: list[str]) -> int:
   """Measures the curves and writes the page."""
   del argv
+  return command_line.exit_status(_run)
+
+
+def _run() -> None:
+  """Does what the flags ask for.
+
+  Raises:
+    InputError: if a flag names no curve, or a part would replace the page.
+  """
+  aims.check_asked(
+    'curves',
+    _CURVES.value,
+    list(flags.FLAGS['curves'].default),
+    out=_OUT.value,
+    default_out=flags.FLAGS['out'].default,
+  )
+  curves = _measure_curves()
+  results = judge(curves)
+
+  for name, found in results.items():
+    progress.say(aims.line(name, aims.SCALING[name], found))
+  aims.write(
+    _OUT.value,
+    'Cost curves',
+    about={
+      'log': 'drawn at random',
+      'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
+    },
+    aims=aims.SCALING,
+    results=results,
+    more=_page(curves),
+    curves=curves,
+  )
+  chart(curves, pathlib.Path(_OUT.value + '.svg'))
+  if 'devices' in _CURVES.value:
+    scaling_devices.run()
+
+
+def _measure_curves() -> Curves:
+  """Measures the curves that were asked for, one after another."""
   began = time.perf_counter()
-  curves = {'events': {}, 'nodes': {}, 'all_nodes': {}, 'ranking': {}}
+  curves: Curves = {'events': {}, 'nodes': {}, 'all_nodes': {}, 'ranking': {}}
   jobs = [
     ('events', 'events', over_events),
     ('nodes', 'nodes', lambda system: over_nodes(system, _ACTIVE)),
     ('nodes', 'all_nodes', lambda system: over_nodes(system, 0)),
     ('ranking', 'ranking', over_catalogue),
   ]
-  try:
-    aims.check_asked(
-      'curves',
-      _CURVES.value,
-      list(flags.FLAGS['curves'].default),
-      _OUT.value,
-      flags.FLAGS['out'].default,
-    )
-    for (flag, kind, curve), system in itertools.product(jobs, _SYSTEMS.value):
-      # Ranking costs minutes a system, and all rank by the same code.
-      if flag not in _CURVES.value or (
-        kind == 'ranking' and system != _SYSTEMS.value[-1]
-      ):
-        continue
-      curves[kind][system] = curve(system)
-      progress.say(
-        f'{kind} {system}: '
-        + ', '.join(
-          f'{p["size"]:,}: {p["us_per_event"]:.4g} us ({p["ratio"]:.3f})'
-          for p in curves[kind][system]
-        )
-        + f'; {time.perf_counter() - began:.0f} s so far'
+  for (flag, kind, curve), system in itertools.product(jobs, _SYSTEMS.value):
+    # Ranking costs minutes a system, and all systems rank by the same code.
+    last = system == _SYSTEMS.value[-1]
+    if flag not in _CURVES.value or (kind == 'ranking' and not last):
+      continue
+    points = curves[kind][system] = curve(system)
+    progress.say(
+      f'{kind} {system}: '
+      + ', '.join(
+        f'{p["size"]:,}: {p["us_per_event"]:.4g} us ({p["ratio"]:.3f})'
+        for p in points
       )
-  except InputError as error:
-    print('error:', ' '.join(str(error).split()), file=sys.stderr)
-    return 2
-  results = judge(curves)
-  for name, found in results.items():
-    progress.say(aims.line(name, aims.SCALING[name], found))
-  aims.write(
-    _OUT.value,
-    'Cost curves',
-    {
-      'log': 'drawn at random',
-      'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
-    },
-    aims.SCALING,
-    results,
-    _page(curves),
-    curves=curves,
-  )
-  chart(curves, pathlib.Path(_OUT.value + '.svg'))
-  if 'devices' in _CURVES.value:
-    scaling_devices.run()
-  return 0
+      + f'; {time.perf_counter() - began:.0f} s so far'
+    )
+  return curves
 
 
 TITLES = {
@@ -303,7 +339,8 @@ TITLES = {
 }
 
 
-def _page(curves):
+def _page(curves: Curves) -> list[str]:
+  """A table for each curve, and what to know of them."""
   lines = []
   for kind, systems in curves.items():
     for system, points in systems.items():
@@ -326,21 +363,20 @@ def _page(curves):
         ),
         '',
       ]
+
   return [
     *lines,
-    'A catalogue beyond one block (65,536 items) is scored twice, '
-    'once for the positives and once to compare; its ratios are judged '
-    'among themselves. Tables are all arrays on the device; a ranking works '
-    'on a copy of the memory, which is counted.',
+    'A catalogue of more than one block (65,536 items) is scored twice, once '
+    'for the positives and once to compare with them, so the ratios of such '
+    'catalogues are judged among themselves. "Tables" are all arrays on the '
+    'device; a ranking works on a copy of the memory, which counts too.',
     '',
     '![Cost](scaling.svg)',
   ]
 
 
-def chart(
-  curves: dict[str, dict[str, list[Point]]], path: pathlib.Path
-) -> None:
-  """Draws time an event over size, a panel a kind, as SVG."""
+def chart(curves: Curves, path: pathlib.Path) -> None:
+  """Draws the time of an event over the size, a panel for each kind, as SVG."""
   with pages.drawing(path, 4 * len(curves), 3, len(curves)) as panels:
     for axes, (kind, systems) in zip(panels, curves.items()):
       for system, points in systems.items():
@@ -350,6 +386,7 @@ def chart(
           marker='o',
           label=system,
         )
+
       axes.set_xscale('log')
       if kind == 'ranking':
         axes.set_yscale('log')

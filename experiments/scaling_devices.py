@@ -1,19 +1,21 @@
 """Scaling over devices, from compiled programs: work and bytes, not time.
 
-`python -m experiments.scaling_devices` compiles the training and the ranking
-step for meshes of fake CPU devices, counts what one device computes and what
-it sends (XLA's cost analysis and the collectives of the compiled text), and
-projects a slice of 256 chips from the TPU programs that
-experiments/tpu_compile.py has compiled. `experiments.scaling` runs it too. Two
-cores cannot tell more: eight fake devices share them.
+`python -m experiments.scaling_devices` compiles the training step for meshes of
+fake CPU devices and counts what one device computes and sends (from XLA's cost
+analysis and the collectives of the compiled text). It projects a slice of 256
+chips from the TPU programs that experiments/tpu_compile.py has compiled. Times
+would say nothing, since eight fake devices share two cores.
+`experiments.scaling` runs this, too.
 """
 
+import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 from typing import Any
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -21,6 +23,7 @@ from absl import flags
 from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
+from experiments import pages
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 TMALL = dict(
@@ -30,21 +33,23 @@ TMALL = dict(
 FLOPS_PER_S = 197e12 / 4  # float32 products take several bfloat16 passes
 MEMORY_BYTES_PER_S = 819e9
 LINK_BYTES_PER_S = 45e9  # a direction of one of four links of 1,600 Gbit/s
-CHIP_BYTES = 16 * 2**30
 
 
 def measure(
   shape: tuple[int, int], batch_size: int, devices: int = 8
 ) -> dict[str, Any]:
-  """What one device of a mesh does in a training step, compiled here.
+  """What one device of a mesh does in a training step.
+
+  A process of its own compiles the step, since the number of fake devices is
+  fixed when JAX starts.
 
   Args:
     shape: of the mesh, `data` x `nodes`.
     batch_size: events of a step, over all devices.
-    devices: fake CPU devices of the process that compiles.
+    devices: fake CPU devices of the process.
 
   Returns:
-    `flops`, `collective_bytes`, `collectives`, `arguments_bytes` and so on.
+    `shape`, `batch_size` and the facts of experiments/compiled.py.
   """
   done = subprocess.run(
     [
@@ -67,7 +72,8 @@ def measure(
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measure_here(shape, batch_size):
+def _measure_here(shape: tuple[int, int], batch_size: int) -> dict[str, Any]:
+  """`measure` in this process, which must have enough devices."""
   import jax
   import numpy as np
 
@@ -76,6 +82,7 @@ def _measure_here(shape, batch_size):
 
   config = config_lib.default('dynllm')
   config.train.batch_size = batch_size
+
   count = shape[0] * shape[1]
   mesh = jax.sharding.Mesh(
     np.array(jax.devices()[:count]).reshape(shape), ('data', 'nodes')
@@ -86,11 +93,17 @@ def _measure_here(shape, batch_size):
 
 
 def step_seconds(facts: dict[str, Any]) -> dict[str, float]:
-  """Lower bounds of a step's seconds on a v5e chip, by what bounds it.
+  """The seconds that a step needs on a v5e chip, for each thing that limits it.
 
-  Assumed: the vendor's rates, one link's bandwidth for every collective, no
-  overlap of the three, bytes accessed as XLA counts them (a gather counts its
-  whole table, so memory is an upper bound of its part).
+  Assumed are the vendor's rates, the bandwidth of one link for every
+  collective, and the bytes that XLA counts. XLA counts the whole table for a
+  gather, so `memory` is an upper bound; `compute` and `links` are lower bounds.
+
+  Args:
+    facts: of a program, of experiments/compiled.py.
+
+  Returns:
+    Seconds of `compute`, `memory` and `links`, each alone.
   """
   return {
     'compute': facts['flops'] / FLOPS_PER_S,
@@ -99,21 +112,34 @@ def step_seconds(facts: dict[str, Any]) -> dict[str, float]:
   }
 
 
-def aims(rows: list[dict[str, Any]], tpu: dict[str, Any]) -> list[dict]:
-  """What the rows are to show, each with its value and whether it is met.
+class Aim(NamedTuple):
+  """An upper bound of a figure, and whether it is kept."""
+
+  name: str
+  value: float | None  # None where it was not measured
+  wanted: str
+  met: bool | None
+
+
+def judge(
+  rows: list[dict[str, Any]], tpu: dict[str, dict[str, Any]]
+) -> list[Aim]:
+  """The aims, each with its value and whether it is met.
 
   Args:
-    rows: of `measure`: strong scaling (one batch) and weak (a batch a device).
-    tpu: of experiments/tpu_compile.py, by name; empty where it has not run.
+    rows: of `measure`, for strong scaling (one batch size) and for weak
+      scaling (a batch for each device).
+    tpu: results of experiments/tpu_compile.py by name, empty where it has not
+      run.
+
+  Returns:
+    First the work of several devices, then the memory of TPU chips.
   """
   by = {(tuple(r['shape']), r['batch_size']): r for r in rows}
   one = by.get(((1, 1), 2048))
   found = []
-
-  def aim(name, value, wanted, met):
-    found.append(dict(name=name, value=value, wanted=wanted, met=met))
-
-  # Work of all devices (strong), or of one (weak), by that of one alone.
+  # Strong scaling compares the work of all devices with that of a single one,
+  # weak scaling that of one device.
   for name, shape, batch_size, count in (
     ('strong_8x1_total_work', (8, 1), 2048, 8),
     ('strong_1x8_total_work', (1, 8), 2048, 8),
@@ -122,107 +148,161 @@ def aims(rows: list[dict[str, Any]], tpu: dict[str, Any]) -> list[dict]:
   ):
     row = by.get((shape, batch_size))
     if one is None or row is None:
-      aim(name, None, '<=2', None)
+      found.append(Aim(name, None, '<=2', None))
     else:
       share = row['flops'] * count / one['flops']
-      aim(name, round(share, 2), '<=2', share <= 2)
-  for name in (
-    'v5e_2x2_tmall',
-    'v5e_4x4_tmall',
-    'v5e_16x16_tmall',
-    'v5e_16x16_huge',
+      found.append(Aim(name, round(share, 2), '<=2', share <= 2))
+
+  for case, part in itertools.product(
+    ('v5e_2x2_tmall', 'v5e_4x4_tmall', 'v5e_16x16_tmall', 'v5e_16x16_huge'),
+    ('train', 'rank'),
   ):
-    facts = tpu.get(name)
-    for part in ('train', 'rank'):
-      label = f'{name}_{part}_gib_a_chip'
-      if facts is None:
-        aim(label, None, '<=15', None)
-      else:
-        gib = facts[part]['peak_bytes'] / 2**30
-        aim(
-          label,
-          round(gib, 2),
-          '<=15',
-          gib <= 15 and not facts[part]['whole_tables'],
-        )
+    name = f'{case}_{part}_gib_a_chip'
+    if case not in tpu:
+      found.append(Aim(name, None, '<=15', None))
+    else:
+      facts = tpu[case][part]
+      gib = facts['peak_bytes'] / 2**30
+      met = gib <= 15 and not facts['whole_tables']
+      found.append(Aim(name, round(gib, 2), '<=15', met))
   return found
 
 
-def line(aim: dict[str, Any]) -> str:
+def line(aim: Aim) -> str:
   """An aim as `aim=<name> value=.. wanted=.. met=<yes|no|not run>`."""
-  met = {True: 'yes', False: 'no', None: 'not run'}[aim['met']]
-  return (
-    f'aim={aim["name"]} value={aim["value"]} wanted={aim["wanted"]} met={met}'
+  met = {True: 'yes', False: 'no', None: 'not run'}[aim.met]
+  return f'aim={aim.name} value={aim.value} wanted={aim.wanted} met={met}'
+
+
+def page(
+  rows: list[dict[str, Any]],
+  tpu: dict[str, dict[str, Any]],
+  found: list[Aim],
+  commit: str,
+) -> str:
+  """The results as a page.
+
+  Args:
+    rows: of `measure`.
+    tpu: as of `judge`.
+    found: of `judge`.
+    commit: that `rows` were compiled at.
+
+  Returns:
+    Markdown.
+  """
+  table = pages.table(
+    [
+      'mesh',
+      'events a step',
+      'GFLOP',
+      'tables and state, MB',
+      'collectives',
+      'MB of collectives',
+    ],
+    [
+      [
+        f'{row["shape"][0]} x {row["shape"][1]}',
+        f'{row["batch_size"]:,}',
+        f'{row["flops"] / 1e9:.2f}',
+        f'{row["arguments_bytes"] / 1e6:.1f}',
+        _count(row),
+        f'{row["collective_bytes"] / 1e6:.2f}',
+      ]
+      for row in rows
+    ],
+  )
+
+  return '\n'.join(
+    [
+      '# Scaling over devices',
+      '',
+      'A training step of `dynllm` at Tmall size (d 128, 2 layers, 3 '
+      'neighbors), compiled for fake CPU devices: what ONE device computes and '
+      "sends, by XLA's cost analysis and the collectives of the compiled text. "
+      'A loop of the ordered update counts for one round. No time was '
+      f'measured, as the devices share two cores. Commit {commit}.',
+      '',
+      *table,
+      *_tpu_page(tpu),
+      '',
+      '## Aims',
+      '',
+      '```',
+      *(line(aim) for aim in found),
+      '```',
+      '',
+    ]
   )
 
 
-def page(rows, tpu, found, commit) -> str:
-  """The results as a page."""
+def _count(facts: dict[str, Any]) -> int:
+  """How many collectives a program has."""
+  return sum(c['count'] for c in facts['collectives'].values())
+
+
+def _tpu_page(tpu: dict[str, dict[str, Any]]) -> list[str]:
+  """The part of the page on TPU programs; nothing where there are none."""
+  if not tpu:
+    return []
+  commits = sorted({facts['commit'] for facts in tpu.values()})
   lines = [
-    '# Scaling over devices',
     '',
-    'A training step of `dynllm` at Tmall size (d 128, 2 layers, 3 '
-    'neighbors), compiled for fake CPU devices: what ONE device computes '
-    "and moves, by XLA's cost analysis and the collectives of the compiled "
-    'text. A loop of the ordered update counts for one round. No time was '
-    f'measured: the devices share two cores. Commit {commit}.',
+    '## Compiled for TPU v5e',
     '',
-    '| mesh | events a step | GFLOP | tables and state, MB | collectives | '
-    'their MB |',
-    '|---|---|---|---|---|---|',
+    f'Without a TPU. Commit {", ".join(commits)}. GiB are from the memory '
+    "analysis of the compiler; a chip has 16. A row's collectives are those of "
+    'a training step, or of one block of the catalogue in ranking. "Whole '
+    'tables" names the shared tables that a program puts together on a device.',
+    '',
+    *pages.table(
+      [
+        'slice',
+        'mesh',
+        'program',
+        'GiB a chip',
+        'GFLOP',
+        'collectives',
+        'MB of collectives',
+        'whole tables',
+      ],
+      [
+        [
+          name,
+          case['mesh'],
+          part,
+          f'{case[part]["peak_bytes"] / 2**30:.2f}',
+          f'{case[part]["flops"] / 1e9:.2f}',
+          _count(case[part]),
+          f'{case[part]["collective_bytes"] / 1e6:.2f}',
+          ', '.join(case[part]['whole_tables']) or 'none',
+        ]
+        for name, case in tpu.items()
+        for part in ('train', 'rank')
+      ],
+    ),
   ]
-  for row in rows:
-    count = sum(c['count'] for c in row['collectives'].values())
-    lines.append(
-      f'| {row["shape"][0]} x {row["shape"][1]} | {row["batch_size"]:,} | '
-      f'{row["flops"] / 1e9:.2f} | {row["arguments_bytes"] / 1e6:.1f} | '
-      f'{count} | {row["collective_bytes"] / 1e6:.2f} |'
-    )
-  if tpu:
+
+  huge = tpu.get('v5e_16x16_huge')
+  if huge:
+    seconds = step_seconds(huge['train'])
     lines += [
       '',
-      '## Compiled for TPU v5e',
+      '## Projection, 256 chips',
       '',
-      'No TPU was there. Commit '
-      f'{", ".join(sorted({f["commit"] for f in tpu.values()}))}. GiB as '
-      "the compiler's memory analysis has them, of 16 a chip. MB of collectives: of a training step, and of one "
-      'block of the catalogue when ranking.',
-      '',
-      '| slice | mesh | program | GiB a chip | GFLOP | collectives | their '
-      'MB | whole tables |',
-      '|---|---|---|---|---|---|---|---|',
+      f'A step of {huge["batch_size"]:,} events at '
+      f'{huge["size"]["users"]:,} users, {huge["size"]["items"]:,} items '
+      f'and {huge["size"]["events"]:,} events: '
+      + ', '.join(
+        f'{name} {1e3 * value:.1f} ms' for name, value in seconds.items()
+      )
+      + '. Assumed: a quarter of 197 TFLOP/s, 819 GB/s of memory, 45 GB/s '
+      'of one link for every collective, nothing overlapped. The memory '
+      'figure is far too high, as a gather of a few rows counts its whole '
+      'table. Rounds of the ordered update beyond the first are not counted. '
+      'Nothing was measured on a TPU.',
     ]
-    for name, facts in tpu.items():
-      for part in ('train', 'rank'):
-        f = facts[part]
-        count = sum(c['count'] for c in f['collectives'].values())
-        lines.append(
-          f'| {name} | {facts["mesh"]} | {part} | '
-          f'{f["peak_bytes"] / 2**30:.2f} | {f["flops"] / 1e9:.2f} | '
-          f'{count} | {f["collective_bytes"] / 1e6:.2f} | '
-          f'{", ".join(f["whole_tables"]) or "none"} |'
-        )
-    huge = tpu.get('v5e_16x16_huge')
-    if huge:
-      seconds = step_seconds(huge['train'])
-      lines += [
-        '',
-        '## Projection, 256 chips',
-        '',
-        f'A step of {huge["batch_size"]:,} events at '
-        f'{huge["size"]["users"]:,} users, {huge["size"]["items"]:,} items '
-        f'and {huge["size"]["events"]:,} events: '
-        + ', '.join(
-          f'{name} {1e3 * value:.1f} ms' for name, value in seconds.items()
-        )
-        + '. Assumed: a quarter of 197 TFLOP/s, 819 GB/s of memory, 45 GB/s '
-        'of one link for every collective, nothing overlapped. The memory '
-        'figure counts whole tables for a gather of a few rows and is far '
-        'too high; rounds of the ordered update beyond the first are '
-        'counted nowhere. Nothing was measured on a TPU.',
-      ]
-  lines += ['', '## Aims', '', '```', *(line(aim) for aim in found), '```', '']
-  return '\n'.join(lines)
+  return lines
 
 
 def run() -> None:
@@ -239,14 +319,21 @@ def run() -> None:
   ]
   file = RESULTS / 'tpu_compile.json'
   tpu = json.loads(file.read_text()) if file.exists() else {}
-  found = aims(rows, tpu)
+  found = judge(rows, tpu)
   for aim in found:
     progress.say(line(aim))
+
   commit = provenance.commit()
   atomic.write_atomically(
     RESULTS / 'scaling_devices.json',
     json.dumps(
-      {'commit': commit, 'steps': rows, 'tpu': tpu, 'aims': found}, indent=1
+      {
+        'commit': commit,
+        'steps': rows,
+        'tpu': tpu,
+        'aims': [aim._asdict() for aim in found],
+      },
+      indent=1,
     )
     + '\n',
   )
@@ -256,7 +343,7 @@ def run() -> None:
 
 
 def main(argv: list[str]) -> None:
-  """With --one a mesh, else everything."""
+  """Compiles one mesh with --one, and everything without."""
   del argv
   if _ONE.value:
     shape = tuple(int(n) for n in _SHAPE.value.split('x'))

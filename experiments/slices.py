@@ -1,7 +1,8 @@
-"""Systems that are trained slice after slice, to be timed.
+"""Systems in training, a slice at a time, so that slices can be timed.
 
-A slice is a chunk of an epoch, compiled once: what `train.run_epoch` runs
-between two looks at its progress. The first slice compiles and warms up.
+A slice is a chunk of an epoch: what `train.run_epoch` runs as one program,
+between two updates of its progress bar. The first slice compiles the program
+and warms up.
 """
 
 import functools
@@ -31,17 +32,17 @@ class Slices:
     trainer: what is compiled.
     inputs: on the device.
     plan: all batches.
-    state: as it stands.
-    compile_s: seconds of tracing and compilation, 0 before.
+    state: after the last slice that was trained on.
+    compile_s: seconds of tracing and compilation, 0 until then.
 
   Args:
     trainer: the trainer.
     inputs: on the device.
     plan: of the training split.
     state: before the first step; its buffers are given away.
-    slice_events: of a slice at most, but at least a batch.
-    spread: if not 0, an epoch is so many slices at even distances: what lies
-      between is left out, so that a long log is seen from end to end.
+    slice_events: events of a slice at most; a slice has at least a batch.
+    spread: if not 0, an epoch has only so many slices, at even distances, so
+      that few of them reach from the beginning of a long log to its end.
   """
 
   def __init__(
@@ -57,7 +58,7 @@ class Slices:
     self.state = train.start_epoch(trainer, state)
     length = min(len(plan.start), max(1, slice_events // plan.batch_size))
     chunks = batching.chunks(plan, length)
-    # A last chunk that is padded costs as much and holds fewer events.
+    # The last chunk may be padded: it costs as much and has fewer events.
     chunks = chunks[:-1] if len(chunks) > 1 else chunks
     if spread:
       places = np.linspace(0, len(chunks) - 1, spread).astype(int)
@@ -68,7 +69,7 @@ class Slices:
 
   @functools.cached_property
   def program(self) -> jax.stages.Compiled:
-    """What trains on a slice, compiled when it is first wanted."""
+    """What trains on a slice, compiled when it is first asked for."""
     began = time.perf_counter()
     program = train.train_chunk.lower(
       self.trainer,
@@ -95,8 +96,9 @@ class Slices:
   def bytes_per_step(self) -> float:
     """Bytes that a step's operations read and write, as XLA counts them.
 
-    XLA counts the body of a loop once, whatever the number of rounds: that of
-    the chunk is a step, and the ordered update counts for one block of rows.
+    XLA counts the body of a loop once, whatever the number of rounds. The body
+    of the chunk's loop is a step; of the ordered update one block of rows
+    counts.
     """
     return float(self.program.cost_analysis()['bytes accessed'])
 
@@ -111,7 +113,7 @@ class Slices:
     )
 
   def step(self) -> tuple[int, float]:
-    """Trains on the next slice; its events and the seconds it took."""
+    """Trains on the next slice; returns its events and its seconds."""
     if self._next == len(self._chunks):
       self._next = 0
       self.state = train.start_epoch(self.trainer, self.state)
@@ -129,17 +131,17 @@ class Slices:
 def of_config(
   config: ml_collections.ConfigDict, slice_events: int
 ) -> tuple[Slices, prepared.PreparedRun]:
-  """A configuration's system on its own log.
+  """A configuration's system on the configuration's log.
 
   Args:
     config: the whole configuration.
-    slice_events: of a slice at most.
+    slice_events: events of a slice at most.
 
   Returns:
-    The slices, and what was prepared.
+    The slices, and the prepared run that they are of.
   """
   run = prepared.prepare(config)
-  # What is compiled here is timed: nothing may come from disk.
+  # Compilation is timed, so no program may come from the disk.
   jax.config.update('jax_compilation_cache_dir', None)
   return Slices(
     run.trainer,
@@ -156,7 +158,7 @@ def build(
   item_text: np.ndarray,
   facets: FacetBank,
 ) -> tuple[train.Trainer, Inputs, batching.BatchPlan, TrainState]:
-  """A configuration's system on a log that no source holds.
+  """A configuration's system on a log that is given, not read from a source.
 
   Args:
     config: the whole configuration; `config.data` and `config.facets` are not
@@ -194,13 +196,15 @@ def crowding(slices: Slices) -> tuple[int, float]:
     slices: of a chronological plan.
 
   Returns:
-    Events of the busiest node of any batch, and the mean over batches of the
-    rounds of the ordered update: the most distinct times of a node.
+    The events of the busiest node of any batch; and the rounds of the ordered
+    update, which are the most distinct times of a node, as a mean over
+    batches.
   """
   users, items, times = (
     np.asarray(x)
     for x in (slices.inputs.users, slices.inputs.items, slices.inputs.times)
   )
+
   most, rounds = 0, []
   for start, size in zip(slices.plan.start, slices.plan.size):
     at = slice(start, start + size)

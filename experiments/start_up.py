@@ -1,4 +1,4 @@
-"""How long the command takes to its first training step."""
+"""How long the command takes until its first training step."""
 
 import fcntl
 import os
@@ -18,14 +18,15 @@ from dynllm_jax.types import InputError
 from experiments import aims
 
 _LIMIT_S = 300.0
-# The progress bar once a chunk of batches is done; before, it stands at 0.
+# What the progress bar shows after the first chunk of batches; until then it
+# stands at 0.
 _FIRST_STEP = re.compile(rb'training:[^\r\n]*\| *(?!0\.00)[\d.]+k?/')
 
 
 def seconds_to_first_step(command: list[str]) -> float:
-  """Runs a command until its progress bar shows training, then ends it.
+  """Runs a command until its progress bar moves, then ends it.
 
-  The command gets a terminal, since only there it shows a bar.
+  The command gets a terminal, since it shows no bar elsewhere.
 
   Args:
     command: with its arguments.
@@ -34,16 +35,17 @@ def seconds_to_first_step(command: list[str]) -> float:
     Seconds since the process was started.
 
   Raises:
-    InputError: if it ends, or five minutes pass, before that.
+    InputError: if the command ends first, or five minutes pass.
   """
   master, terminal = pty.openpty()
-  # Without a width the bar would be drawn in none.
+  # A terminal without a width would have a bar of no width.
   fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 25, 100, 0, 0))
   began = time.perf_counter()
   process = subprocess.Popen(
     command, stdout=terminal, stderr=terminal, stdin=subprocess.DEVNULL
   )
   os.close(terminal)
+
   seen = b''
   try:
     while not _FIRST_STEP.search(seen):
@@ -65,10 +67,16 @@ def seconds_to_first_step(command: list[str]) -> float:
 
 
 def measure(size: str) -> aims.Found:
-  """Runs of configs/tmall.py after a first one, which fills the caches.
+  """Times the start of configs/tmall.py, after a run that fills the caches.
 
-  The bar moves once a chunk of batches, so that a chunk of one batch shows
-  the first step itself.
+  The bar moves once for each chunk of batches, so chunks of one batch show the
+  first step itself.
+
+  Args:
+    size: of the simulated log.
+
+  Returns:
+    `value`, the median of three runs, and `first_run_s`.
   """
   with tempfile.TemporaryDirectory() as folder:
     times = [

@@ -105,6 +105,7 @@ def _page(
   """The lines of the page."""
   first = records[0]
   kind = 'Simulated log' if first['simulated'] else 'Log'
+
   return [
     f'# {study.title}: {log.name}',
     '',
@@ -134,29 +135,29 @@ def _page(
 def _table(records: Sequence[Record]) -> list[str]:
   """The table of the runs, a row each."""
   base = records[0]['validation']['recall@10']
-  return pages.table(
+  head = [
+    '',
+    *(f'validation {c}' for c in _COLUMNS),
+    'change',
+    *(f'test {c}' for c in _COLUMNS),
+    'epochs',
+    'events/s',
+    'commit',
+  ]
+  body = [
     [
-      '',
-      *(f'validation {c}' for c in _COLUMNS),
-      'change',
-      *(f'test {c}' for c in _COLUMNS),
-      'epochs',
-      'events/s',
-      'commit',
-    ],
-    [
-      [
-        r['label'],
-        *(pages.digits(r['validation'][c]) for c in _COLUMNS),
-        f'{r["validation"]["recall@10"] / base - 1:+.1%}',
-        *(pages.digits(r['test'][c]) for c in _COLUMNS),
-        r['epochs'],
-        f'{r["train_events_per_s"]:,.0f}',
-        pages.commit(r['commit']),
-      ]
-      for r in records
-    ],
-  )
+      r['label'],
+      *(pages.digits(r['validation'][c]) for c in _COLUMNS),
+      f'{r["validation"]["recall@10"] / base - 1:+.1%}',
+      *(pages.digits(r['test'][c]) for c in _COLUMNS),
+      r['epochs'],
+      f'{r["train_events_per_s"]:,.0f}',
+      pages.commit(r['commit']),
+    ]
+    for r in records
+  ]
+
+  return pages.table(head, body)
 
 
 def _chart(log: Log, records: Sequence[Record], path: pathlib.Path) -> None:

@@ -5,10 +5,11 @@ r"""Speed beside the peers and beside what the machine can do.
         --recbole_python=THIRD_VENV/bin/python
 
 Prints `aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>` for
-each aim and writes `experiments/results/throughput.json` and `.md`. What is
-compared trains on slices of its log in turn, on the same cores, so that other
-work on the machine hurts both; the first slice of each warms up and is not
-counted. Figures are medians; a ratio is the median of the slices' ratios.
+each aim and writes `experiments/results/throughput.json` and `.md`. Two
+systems that are compared train on slices of a log in turn, on the same cores,
+so that other work on the machine hurts both. The first slice of each warms up
+and is not counted. Figures are medians; a ratio is the median of the ratios of
+the slices.
 """
 
 import json
@@ -20,24 +21,27 @@ import sys
 import tempfile
 import time
 from typing import Any
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from configs import tmall
 from dynllm_jax import progress
 from dynllm_jax.engine import evaluate
 from dynllm_jax.runs import prepared
-from dynllm_jax.types import InputError
 from experiments import aims
+from experiments import command_line
 from experiments import machine_use
 from experiments import pages
 from experiments import random_logs
 from experiments import slices as slices_lib
 from experiments import start_up
+from experiments.timed_process import TimedProcess
 
 _PEER = flags.DEFINE_string(
   'peer_python', sys.executable, 'Python that has torch_geometric.'
@@ -48,33 +52,36 @@ _RECBOLE = flags.DEFINE_string(
   'Python that has RecBole 1.2, which needs numpy 1.',
 )
 _SLICES = flags.DEFINE_integer(
-  'slices', 5, 'Slices that are counted, after one to warm up.'
+  'slices', 5, 'How many slices are counted, after one to warm up.'
 )
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
 _SIZE = flags.DEFINE_enum(
-  'size', 'tmall', ['tmall', 'demo'], 'Of the simulated log.'
+  'size', 'tmall', ['tmall', 'demo'], 'Size of the simulated log.'
 )
 _RETAIL = flags.DEFINE_string(
   'retail',
   '',
-  'EVENTS[,ITEMS] of online_retail; a log drawn in its shape '
-  'where there is none.',
+  'EVENTS[,ITEMS] of online_retail; by default a log is drawn at random in '
+  'its shape.',
 )
 _SIDE = flags.DEFINE_integer(
-  'gemm_side', 4096, 'Of the product that finds the peak.'
+  'gemm_side', 4096, 'Side of the matrices whose product finds the peak.'
 )
-_AIMS = flags.DEFINE_list('aims', [], 'Beginnings of names; default: all.')
+_AIMS = flags.DEFINE_list(
+  'aims', [], 'Beginnings of the names of aims; default: all.'
+)
 _OUT = flags.DEFINE_string(
   'out',
   str(pathlib.Path(__file__).parent / 'results' / 'throughput'),
   'Where .json and .md go.',
 )
 
-# The authors' DynLLM (PyTorch, B 2048, L 2, n 3) on another machine with two
-# cores and AVX-512: figures to aim at, not of this run.
+# The authors' DynLLM (PyTorch, B 2048, L 2, n 3), measured on another machine
+# with two cores and AVX-512: training events a second, and milliseconds for
+# ranking 1,000 events. They are aims, not figures of this run.
 _AUTHORS_TRAIN, _AUTHORS_RANK_MS = 2_172, 3_160
 _AUTHORS = "the authors' code on another machine"
-_NEIGHBORS = 10  # of tgn
+_NEIGHBORS = 10  # of tgn, unless an aim names another number
 
 AIMS = {
   'tgn_b2048_n10': aims.Aim(3.0),
@@ -95,8 +102,32 @@ AIMS = {
 }
 
 
-def config_of(system: str, **fields: Any):
-  """configs/tmall.py with some fields, `__` for a dot, set otherwise."""
+class Peer(NamedTuple):
+  """A package that trains a system like one of ours.
+
+  Attributes:
+    python: the Python that has the package.
+    package: its name.
+    file: the script of this folder that trains it.
+  """
+
+  python: str
+  package: str
+  file: str
+
+  def is_there(self) -> bool:
+    """Whether its Python can import the package."""
+    line = [self.python, '-c', f'import {self.package}']
+    return not subprocess.run(line, check=False, capture_output=True).returncode
+
+
+def config_of(system: str, **fields: Any) -> ml_collections.ConfigDict:
+  """configs/tmall.py with some fields set otherwise.
+
+  Args:
+    system: its name.
+    **fields: by name, with `__` for a dot.
+  """
   config = tmall.get_config(system)
   config.data.size = _SIZE.value
   config.eval.compare = ()
@@ -106,71 +137,78 @@ def config_of(system: str, **fields: Any):
   return config
 
 
-def ours(system: str, **fields: Any):
-  """A system of ours on the simulated log, and its run."""
+def ours(
+  system: str, **fields: Any
+) -> tuple[slices_lib.Slices, prepared.PreparedRun]:
+  """A system of ours in training on the simulated log, and what it is of.
+
+  Args:
+    system: its name.
+    **fields: as of `config_of`.
+  """
   return slices_lib.of_config(config_of(system, **fields), _EVENTS.value)
 
 
 def rate(slices: slices_lib.Slices) -> float:
-  """Trains on the next slice; events a second."""
+  """Trains on the next slice and returns its events a second."""
   events, seconds = slices.step()
   return events / seconds
 
 
 def beside_tgn(batch: int, near: int) -> aims.Found:
-  """TGN of ours and torch_geometric's, slice after slice."""
+  """Our TGN beside torch_geometric's.
+
+  Args:
+    batch: events of a batch.
+    near: neighbors of a node.
+  """
   slices, run = ours('tgn', train__batch_size=batch, model__num_neighbors=near)
   return beside_peer(
-    _PEER.value,
-    'torch_geometric',
-    'peer_tgn.py',
+    Peer(_PEER.value, 'torch_geometric', 'peer_tgn.py'),
     slices,
     run,
-    [batch, near, run.config.model.dim],
-    batch,
+    arguments=[batch, near, run.config.model.dim],
   )
 
 
 def beside_recbole(system: str, model: str) -> aims.Found:
-  """A static graph system of ours and RecBole's, slice after slice."""
+  """A static graph system of ours beside RecBole's.
+
+  Args:
+    system: its name.
+    model: its name in RecBole.
+  """
   batch, layers = 2048, 2
   slices, run = ours(system, train__batch_size=batch, model__num_layers=layers)
   return beside_peer(
-    _RECBOLE.value,
-    'recbole',
-    'peer_recbole.py',
+    Peer(_RECBOLE.value, 'recbole', 'peer_recbole.py'),
     slices,
     run,
-    [model, batch, run.config.model.dim, layers],
-    batch,
+    arguments=[model, batch, run.config.model.dim, layers],
   )
 
 
 def beside_peer(
-  python: str,
-  package: str,
-  file: str,
+  peer: Peer,
   slices: slices_lib.Slices,
   run: prepared.PreparedRun,
   arguments: list[Any],
-  batch: int,
 ) -> aims.Found:
-  """A system of ours and a peer's on the same training events, in turn.
+  """Trains a system of ours and a peer's on the same events, in turn.
 
   Args:
-    python: that has the peer's package.
-    package: its name.
-    file: of this folder; trains the peer.
-    slices: ours.
+    peer: the package and its script.
+    slices: of our system.
     run: whose training events both see.
-    arguments: of the file, between the log and the events of a slice.
-    batch: events of a batch.
+    arguments: of the script, between the log and the events of a slice.
+
+  Returns:
+    `value`, how many times as fast ours is, and both rates; a `value` of None
+    where the package is not there.
   """
-  if subprocess.run(
-    [python, '-c', f'import {package}'], check=False, capture_output=True
-  ).returncode:
-    return {'value': None, 'why': f'{python} has no {package}'}
-  log = run.log
+  if not peer.is_there():
+    return {'value': None, 'why': f'{peer.python} has no {peer.package}'}
+  log, batch = run.log, run.config.train.batch_size
   events = max(batch, min(_EVENTS.value, log.train_end) // batch * batch)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, 'log.npz')
@@ -181,39 +219,32 @@ def beside_peer(
         for name in ('users', 'items', 'times')
       },
     )
-    peer = subprocess.Popen(
-      [
-        python,
-        str(pathlib.Path(__file__).parent / file),
-        path,
-        *map(str, arguments),
-        str(events),
-      ],
-      text=True,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-    )
-    name = peer.stdout.readline().strip()
+    script = pathlib.Path(__file__).parent / peer.file
+    line = [peer.python, str(script), path, *map(str, arguments), str(events)]
+    process = TimedProcess(line)
+
     pairs = []
     for _ in range(_SLICES.value + 1):
       mine = rate(slices)
-      peer.stdin.write('go\n')
-      peer.stdin.flush()
-      pairs.append((mine, events / float(peer.stdout.readline())))
-    peer.stdin.close()
-    peer.wait()
+      pairs.append((mine, events / float(process.step())))
+    process.close()
+
   mine, theirs = zip(*pairs[1:])
   return {
     'value': statistics.median(a / b for a, b in pairs[1:]),
     'ours_events_per_s': statistics.median(mine),
     'peer_events_per_s': statistics.median(theirs),
-    'peer': name,
+    'peer': process.about,
     'compile_s': slices.compile_s,
   }
 
 
 def dynllm_training(llm_dim: int) -> aims.Found:
-  """DynLLM in the paper's setting; texts of a width."""
+  """Trains DynLLM in the paper's setting, beside the authors' code.
+
+  Args:
+    llm_dim: width of a text's embedding.
+  """
   slices, _ = ours('dynllm', facets__encoder__dim=llm_dim)
   rates = [rate(slices) for _ in range(_SLICES.value + 1)][1:]
   return {
@@ -225,7 +256,7 @@ def dynllm_training(llm_dim: int) -> aims.Found:
 
 
 def dynllm_ranking() -> aims.Found:
-  """Ranking of the whole catalogue, beside the authors'."""
+  """Ranks the whole catalogue with DynLLM, beside the authors' code."""
   slices, run = ours('dynllm')
   slices.step()
   state = slices.state
@@ -235,7 +266,8 @@ def dynllm_ranking() -> aims.Found:
   memory = evaluate.memory_for_replay(
     run.system, state.params, state.memory, run.inputs, state.pending
   )
-  # A part of the split, so that five are soon done.
+
+  # A part of the split is enough, and soon done.
   length = max(1, _EVENTS.value // plan.batch_size)
   plan = plan._replace(
     **{
@@ -243,6 +275,7 @@ def dynllm_ranking() -> aims.Found:
       for name in ('start', 'size', 'part', 'ready')
     }
   )
+
   seconds = []
   for _ in range(_SLICES.value + 1):
     began = time.perf_counter()
@@ -261,16 +294,23 @@ def dynllm_ranking() -> aims.Found:
 
 
 def use_of_machine(system: str) -> aims.Found:
-  """Share of the GEMM peak that training reaches, and where time goes."""
+  """The share of the GEMM peak that a system's training reaches."""
   fields = {'model__num_neighbors': _NEIGHBORS} if system == 'tgn' else {}
   slices, run = ours(system, **fields)
   return machine_use.measure(slices, run, _SLICES.value, _SIDE.value)
 
 
 def retail(system: str) -> aims.Found:
-  """Training where a node has hundreds of events in a batch, beside Tmall's.
+  """Trains on a log where a node has hundreds of events in a batch.
 
-  Both logs are trained on in turn by the same system, settings and widths.
+  The simulated log, where it has few, is trained on in turn, by the same system
+  with the same settings and widths.
+
+  Args:
+    system: its name.
+
+  Returns:
+    `value`, the rate on the crowded log by that on the other, and so on.
   """
   plain, _ = ours(system)
   if _RETAIL.value:
@@ -287,6 +327,7 @@ def retail(system: str) -> aims.Found:
       *slices_lib.build(config, drawn, item_text, bank), _EVENTS.value
     )
     log = 'drawn at random in its shape'
+
   pairs = [(rate(crowded), rate(plain)) for _ in range(_SLICES.value + 1)][1:]
   busiest, rounds = slices_lib.crowding(crowded)
   return {
@@ -300,7 +341,7 @@ def retail(system: str) -> aims.Found:
 
 
 def accelerator(system: str) -> aims.Found:
-  """Training events a second on a GPU, with its place under the roofline."""
+  """Training events a second on a GPU, with the figures of its roofline."""
   if jax.devices()[0].platform != 'gpu':
     return {
       'value': None,
@@ -330,7 +371,7 @@ MEASURES = {
 
 
 def scaling_results() -> dict[str, aims.Found]:
-  """What experiments/scaling.py last found, with the commit it was run at."""
+  """What experiments/scaling.py found last, with the commit of its run."""
   path = pathlib.Path(__file__).parent / 'results' / 'scaling.json'
   stored = json.loads(path.read_text()) if path.exists() else {'aims': {}}
   return {
@@ -344,48 +385,54 @@ def scaling_results() -> dict[str, aims.Found]:
 def main(argv: list[str]) -> int:
   """Measures the aims that were asked for and writes the page."""
   del argv
+  return command_line.exit_status(_run)
+
+
+def _run() -> None:
+  """Does what the flags ask for.
+
+  Raises:
+    InputError: if a flag names no aim, or a run of the command fails.
+  """
+  aims.check_asked(
+    'aims',
+    _AIMS.value,
+    list(MEASURES),
+    out=_OUT.value,
+    default_out=flags.FLAGS['out'].default,
+  )
   results, began = {}, time.perf_counter()
-  asked = lambda name: not _AIMS.value or any(map(name.startswith, _AIMS.value))
+  for name, measure in MEASURES.items():
+    asked = not _AIMS.value or any(map(name.startswith, _AIMS.value))
+    results[name] = measure() if asked else {'value': None}
+    jax.clear_caches()
+    progress.say(aims.line(name, AIMS[name], results[name]))
+    if asked:
+      progress.say(f'  {time.perf_counter() - began:.0f} s so far')
+
   kept = scaling_results()
-  try:
-    aims.check_asked(
-      'aims',
-      _AIMS.value,
-      list(MEASURES),
-      _OUT.value,
-      flags.FLAGS['out'].default,
-    )
-    for name, measure in MEASURES.items():
-      results[name] = measure() if asked(name) else {'value': None}
-      jax.clear_caches()
-      progress.say(aims.line(name, AIMS[name], results[name]))
-      if asked(name):
-        progress.say(f'  {time.perf_counter() - began:.0f} s so far')
-  except InputError as error:
-    print('error:', ' '.join(str(error).split()), file=sys.stderr)
-    return 2
   for name, found in kept.items():
     progress.say(aims.line(name, aims.SCALING[name], found))
   aims.write(
     _OUT.value,
     'Throughput',
-    {
+    about={
       'log': f'simulated, size {_SIZE.value}',
       'medians': f'of {_SLICES.value} slices of {_EVENTS.value:,} events',
     },
-    AIMS | aims.SCALING,
-    results | kept,
-    _page(results),
+    aims=AIMS | aims.SCALING,
+    results=results | kept,
+    more=_page(results),
   )
-  return 0
 
 
-def _page(results):
+def _page(results: dict[str, aims.Found]) -> list[str]:
   """Phases and products of the systems whose use of the machine is known."""
   lines = []
   for name, found in results.items():
     if 'phases_ms' not in found or name.startswith('accelerator'):
       continue
+
     whole = found['phases_ms']['step']
     lines += [
       f'## Where a step of {name.removeprefix("mfu_")} goes',
@@ -393,12 +440,13 @@ def _page(results):
       *pages.table(
         ['phase', 'ms', 'share'],
         [
-          [part, f'{ms:.1f}', f'{ms / whole:.0%}']
-          for part, ms in found['phases_ms'].items()
+          [phase, f'{ms:.1f}', f'{ms / whole:.0%}']
+          for phase, ms in found['phases_ms'].items()
         ],
       ),
       '',
-      'Programs of their own, timed in turn; differences of their times.',
+      'A phase is the difference of the times of two programs, which are '
+      'timed in turn.',
       '',
       *pages.table(
         ['product', 'GFLOP/s'],

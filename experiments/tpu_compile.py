@@ -1,27 +1,47 @@
-"""Compiles the training and the ranking step for TPU slices that are not here.
+"""Compiles the training and the ranking step for TPU slices, without a TPU.
 
 `make tpu-compile`, or `python -m experiments.tpu_compile` where jax[tpu] is
-installed: no TPU is needed. Prints what each program takes of a chip and
-writes experiments/results/tpu_compile.json.
+installed. Prints how much of a chip's memory each program takes, and writes
+experiments/results/tpu_compile.json.
 """
 
 import json
 import os
 import pathlib
 import time
+from typing import Any
+from typing import NamedTuple
 
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'tpu_compile.json'
-# By name: topology, mesh, events of a batch, size of the log.
+
+
+class Case(NamedTuple):
+  """What is compiled for."""
+
+  topology: str
+  mesh: tuple[int, int]  # devices along `data` and `nodes`
+  batch_size: int  # events of a step
+  size: str  # of the log
+
+
 CASES = {
-  'v5e_2x2_tmall': ('v5e:2x2', (4, 1), 2048, 'tmall'),
-  'v5e_4x4_tmall': ('v5e:4x4', (16, 1), 2048, 'tmall'),
-  'v5e_16x16_tmall': ('v5e:16x16', (256, 1), 2048, 'tmall'),
-  'v5e_16x16_huge': ('v5e:16x16', (8, 32), 65_536, 'huge'),
+  'v5e_2x2_tmall': Case('v5e:2x2', (4, 1), 2048, 'tmall'),
+  'v5e_4x4_tmall': Case('v5e:4x4', (16, 1), 2048, 'tmall'),
+  'v5e_16x16_tmall': Case('v5e:16x16', (256, 1), 2048, 'tmall'),
+  'v5e_16x16_huge': Case('v5e:16x16', (8, 32), 65_536, 'huge'),
 }
 
 
-def compile_case(name: str) -> dict:
-  """Bytes and operations of one case, by program."""
+def compile_case(name: str) -> dict[str, Any]:
+  """What the two programs of a case take of a chip.
+
+  Args:
+    name: of CASES.
+
+  Returns:
+    `mesh`, `batch_size`, `size`, `jax`, `commit`, and for `train` and `rank`
+    the facts of experiments/compiled.py.
+  """
   import jax
   from jax.experimental import topologies
   import numpy as np
@@ -32,23 +52,26 @@ def compile_case(name: str) -> dict:
 
   sizes = {
     'tmall': compiled.LogSize(5_651, 10_333, 258_390, 24, 60_000),
-    # Facet texts of a chunk of batches alone; the others stay on hosts.
+    # Only the facet texts of a chunk of batches; the others stay on hosts.
     'huge': compiled.LogSize(
       100_000_000, 10_000_000, 2_000_000_000, 20, 1 << 22
     ),
   }
-  topology, shape, batch_size, size = CASES[name]
+  case = CASES[name]
   devices = topologies.get_topology_desc(
-    platform='tpu', topology_name=topology
+    platform='tpu', topology_name=case.topology
   ).devices
-  mesh = jax.sharding.Mesh(np.array(devices).reshape(shape), ('data', 'nodes'))
+  mesh = jax.sharding.Mesh(
+    np.array(devices).reshape(case.mesh), ('data', 'nodes')
+  )
   config = config_lib.default('dynllm')
-  config.train.batch_size = batch_size
-  programs = compiled.lower(config, sizes[size], mesh)
+  config.train.batch_size = case.batch_size
+  programs = compiled.lower(config, sizes[case.size], mesh)
+
   result = {
-    'mesh': f'{shape[0]} x {shape[1]}',
-    'batch_size': batch_size,
-    'size': sizes[size]._asdict(),
+    'mesh': f'{case.mesh[0]} x {case.mesh[1]}',
+    'batch_size': case.batch_size,
+    'size': sizes[case.size]._asdict(),
     'jax': jax.__version__,
     'commit': provenance.commit(),
   }
@@ -72,9 +95,10 @@ def compile_case(name: str) -> dict:
 
 
 def main() -> None:
-  """Compiles the cases of the environment variable CASES, or all."""
+  """Compiles the cases that the environment variable CASES names, or all."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no such server
+
   results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
   for name in os.environ.get('CASES', ' '.join(CASES)).split():
     results[name] = compile_case(name)

@@ -1,32 +1,42 @@
-"""A size of a cost curve in a process of its own, timed a slice at a time.
+"""One size of a cost curve in a process of its own, timed slice by slice.
 
     python -m experiments.worker '{"kind": "train", "system": "tgn", ...}'
 
-Says what it has built, then answers each line that it reads with events and
-seconds of its next slice and the process's peak memory. So sizes can be timed
-in turn, while each has a peak memory of its own.
+The process writes a line about what it has built. Then, for each line that it
+reads, it works on its next slice and writes the slice's events and seconds and
+its own peak memory. So sizes can be timed in turn, while each has a peak
+memory of its own.
 """
 
+from collections.abc import Callable
 import json
-import subprocess
 import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.runs import provenance
+from dynllm_jax.types import EventLog
 from experiments import random_logs
 from experiments import slices as slices_lib
+from experiments.timed_process import TimedProcess
+
+Spec = dict[str, Any]  # what a worker is told
+Step = Callable[[], tuple[int, float]]  # its next slice: events and seconds
 
 
 class Worker:
   """A process that measures one size.
+
+  Attributes:
+    about: figures of what it has built.
 
   Args:
     spec: `kind` ('train' or 'rank'), `system`, `num_events`, `num_users`,
@@ -35,37 +45,25 @@ class Worker:
       the configuration.
   """
 
-  def __init__(self, spec: dict[str, Any]):
-    self._process = subprocess.Popen(
-      [sys.executable, '-m', 'experiments.worker', json.dumps(spec)],
-      text=True,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
+  def __init__(self, spec: Spec):
+    self._process = TimedProcess(
+      [sys.executable, '-m', 'experiments.worker', json.dumps(spec)]
     )
-    self.about = self._answer()
-
-  def _answer(self):
-    line = self._process.stdout.readline()
-    if not line:
-      raise RuntimeError(
-        f'a worker ended with status {self._process.wait()}; its error is above'
-      )
-    return json.loads(line)
+    self.about: dict[str, Any] = json.loads(self._process.about)
 
   def step(self) -> dict[str, Any]:
-    """The next slice: `events`, `seconds`, `peak_rss`."""
-    self._process.stdin.write('go\n')
-    self._process.stdin.flush()
-    return self._answer()
+    """Works on the next slice: its `events` and `seconds`, and `peak_rss`."""
+    return json.loads(self._process.step())
 
   def close(self) -> None:
     """Ends the process."""
-    self._process.stdin.close()
-    self._process.wait()
+    self._process.close()
 
 
-def _train(spec, config, log):
-  """What is built, and a function that trains on the next slice."""
+def _train(
+  spec: Spec, config: ml_collections.ConfigDict, log: EventLog
+) -> tuple[dict[str, Any], Step]:
+  """Builds a system; figures of it, and what trains on the next slice."""
   slices = slices_lib.Slices(
     *slices_lib.build(config, log, *random_logs.texts(log, spec['llm_dim'])),
     spec['slice_events'],
@@ -78,8 +76,10 @@ def _train(spec, config, log):
   }, slices.step
 
 
-def _rank(spec, config, log):
-  """The same of ranking some batches of the log from an empty memory."""
+def _rank(
+  spec: Spec, config: ml_collections.ConfigDict, log: EventLog
+) -> tuple[dict[str, Any], Step]:
+  """The same for ranking some batches of the log from an empty memory."""
   trainer, inputs, _, state = slices_lib.build(
     config, log, *random_logs.texts(log, spec['llm_dim'])
   )
@@ -90,7 +90,7 @@ def _rank(spec, config, log):
   candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
   ranking = evaluate.ranking_of(config, log)
 
-  def step():
+  def step() -> tuple[int, float]:
     began = time.perf_counter()
     _, ranks = evaluate.replay(
       trainer.system,
@@ -107,7 +107,8 @@ def _rank(spec, config, log):
   return {'table_bytes': _bytes((inputs, state)) + _bytes(state.memory)}, step
 
 
-def _bytes(tree):
+def _bytes(tree: Any) -> int:
+  """Bytes of a pytree's arrays, without its random keys."""
   return int(
     sum(
       np.prod(leaf.shape) * leaf.dtype.itemsize
@@ -118,7 +119,7 @@ def _bytes(tree):
 
 
 def main() -> None:
-  """Builds what the argument says and times a slice a line."""
+  """Builds what the argument says, then times a slice for each line."""
   spec = json.loads(sys.argv[1])
   config = config_lib.default(spec['system'])
   config.update_from_flattened_dict(spec['fields'])
@@ -128,22 +129,18 @@ def main() -> None:
     spec['num_items'],
     active=spec['active'],
   )
-  about, step = {'train': _train, 'rank': _rank}[spec['kind']](
-    spec, config, log
-  )
+  build = {'train': _train, 'rank': _rank}[spec['kind']]
+  about, step = build(spec, config, log)
   print(json.dumps(about), flush=True)
+
   for _ in sys.stdin:
     events, seconds = step()
-    print(
-      json.dumps(
-        {
-          'events': events,
-          'seconds': seconds,
-          'peak_rss': provenance.peak_memory_bytes(),
-        }
-      ),
-      flush=True,
-    )
+    answer = {
+      'events': events,
+      'seconds': seconds,
+      'peak_rss': provenance.peak_memory_bytes(),
+    }
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == '__main__':

@@ -36,10 +36,10 @@ def test_the_page_and_the_figures_of_aims(tmp_path):
   aims.write(
     str(tmp_path / 'page'),
     'Title',
-    {'log': 'a log'},
-    {'fast': aims.Aim(3.0), 'left_out': aims.Aim(1.0)},
-    {'fast': {'value': 2.0, 'peer': 'a peer'}},
-    ['more'],
+    about={'log': 'a log'},
+    aims={'fast': aims.Aim(3.0), 'left_out': aims.Aim(1.0)},
+    results={'fast': {'value': 2.0, 'peer': 'a peer'}},
+    more=['more'],
   )
   stored = json.loads((tmp_path / 'page.json').read_text())
   assert stored['aims'] == {

@@ -47,7 +47,7 @@ def test_an_aim_without_its_figures_is_not_run():
     }
     for shape, size in shapes
   ]
-  lines = [scaling_devices.line(aim) for aim in scaling_devices.aims(rows, {})]
+  lines = [scaling_devices.line(aim) for aim in scaling_devices.judge(rows, {})]
   assert 'aim=strong_4x2_total_work value=1.0 wanted=<=2 met=yes' in lines
   assert (
     'aim=v5e_16x16_huge_train_gib_a_chip value=None wanted=<=15 met=not run'
