@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import dynllm_jax
+from dynllm_jax import plugins
 
 PACKAGE = pathlib.Path(dynllm_jax.__file__).parent
 FILES = sorted(PACKAGE.rglob('*.py'))
@@ -151,10 +152,21 @@ def test_no_import_goes_in_a_circle():
   assert not edges
 
 
-def test_models_never_import_models():
-  for path in PACKAGE.glob('models/*.py'):
+@pytest.mark.parametrize(
+  'kind',
+  [plugins.SYSTEMS, plugins.SOURCES, plugins.ENCODERS, plugins.WRITERS],
+  ids=lambda kind: kind.word,
+)
+def test_plug_ins_never_import_plug_ins(kind):
+  """What several plug-ins of a kind need is in a module beside their folder."""
+  room = kind.package.removeprefix('dynllm_jax.')
+  paths = list(PACKAGE.joinpath(*room.split('.')).glob('*.py'))
+  assert len(paths) > 2
+  for path in paths:
     for module in own_imports(path):
-      assert floor(module) != 'models', f'{path.name} imports {module}'
+      assert not f'{module}.'.startswith(f'{room}.'), (
+        f'{path.name} imports {module}'
+      )
 
 
 @pytest.mark.parametrize('library', LAZY)

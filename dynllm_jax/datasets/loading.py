@@ -18,7 +18,7 @@ from dynllm_jax.checks import Rule
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets.reading import source_files
-from dynllm_jax.datasets.reading import values
+from dynllm_jax.datasets.reading import time_columns
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import build_folder
@@ -127,7 +127,7 @@ def check(data_config: Any) -> None:
     data_config,
     [
       checks.one_of('bad_rows', ('error', 'drop')),
-      checks.one_of('time_unit', values.TIME_UNITS),
+      checks.one_of('time_unit', time_columns.TIME_UNITS),
       where,
       checks.at_least('min_user_items', 0),
       checks.at_least('min_item_users', 0),

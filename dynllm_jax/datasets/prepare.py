@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dynllm_jax.datasets.reading import raw_log
+from dynllm_jax.datasets.reading import text_columns
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
@@ -27,8 +27,8 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
     InputError: if too little is left, a split part is empty, or the log is
       longer than 2^31 seconds.
   """
-  users, user_ids = raw_log.encode(raw.users)
-  items, item_ids = raw_log.encode(raw.items)
+  users, user_ids = text_columns.number(raw.users)
+  items, item_ids = text_columns.number(raw.items)
   counts = dict(raw.counts)
   keep = np.flatnonzero(first_occurrences(users, items, raw.times))
   counts['exact duplicates dropped'] = len(users) - len(keep)
@@ -179,7 +179,7 @@ def _number(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _texts(raw: RawLog, item_ids: np.ndarray) -> list[np.ndarray]:
   """Titles, categories and brands by item number; '' where there is none."""
   # Items first, so that they are numbered as in the log.
-  codes, _ = raw_log.encode(np.concatenate([item_ids, raw.item_ids]))
+  codes, _ = text_columns.number(np.concatenate([item_ids, raw.item_ids]))
   table = codes[len(item_ids) :]
   known = table < len(item_ids)
   columns = []

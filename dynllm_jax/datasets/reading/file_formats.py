@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from dynllm_jax.datasets.reading import delimited
 from dynllm_jax.datasets.reading import source_files
-from dynllm_jax.datasets.reading import values
+from dynllm_jax.datasets.reading import text_columns
 from dynllm_jax.types import InputError
 
 # Rows of a JSON file that are looked at to learn its keys and their types.
@@ -146,7 +146,7 @@ def _read_json(
   malformed = [0]
   for row in _objects(file, malformed):
     for name in needed:
-      cells[name].append(values.python_text(row.get(name)))
+      cells[name].append(text_columns.python_text(row.get(name)))
   return pa.table(
     {name: pa.array(column, pa.string()) for name, column in cells.items()}
   ), malformed[0]
@@ -219,7 +219,7 @@ def _read_xlsx(
         for column, place in zip(cells, places):
           # A row ends with its last filled cell.
           cell = row[place] if place < len(row) else None
-          column.append(values.python_text(cell))
+          column.append(text_columns.python_text(cell))
   return pa.table([pa.array(c, pa.string()) for c in cells], needed), 0
 
 

@@ -1,20 +1,22 @@
-"""From columns to a RawLog: bad rows, item tables, counts."""
+"""From columns to a RawLog: events, their times, bad rows, counts."""
 
+from collections.abc import Sequence
 import datetime
-import os
-from typing import Any
+import pathlib
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
-from dynllm_jax.datasets.reading import values
-from dynllm_jax.types import InputError
+from dynllm_jax.datasets.reading import item_tables
+from dynllm_jax.datasets.reading import source_files
+from dynllm_jax.datasets.reading import text_columns
+from dynllm_jax.datasets.reading import time_columns
 from dynllm_jax.types import RawLog
-
-TEXTS = ('title', 'category', 'brand')
 
 
 class Events(NamedTuple):
@@ -36,60 +38,73 @@ class Events(NamedTuple):
   unit: str
 
 
-class Items(NamedTuple):
-  """An item table: str[table] each, and what was counted."""
-
-  item_ids: np.ndarray
-  titles: np.ndarray
-  categories: np.ndarray
-  brands: np.ndarray
-  counts: dict[str, int]
-
-
-def no_items() -> Items:
-  """The table of a log without one."""
-  empty = np.array([], object)
-  return Items(empty, empty, empty, empty, {})
-
-
-def good_rows(
-  columns: columns_by_role.Columns,
-  problems: list[tuple[str, str, np.ndarray, str]],
-  bad_rows: str,
-) -> tuple[np.ndarray, dict[str, int]]:
-  """Stops at, or drops and counts, bad rows (SPEC 2.2).
-
-  Args:
-    columns: the rows.
-    problems: (role, what is wrong, bool[rows], what is allowed).
-    bad_rows: 'error' or 'drop'.
-
-  Returns:
-    i64[good], the good rows, and the rows dropped by their first problem.
+def files(data_config: ml_collections.ConfigDict) -> list[source_files.File]:
+  """The files of a log: the events, and the item table if one is named.
 
   Raises:
-    InputError: with `bad_rows='error'`, at the file's first bad row.
+    InputError: if a file is missing or empty, or how to read it is not allowed.
   """
-  bad = np.zeros(columns.table.num_rows, bool)
-  counts = {}
-  for role, what, mask, _ in problems:
-    count = int((mask & ~bad).sum())
-    if count:
-      counts[f'dropped: {role} {what}'] = count
-    bad |= mask
-  if bad_rows == 'error' and bad.any():
-    row = int(bad.argmax())
-    role, what, _, allowed = next(p for p in problems if p[2][row])
-    raise InputError(
-      f'{columns.place(row, role)} {what}; allowed: {allowed} '
-      "(data.bad_rows='drop' drops such rows)"
+  # `data_config.items` would be the method of that name.
+  fields = ['events'] + (['items'] if data_config['items'] else [])
+  return [source_files.File.of(data_config, field) for field in fields]
+
+
+def has_configured_columns(
+  there: Sequence[str], data_config: ml_collections.ConfigDict
+) -> bool:
+  """Whether columns of a file have the configured names of user, item, time."""
+  return set(_event_columns(data_config).values()) <= set(there)
+
+
+def read_configured(data_config: ml_collections.ConfigDict) -> RawLog:
+  """Reads the log whose columns `config.data` names (SPEC 2.1, 2.2).
+
+  `where` chooses rows first; then bad rows stop the run or are dropped and
+  counted. Ids stay as they are written. Times are unix seconds, milli-, micro-
+  or nanoseconds or ISO 8601; see `time_columns.parse`.
+
+  Args:
+    data_config: `config.data`.
+
+  Raises:
+    InputError: for a file that cannot be read, a missing column, a filter that
+      leaves nothing, or a bad row.
+  """
+  event_file, *item_files = files(data_config)
+  columns = columns_by_role.read_columns(
+    event_file, _event_columns(data_config), where=data_config.where
+  )
+  log = events(columns, data_config)
+  source = f'event log {file_name(event_file)}'
+  if not item_files:
+    return assemble(
+      log,
+      item_tables.no_items(),
+      columns.counts,
+      f'{source} without an item table',
     )
-  return np.flatnonzero(~bad), counts
+
+  table = columns_by_role.read_columns(
+    item_files[0],
+    {
+      'item': data_config.items_item_column or data_config.item_column,
+      'title': data_config.title_column,
+      'category': data_config.category_column,
+      'brand': data_config.brand_column,
+    },
+    optional=item_tables.TEXTS,
+  )
+  absent = [role for role in item_tables.TEXTS if role not in table.names]
+  source += f' with items {file_name(item_files[0])}'
+  if absent:
+    source += f' (which has no column for {", ".join(absent)})'
+  items = item_tables.read_items(table, data_config.bad_rows)
+  return assemble(log, items, columns.counts, source)
 
 
 def events(
   columns: columns_by_role.Columns,
-  data_config: Any,
+  data_config: ml_collections.ConfigDict,
   time_column: pa.ChunkedArray | None = None,
 ) -> Events:
   """Good events of the columns `user`, `item`, `time` (SPEC 2.1).
@@ -109,29 +124,34 @@ def events(
     f'{columns.names["time"]!r}'
   )
   with file_formats.reading(columns.file):
-    users, no_user = values.ids(columns.table['user'])
-    items, no_item = values.ids(columns.table['item'])
-    times = values.times(
+    users, no_user = text_columns.ids(columns.table['user'])
+    items, no_item = text_columns.ids(columns.table['item'])
+    times = time_columns.parse(
       columns.table['time'] if time_column is None else time_column,
       data_config.time_unit,
       place,
     )
-  problems = [
-    ('user', 'is missing', no_user, 'any non-empty id'),
-    ('item', 'is missing', no_item, 'any non-empty id'),
-  ]
+
   unit = (
     'ISO 8601 text or dates'
     if times.unit == 'iso'
     else f'whole or decimal unix {times.unit} from 1970 to 2100'
   )
-  problems += [
-    ('time', what, mask, f'{unit}, as in the rest of the column')
-    for what, mask in times.problems.items()
+  problem = columns_by_role.Problem
+  problems = [
+    problem('user', 'is missing', no_user, 'any non-empty id'),
+    problem('item', 'is missing', no_item, 'any non-empty id'),
+    *(
+      problem('time', what, bad, f'{unit}, as in the rest of the column')
+      for what, bad in times.problems.items()
+    ),
   ]
-  kept, counts = good_rows(columns, problems, data_config.bad_rows)
+  kept, counts = columns_by_role.good_rows(
+    columns, problems, data_config.bad_rows
+  )
   if not len(kept):
     raise columns.file.error(f'has no good row; dropped: {counts}')
+
   seconds = times.seconds[kept]
   span = f'{_date(seconds.min())} to {_date(seconds.max())}'
   return Events(
@@ -140,94 +160,64 @@ def events(
     seconds,
     kept,
     counts,
-    f'time unit {times.unit}, {span}',
+    unit=f'time unit {times.unit}, {span}',
   )
 
 
-def item_table(columns: columns_by_role.Columns, bad_rows: str) -> Items:
-  """The item table of the columns `item`, `title`, `category`, `brand`.
-
-  A text column may be absent. Of several rows of an item the first stands.
-
-  Raises:
-    InputError: at the first row without an item id, if not dropped.
-  """
-  with file_formats.reading(columns.file):
-    names, no_item = values.ids(columns.table['item'])
-    texts = {
-      role: values.texts(columns.table[role])
-      for role in TEXTS
-      if role in columns.names
-    }
-  kept, counts = good_rows(
-    columns, [('item', 'is missing', no_item, 'any non-empty id')], bad_rows
-  )
-  kept, repeated = first_of_each(names, kept)
-  counts = {
-    'item table: rows read': columns.table.num_rows,
-    **{f'item table: {key}': count for key, count in counts.items()},
-  }
-  if repeated:
-    counts['item table: repeated ids dropped'] = repeated
-  lacking = np.full(len(names), '', object)
-  return Items(
-    names[kept], *(texts.get(role, lacking)[kept] for role in TEXTS), counts
-  )
-
-
-def first_of_each(
-  names: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, int]:
-  """The first of `rows` with each name, in order, and how many it leaves."""
-  _, first = np.unique(encode(names[rows])[0], return_index=True)
-  return rows[np.sort(first)], len(rows) - len(first)
-
-
-def encode(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers strings in order of first appearance.
-
-  Returns:
-    i64[rows], and the distinct strings, str[distinct].
-  """
-  encoded = pa.array(names, pa.large_string()).dictionary_encode()
-  distinct = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
-  return encoded.indices.to_numpy().astype(np.int64), distinct
-
-
-def raw_log(
-  log: Events, items: Items, counts: dict[str, int], source: str
+def assemble(
+  log: Events, items: item_tables.Items, counts: dict[str, int], source: str
 ) -> RawLog:
-  """Puts a log and its item table together and counts what has no text."""
+  """Puts a log and its item table together and counts what has no text.
+
+  Args:
+    log: the events.
+    items: the table.
+    counts: what was counted before, of the file of events.
+    source: what was read, in words.
+  """
   counts = {
     **counts,
     **log.counts,
     'events read': len(log.users),
     **items.counts,
   }
+  texts = (items.titles, items.categories, items.brands)
+
   if len(items.item_ids):
-    bought = encode(log.items)[1]
-    known = pa.compute.is_in(
+    bought = text_columns.number(log.items).distinct
+    known = pc.is_in(
       pa.array(bought, pa.large_string()),
       pa.array(items.item_ids, pa.large_string()),
     )
     counts['items of the log that the item table lacks'] = (
       len(bought) - known.true_count
     )
-    for role, text in zip(TEXTS, items[1:4]):
+    for role, text in zip(item_tables.TEXTS, texts):
       counts[f'item table: items without a {role}'] = int((text == '').sum())
+
   return RawLog(
     log.users,
     log.items,
     log.times,
-    *items[:4],
-    counts,
-    f'{source} ({log.unit})',
+    items.item_ids,
+    *texts,
+    counts=counts,
+    source=f'{source} ({log.unit})',
   )
 
 
-def name(path: str) -> str:
-  """The file's name for reports: the data set stays valid if it is moved."""
-  return os.path.basename(path)
+def file_name(file: source_files.File) -> str:
+  """A file's name for reports, which stay true if its folder is moved."""
+  return pathlib.Path(file.path).name
+
+
+def _event_columns(data_config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Column names or positions of an event's three roles, as configured."""
+  return {
+    'user': data_config.user_column,
+    'item': data_config.item_column,
+    'time': data_config.time_column,
+  }
 
 
 def _date(seconds: int) -> str:

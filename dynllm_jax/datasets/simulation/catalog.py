@@ -1,4 +1,4 @@
-"""The made-up catalogue of a simulated shop: latents, popularity, texts."""
+"""The made-up catalog of a simulated shop: tastes, popularity, texts."""
 
 from typing import NamedTuple
 
@@ -138,8 +138,8 @@ _SYLLABLES = (
 )
 
 
-class Items(NamedTuple):
-  """A catalogue; items are numbered from 0, ordered by leaf category.
+class Catalog(NamedTuple):
+  """A catalog; items are numbered from 0, ordered by leaf category.
 
   Attributes:
     category: i64[items], leaf categories, ascending.
@@ -161,10 +161,10 @@ class Items(NamedTuple):
   brands: np.ndarray
 
 
-def make_items(
+def make_catalog(
   rng: np.random.Generator, num_items: int, num_leaves: int, title_length: float
-) -> Items:
-  """Draws a catalogue.
+) -> Catalog:
+  """Draws a catalog.
 
   Args:
     rng: the generator.
@@ -202,7 +202,7 @@ def make_items(
   popularity = _popularity(rng, num_items)
   names = _brand_names(rng, num_brands)
   leaf_names = [leaves[c][1] for c in category]
-  return Items(
+  return Catalog(
     category,
     category_tastes,
     tastes,
@@ -216,7 +216,7 @@ def make_items(
 
 def draw_items(
   rng: np.random.Generator,
-  items: Items,
+  catalog: Catalog,
   periods: np.ndarray,
   categories: np.ndarray,
   count: int,
@@ -230,15 +230,15 @@ def draw_items(
   Returns:
     i64[draws, count].
   """
-  num_items = len(items.category)
-  low = periods * num_items + np.searchsorted(items.category, categories)
+  num_items = len(catalog.category)
+  low = periods * num_items + np.searchsorted(catalog.category, categories)
   high = periods * num_items + np.searchsorted(
-    items.category, categories, 'right'
+    catalog.category, categories, 'right'
   )
-  start, end = items.cumulative[low], items.cumulative[high]
+  start, end = catalog.cumulative[low], catalog.cumulative[high]
   point = rng.random((len(periods), count))
   point = start[:, None] + point * (end - start)[:, None]
-  found = np.searchsorted(items.cumulative, point, 'right') - 1
+  found = np.searchsorted(catalog.cumulative, point, 'right') - 1
   # Rounding may put a point on the far end.
   found = np.clip(found, low[:, None], high[:, None] - 1)
   return found - (periods * num_items)[:, None]

@@ -1,0 +1,1 @@
+"""A simulated shop: what it sells, when its users buy, and what."""
