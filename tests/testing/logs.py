@@ -124,7 +124,7 @@ def random_bank(log, llm_dim, seed=0, max_profiles=3) -> FacetBank:
   )
 
 
-def random_inputs(log, llm_dim=5, padding=8, seed=0) -> Inputs:
+def random_inputs(log, llm_dim=5, padding=8, seed=0, num_events=None) -> Inputs:
   """The inputs of a log on the device, with random facets and item texts.
 
   Args:
@@ -132,37 +132,51 @@ def random_inputs(log, llm_dim=5, padding=8, seed=0) -> Inputs:
     llm_dim: width of a text embedding.
     padding: rows added to the log; the largest batch that a test reads.
     seed: of facets and texts.
+    num_events: shapes are those of a log of so many events, if not None: what
+      is compiled for the longer log serves this one.
   """
+  num_events = num_events or log.num_events
   rng = np.random.default_rng(seed)
   item_text = rng.normal(size=(log.num_items + 1, llm_dim))
   item_text[0] = 0.0
   inputs = build_inputs(
-    log, item_text.astype(np.float16), random_bank(log, llm_dim, seed), padding
+    log,
+    item_text.astype(np.float16),
+    random_bank(log, llm_dim, seed),
+    padding + num_events - log.num_events,
   )
-  return jax.tree.map(jnp.asarray, one_shape(inputs))
+  return jax.tree.map(jnp.asarray, one_shape(inputs, num_events))
 
 
-def one_shape(tree):
+def one_shape(tree, num_events=None):
   """Graphs, or inputs with graphs, compiled alike for every log of one size.
 
   The longest row is stated as all events, which a search may rely on just as
-  well, and groups without an item are appended to those of equal times.
+  well. No row reaches the edges that are appended to a graph, and groups
+  without an item are appended to those of equal times.
   """
+  pad = lambda x, size: np.pad(x, (0, size - len(x)), 'edge')
   if isinstance(tree, TemporalGraph):
-    return dataclasses.replace(tree, longest=len(tree.times))
-  if isinstance(tree, SameTimeItems):
-    events = len(tree.group)
-    pad = lambda x, size: np.pad(x, (0, size - len(x)), 'edge')
+    num_events = num_events or len(tree.times)
     return dataclasses.replace(
       tree,
-      offsets=pad(tree.offsets, events + 1),
-      items=pad(tree.items, events),
-      longest=events,
+      neighbors=pad(tree.neighbors, num_events),
+      times=pad(tree.times, num_events),
+      longest=num_events,
+    )
+  if isinstance(tree, SameTimeItems):
+    num_events = num_events or len(tree.group)
+    return dataclasses.replace(
+      tree,
+      offsets=pad(tree.offsets, num_events + 1),
+      items=pad(tree.items, num_events),
+      group=pad(tree.group, num_events),
+      longest=num_events,
     )
   return dataclasses.replace(
     tree,
     **{
-      name: one_shape(getattr(tree, name))
+      name: one_shape(getattr(tree, name), num_events)
       for name in ('user_graph', 'item_graph', 'same_time')
     },
   )
