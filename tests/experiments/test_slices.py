@@ -1,5 +1,6 @@
 """Training slice by slice, ours and a peer's, and the phases of a step."""
 
+import dataclasses
 import subprocess
 import sys
 import types
@@ -78,14 +79,11 @@ def test_slices_at_even_distances_reach_the_end():
 
 
 def test_crowding_counts_events_and_distinct_times():
-  log = random_logs.uniform(6, 3, 5)
-  log = log.__class__(
-    **{
-      **vars(log),
-      'users': np.array([1, 1, 1, 2, 2, 3], np.int32),
-      'items': np.array([1, 2, 3, 4, 4, 4], np.int32),
-      'times': np.array([0, 0, 0, 5, 6, 7]),
-    }
+  log = dataclasses.replace(
+    random_logs.uniform(6, 3, 5),
+    users=np.array([1, 1, 1, 2, 2, 3], np.int32),
+    items=np.array([1, 2, 3, 4, 4, 4], np.int32),
+    times=np.array([0, 0, 0, 5, 6, 7]),
   )
   _, slices = tiny_slices.build('tgn', log=log)
   assert slices_lib.crowding(slices) == (3, 3.0)

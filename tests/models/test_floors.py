@@ -1,5 +1,6 @@
 """Count-based floors against a slow reading of SPEC 6, event by event."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,11 +14,11 @@ from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.types import EventBatch
-from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Pending
 from dynllm_jax.types import SECONDS_PER_DAY
+from tests.testing import logs
 
 FLOORS = ('popularity', 'recent_popularity', 'repeat', 'itemknn', 'transitions')
 NUM_USERS, NUM_ITEMS = 17, 40
@@ -128,28 +129,14 @@ def make_log(seed):
   """Users and items by chance, the same times for every seed."""
   rng = np.random.default_rng(seed)
   gaps = np.random.default_rng(0).integers(1, 9 * SECONDS_PER_DAY, len(GROUPS))
-  ids = lambda n: np.array(['', *map(str, range(1, n + 1))])
   # Squares, so that some items are popular and some never occur in training.
   items = 1 + (NUM_ITEMS * rng.random(NUM_EVENTS) ** 2).astype(np.int32)
   # Runs of one user, as the lines of an invoice are.
   users = np.repeat(rng.integers(1, NUM_USERS + 1, NUM_EVENTS), 3)
-  text = np.full(NUM_ITEMS + 1, '')
-  return EventLog(
-    users=users[:NUM_EVENTS].astype(np.int32),
-    items=items,
-    times=np.repeat(np.cumsum(gaps) - gaps[0], GROUPS),
-    user_ids=ids(NUM_USERS),
-    item_ids=ids(NUM_ITEMS),
-    titles=text,
-    categories=text,
-    brands=text,
-    train_end=TRAIN_END,
-    validation_end=NUM_EVENTS,
-    start_time=0,
-    counts={},
-    source='by chance',
-    simulated=True,
-    fingerprint='',
+  times = np.repeat(np.cumsum(gaps) - gaps[0], GROUPS)
+  log = logs.make_log(users[:NUM_EVENTS], items, times, NUM_USERS, NUM_ITEMS)
+  return dataclasses.replace(
+    log, train_end=TRAIN_END, validation_end=NUM_EVENTS
   )
 
 
@@ -244,12 +231,10 @@ def test_the_future_changes_nothing(name):
   for end in (sum(GROUPS[:24]), TRAIN_END, sum(GROUPS[:50])):
     if name == 'itemknn' and end < TRAIN_END:
       continue  # its similarities are those of the whole training split
-    changed = log.__class__(
-      **{
-        **vars(log),
-        'users': np.concatenate([log.users[:end], other.users[end:]]),
-        'items': np.concatenate([log.items[:end], other.items[end:]]),
-      }
+    changed = dataclasses.replace(
+      log,
+      users=np.concatenate([log.users[:end], other.users[end:]]),
+      items=np.concatenate([log.items[:end], other.items[end:]]),
     )
     _, ranks_changed = replay(name, changed, plan_of(changed))
     # The group at `end` is scored by what is earlier, too.

@@ -5,6 +5,7 @@ the seed, so that a test over many seeds compiles once.
 """
 
 import dataclasses
+import hashlib
 import os
 
 import jax
@@ -20,6 +21,7 @@ from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
 DAY = 86_400
+MONDAY = 1_609_718_400  # unix seconds of Monday, 4 January 2021, midnight
 
 
 def on_devices(count: int) -> dict[str, str]:
@@ -47,8 +49,8 @@ def make_log(users, items, times, num_users=None, num_items=None) -> EventLog:
   Returns:
     The log, split as SPEC 2.2 says; a part of a tiny log may be empty.
   """
-  num_users = num_users or max(users)
-  num_items = num_items or max(items)
+  num_users = max(users) if num_users is None else num_users
+  num_items = max(items) if num_items is None else num_items
 
   def names(letter, count):
     return np.array(['', *(f'{letter}{k + 1}' for k in range(count))])
@@ -75,6 +77,38 @@ def make_log(users, items, times, num_users=None, num_items=None) -> EventLog:
     source='made by a test',
     simulated=True,
     fingerprint='made by a test',
+  )
+
+
+def log_of_events(
+  events, titles=('a', 'b', 'c'), categories=None, brands=None, num_users=None
+) -> EventLog:
+  """A log of a few events with what an item is called; all is training.
+
+  Args:
+    events: tuples of user, item and seconds since Monday, 4 January 2021,
+      midnight, in any order.
+    titles, categories, brands: of items 1, 2, ...; empty texts if None.
+    num_users: by default the largest user there is.
+
+  Returns:
+    The log, whose fingerprint is that of the arguments.
+  """
+  events = sorted(events, key=lambda event: event[2])
+  users, items, times = (np.array([e[k] for e in events]) for k in range(3))
+  text = lambda column: np.array(['', *(column or [''] * len(titles))])
+  content = repr((events, titles, categories, brands)).encode()
+  return dataclasses.replace(
+    make_log(
+      users, items, times, num_users or max(users, default=0), len(titles)
+    ),
+    titles=text(titles),
+    categories=text(categories),
+    brands=text(brands),
+    train_end=len(events),
+    validation_end=len(events),
+    start_time=MONDAY,
+    fingerprint=hashlib.sha256(content).hexdigest(),
   )
 
 
