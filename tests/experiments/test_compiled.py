@@ -3,14 +3,18 @@
 from experiments import compiled
 from experiments import scaling_devices
 
-_TEXT = """
-  %ag = f32[64,128]{1,0} all-gather(%p), channel_id=1, dimensions={0}
-  %s = (s32[8,1]{0,1:T(1,128)}, s32[8,1]{0,1}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%b), channel_id=2
-  %d = s32[8,1]{0,1} collective-permute-done(%s)
-  %ars = (f32[10,4]{1,0}, bf16[6]{0}) all-reduce-start(%x, %y), channel_id=3
-  ROOT %rs = pred[16]{0} reduce-scatter(%z), channel_id=4
-  %ags = (f16[2,4]{1,0}, f16[16,4]{1,0}) all-gather-start(%q), channel_id=5
-  %add = f32[9]{0} add(%u, %v), metadata={op_name="all-gather("}
+# Shapes of an asynchronous permutation: source, target, two counters.
+_PERMUTED = (
+  '(s32[8,1]{0,1:T(1,128)}, s32[8,1]{0,1}, u32[]{:S(2)}, u32[]{:S(2)})'
+)
+_TEXT = f"""
+  %ag = f32[64,128]{{1,0}} all-gather(%p), channel_id=1, dimensions={{0}}
+  %s = {_PERMUTED} collective-permute-start(%b), channel_id=2
+  %d = s32[8,1]{{0,1}} collective-permute-done(%s)
+  %ars = (f32[10,4]{{1,0}}, bf16[6]{{0}}) all-reduce-start(%x, %y), channel_id=3
+  ROOT %rs = pred[16]{{0}} reduce-scatter(%z), channel_id=4
+  %ags = (f16[2,4]{{1,0}}, f16[16,4]{{1,0}}) all-gather-start(%q), channel_id=5
+  %add = f32[9]{{0}} add(%u, %v), metadata={{op_name="all-gather("}}
 """
 
 

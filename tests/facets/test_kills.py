@@ -49,7 +49,8 @@ def told_vectors(config, texts):
   for batch in vectors(config, texts):
     tell('encode', [])
     yield batch
-batched_generation.Generator.__call__, flax_encoder.vectors = told_generate, told_vectors
+batched_generation.Generator.__call__ = told_generate
+flax_encoder.vectors = told_vectors
 runpy.run_module('dynllm_jax.main', run_name='__main__')
 """
 

@@ -47,7 +47,7 @@ def write(script, log, folder, report=lambda line: None, **changes):
   config = facet_answers.fields(name='flax', **changes).writer
   return llm_writing.write(
     config,
-    script(config),
+    (script or Scripted())(config),
     log,
     windows.profiles(log, facet_answers.WINDOW),
     str(folder),
@@ -275,11 +275,11 @@ def test_fields_out_of_range(field, value):
     language_model.check(config)
 
 
-def plan(log, folder, script=Scripted(), **changes):
+def plan(log, folder, script=None, **changes):
   config, lines = facet_answers.fields(name='flax', **changes).writer, []
   llm_planning.plan(
     config,
-    script(config),
+    (script or Scripted())(config),
     log,
     windows.profiles(log, facet_answers.WINDOW),
     str(folder),
@@ -301,7 +301,7 @@ def test_a_plan_counts_and_spends_nothing(log, tmp_path):
   config = facet_answers.fields(name='flax').writer
   work = llm_writing.survey(
     config,
-    script(config),
+    (script or Scripted())(config),
     log,
     windows.profiles(log, facet_answers.WINDOW),
     llm_writing.open_store(script(config), str(tmp_path / 'other')),

@@ -95,8 +95,9 @@ def test_several_purchases(make_log):
   events = [(1, 1 + k % 4, k * DAY + 20 * 3600) for k in range(8)]
   four = only(make_log(events, TITLES, CATEGORIES, BRANDS))
   assert four == {
-    'crd': 'regular buyer, several purchases on many days, in January, all-week '
-    'evenings, a narrow range, often the same again, loyal to one brand',
+    'crd': 'regular buyer, several purchases on many days, in January, '
+    'all-week evenings, a narrow range, often the same again, loyal to one '
+    'brand',
     'int': 'interested in mascara, shea, lotion, women, christmas, cake, tins, '
     'pantry; lately shea lotion, christmas mascara',
     'ctg': "buys Mascara (Makeup, Eyes), Lotions, Creams (Skin's Care), tins "

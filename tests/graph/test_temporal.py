@@ -133,7 +133,8 @@ def test_lower_bound_is_bisect_left(values, slices):
   longest = int(max(high - low))
   found = _lower_bound(np.array(values, np.int32), low, high, target, longest)
   assert found.tolist() == [
-    bisect.bisect_left(values, t, l, h) for l, h, t in zip(low, high, target)
+    bisect.bisect_left(values, time, start, end)
+    for start, end, time in zip(low, high, target)
   ]
 
 

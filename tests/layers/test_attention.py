@@ -73,11 +73,13 @@ def test_without_a_key_the_output_is_zero(drawn):
 
 
 def test_gradients_are_finite_where_all_is_masked(drawn):
-  module, params, query, keys, mask = drawn
-  for mask in (mask, jnp.zeros_like(mask)):
-    grads = jax.grad(
-      lambda *args: jnp.sum(apply(module, *args, mask) ** 2), (0, 1, 2)
-    )(params, query, keys)
+  module, params, query, keys, some = drawn
+
+  def loss(params, query, keys, mask):
+    return jnp.sum(apply(module, params, query, keys, mask) ** 2)
+
+  for mask in (some, jnp.zeros_like(some)):
+    grads = jax.grad(loss, (0, 1, 2))(params, query, keys, mask)
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
   assert not any(np.any(g) for g in jax.tree.leaves(grads))
 

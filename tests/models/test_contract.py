@@ -182,7 +182,7 @@ def test_a_static_system_scores_by_training_events_alone(variant):
   score = functools.partial(replays.all_scores, trainer.system, state.params)
   expected = score(state.memory, inputs, log)
   actual = score(state.memory, altered, other)
-  of_user = {u: row for u, row in zip(log.users, expected)}
+  of_user = dict(zip(log.users, expected))
   known = [k for k, u in enumerate(other.users) if u in of_user]
   assert any(k >= cut and other.users[k] != log.users[k] for k in known)
   for k in known:
