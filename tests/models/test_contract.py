@@ -274,7 +274,7 @@ def test_a_checkpoint_restores_bit_for_bit(variant, tmp_path):
 def test_a_resumed_epoch_is_the_uninterrupted_one(variant, tmp_path):
   _, inputs, _, _, trainer, plan = trained(variant)
   if trainer.system.feed in ('stream', 'none'):
-    pytest.skip('its epochs have one order; test_run.py resumes a stream')
+    pytest.skip('its epochs have one order; test_modes.py resumes a stream')
   epoch = functools.partial(
     train.run_epoch,
     trainer,

@@ -1,4 +1,11 @@
-"""What several tests share: logs, systems, replays, meshes, fakes."""
+"""What several tests share.
+
+`logs` makes small logs and what systems read of them, `variants` tiny
+configurations, `tiny_runs` and `tiny_slices` what is trained on them, `replays`
+scores of a whole log. `meshes` runs on fake devices, in a process of its own.
+`tiny_models` saves language models, `facet_answers` answers as they do;
+`fake_endpoint` and `fake_bucket` are servers on this machine.
+"""
 
 import pathlib
 

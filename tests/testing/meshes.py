@@ -1,7 +1,7 @@
 """Trains and ranks one system on one device and on meshes of eight.
 
 Run by test_device_mesh.py in a process of its own, with eight fake devices:
-`python meshes.py FOLDER VARIANT SHAPE...`, a shape as `4x2`.
+`python -m tests.testing.meshes FOLDER VARIANT SHAPE...`, a shape as `4x2`.
 """
 
 import functools
