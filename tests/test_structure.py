@@ -213,6 +213,21 @@ def test_the_harness_names_no_model(room):
     assert 'models' not in map(floor, own_imports(path))
 
 
+def test_no_two_modules_have_one_name():
+  files = [path for path in FILES if path.name != '__init__.py']
+  stems = [path.stem for path in files]
+  assert {stem for stem in stems if stems.count(stem) > 1} == set()
+
+
+def test_no_module_is_named_like_a_library():
+  libraries = {
+    name.split('.')[0] for path in FILES for name in imported(tree_of(path))
+  }
+  libraries -= {'dynllm_jax', *sys.stdlib_module_names}
+  assert {'jax', 'flax', 'openai'} <= libraries
+  assert not libraries & {path.stem for path in FILES}
+
+
 def public(body, inside=''):
   """Public functions and classes of a module, and methods of the latter."""
   for node in body:
