@@ -13,6 +13,8 @@ from tests.testing import replays
 from tests.testing import tiny_runs
 from tests.testing import variants
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 255
 
 

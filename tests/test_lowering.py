@@ -14,6 +14,8 @@ from dynllm_jax.parallel import device_mesh
 from tests.testing import logs
 from tests.testing import variants
 
+pytestmark = pytest.mark.slow
+
 BATCH = 16
 
 

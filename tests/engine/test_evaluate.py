@@ -165,6 +165,7 @@ def test_a_sample_of_batches_ranks_as_all_of_them_do():
   variants.assert_trees_equal(end_sampled, end)
 
 
+@pytest.mark.slow
 def test_pure_noise_gives_chance_recall():
   """Users take items at random: nothing learned may help on the test split."""
   log = logs.random_log(

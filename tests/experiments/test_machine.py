@@ -25,6 +25,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_start_up_ends_with_the_first_step():
   seconds = start_up.seconds_to_first_step([sys.executable, '-c', PROGRESS])
   assert 0.3 < seconds < 50

@@ -40,6 +40,7 @@ def command(home, name, *args, expect=0):
   return done
 
 
+@pytest.mark.slow
 def test_rows_pages_and_going_on(tmp_path):
   overall = functools.partial(command, tmp_path, 'overall')
   for part in ('experiments', 'configs'):

@@ -23,6 +23,7 @@ def spec(kind, **fields):
   }
 
 
+@pytest.mark.slow
 def test_sizes_are_timed_in_processes_of_their_own():
   """Also that more nodes take the room of their tables, no more."""
   points = scaling.measure(
@@ -38,6 +39,7 @@ def test_sizes_are_timed_in_processes_of_their_own():
   assert large['peak_rss'] > large['table_bytes']
 
 
+@pytest.mark.slow
 def test_a_ranking_is_timed():
   process = worker.Worker({**spec('rank'), 'eval.batch_size': 16})
   found = process.step()

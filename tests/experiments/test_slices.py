@@ -34,6 +34,7 @@ def clock(*rounds):
   return types.SimpleNamespace(perf_counter=iter(readings).__next__)
 
 
+@pytest.mark.slow
 def test_slices_go_through_the_log_and_begin_again():
   _, slices = tiny_slices.build('tgn')
   sizes = [slices.step()[0] for _ in range(slices.num_slices + 1)]
@@ -89,6 +90,7 @@ def test_crowding_counts_events_and_distinct_times():
   assert slices_lib.crowding(slices) == (3, 3.0)
 
 
+@pytest.mark.slow
 def test_the_peer_trains_slice_by_slice(tmp_path):
   pytest.importorskip('torch_geometric')
   log = random_logs.uniform(120, 10, 15)

@@ -129,6 +129,7 @@ print(json.dumps(generate(tests.PROMPTS, [0.0, 1.0, 0.0, 1.0], [1, 2, 3, 4])))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_say_the_same(small):
   done = subprocess.run(
     [sys.executable, '-c', _TWO_DEVICES, str(small.folder)],

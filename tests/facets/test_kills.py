@@ -24,6 +24,8 @@ from tests.testing import fake_endpoint
 from tests.testing import ROOT
 from tests.testing import tiny_models
 
+pytestmark = pytest.mark.slow
+
 USERS, WINDOWS, ITEMS = 6, 10, 240  # a prompt of its own a user and window
 CONCURRENCY, DIM, BATCH = 3, 8, 4
 

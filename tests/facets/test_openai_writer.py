@@ -333,6 +333,7 @@ def content(folder):
   return {keys[row].tobytes(): store.read(row) for row in range(len(store))}
 
 
+@pytest.mark.slow
 def test_two_processes_pay_once(tmp_path):
   with fake_endpoint.serve(slow) as server:
     both = [start(server, tmp_path) for _ in range(2)]

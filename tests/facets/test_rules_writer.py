@@ -239,6 +239,7 @@ def test_rare_words_first_but_not_unique_ones():
   assert words['rose'] > words['lamp']
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_the_hash_seed():
   code = (
     'from dynllm_jax.facets import item_keywords; import numpy as np; '

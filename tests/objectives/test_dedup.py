@@ -69,6 +69,7 @@ def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
   assert batching.with_dedup_limits(plan, apart).dedup_limits == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'variant', ['dynllm+text', 'dynllm, regularized', 'jodie']
 )

@@ -38,6 +38,7 @@ def pytest_generate_tests(metafunc):
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_do_what_one_does(variant, shapes, tmp_path):
   done = subprocess.run(
     [

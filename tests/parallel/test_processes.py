@@ -14,6 +14,8 @@ import pytest
 from tests.testing import logs
 from tests.testing import ROOT
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = [
   f'--config.{field}'
   for field in (

@@ -12,6 +12,8 @@ import pytest
 from dynllm_jax.runs import run_folder
 from tests.testing import ROOT
 
+pytestmark = pytest.mark.slow
+
 TINY = [
   f'--config.{field}'
   for field in (

@@ -98,6 +98,7 @@ def figures(folder):
   return results['validation'], results['test']
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_survives_its_machine(environment, tmp_path):
   data = '--config.data.dir=gs://shop/data'
   homes = [tmp_path / name for name in ('disk', 'lost', 'next', 'laptop')]
@@ -131,6 +132,7 @@ def test_a_run_in_a_bucket_survives_its_machine(environment, tmp_path):
   assert not (homes[3] / 'gs:').exists()
 
 
+@pytest.mark.slow
 def test_two_hosts_share_a_bucket_alone(environment, tmp_path):
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
@@ -165,6 +167,7 @@ def test_two_hosts_share_a_bucket_alone(environment, tmp_path):
   assert figures(folder) == found
 
 
+@pytest.mark.slow
 def test_an_event_log_in_a_bucket(machine):
   url = 'gs://shop/logs/events.csv'
   source = bucket.open_path('data.events', url)

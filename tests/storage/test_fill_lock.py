@@ -26,6 +26,7 @@ print(encoding.encode(config, [f'text {n}' for n in range(40)], sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_embed_once(tmp_path):
   def answer(body, number):
     del number

@@ -294,6 +294,7 @@ def _writer(folder, first, last):
   )
 
 
+@pytest.mark.slow
 def test_two_processes_append_at_once(tmp_path):
   folder = tmp_path / 'new' / 'store'
   writers = [_writer(folder, 0, 300), _writer(folder, 200, 500)]
@@ -304,6 +305,7 @@ def test_two_processes_append_at_once(tmp_path):
   assert len(Store(folder, ABOUT)) == 500
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_what_it_was_appending_and_no_more(tmp_path):
   draw = random.Random(0)
   start = 0

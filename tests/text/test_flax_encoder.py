@@ -426,6 +426,7 @@ np.save(sys.argv[2], encoders.encode(config, eval(sys.argv[3])))
 """
 
 
+@pytest.mark.slow
 def test_batches_are_sharded_over_the_devices(model, tmp_path):
   file = tmp_path / 'out.npy'
   subprocess.run(
