@@ -13,6 +13,7 @@ import pytest
 
 from dynllm_jax import config as config_lib
 from dynllm_jax import plugins
+from dynllm_jax.datasets import loading
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
 from dynllm_jax.types import FACETS
@@ -225,3 +226,31 @@ def test_a_module_that_cannot_serve_is_named(module_file, name, text, error):
 def test_an_unknown_name_is_refused(name):
   with pytest.raises(InputError, match='data.source: .*event_log, '):
     plugins.load(plugins.SOURCES, name, 'data.source')
+
+
+SOURCE = """
+import numpy as np
+from dynllm_jax.types import RawLog
+
+def files(data_config):
+  return []
+
+def read(data_config):
+  few = np.array(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'], object)
+  none = np.array([], object)
+  return RawLog(few, few, np.arange(9), none, none, none, none, {}, 'a till')
+"""
+
+
+def test_a_source_of_another_version_reads_again(module_file, tmp_path):
+  config = config_lib.default().data
+  config.source, config.dir = 'shop_e.till', str(tmp_path / 'store')
+  config.min_user_items = config.min_item_users = 1
+  module_file('shop_e.till', SOURCE)
+  lines = []
+  for version, again in ((1, False), (1, True), (2, False)):
+    module = plugins.load(plugins.SOURCES, 'shop_e.till', 'data.source')
+    module.VERSION = version
+    lines.clear()
+    loading.load(config, lines.append)
+    assert any('loaded from' in line for line in lines) == again

@@ -1,8 +1,10 @@
-"""Data sources, one file each, and the store of prepared logs.
+"""Prepared logs: read by a source, prepared once, kept on disk.
 
-A source is a module of this folder with two functions of `config.data`:
-`files(data_config)`, the files that it reads (`paths.File`), and
-`read(data_config)`, which gives a `RawLog`. It is found by its file name.
+A source is a file of datasets/sources, or a module from elsewhere (plugins.py),
+with two functions of `config.data`: `files(data_config)`, the files that it
+reads (`source_files.File`), and `read(data_config)`, which gives a `RawLog`.
+It may have a `VERSION`, raised whenever `read` gives another log of the same
+files: without it a log that was prepared before the change would still serve.
 """
 
 from collections.abc import Callable
@@ -50,7 +52,8 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
     'event_log' if named else data_config.source,
     'config.data.source',
   )
-  fingerprint = _fingerprint(data_config, source.files(data_config))
+  version = getattr(source, 'VERSION', None)
+  fingerprint = _fingerprint(data_config, source.files(data_config), version)
   folder = data_folder(data_config) / 'event_logs' / fingerprint
   if bucket_copy.fetch_folder(folder):
     try:
@@ -65,7 +68,7 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
         build_folder.remove(folder)
   files = source.files(data_config)
   raw = source.read(data_config)
-  if _fingerprint(data_config, files) != fingerprint:
+  if _fingerprint(data_config, files, version) != fingerprint:
     raise InputError(
       f'{files[0].field}: {files[0].path} or a file read with it was changed '
       'while it was read; allowed: files that stay as they are'
@@ -150,7 +153,9 @@ def _selects_rows(where: Any) -> bool:
   )
 
 
-def _fingerprint(data_config: Any, files: list[source_files.File]) -> str:
+def _fingerprint(
+  data_config: Any, files: list[source_files.File], version: int | None
+) -> str:
   """A hash of the files' content and of what preparation depends on."""
   fields = json.loads(data_config.to_json())
   for field in ('dir', 'events', 'items'):  # Places, not content.
@@ -162,7 +167,8 @@ def _fingerprint(data_config: Any, files: list[source_files.File]) -> str:
     # By the short name, which fingerprints had before messages had the full.
     field = file.field.removeprefix('config.')
     contents.append([field, pathlib.Path(file.path).suffixes, digest])
-  key = json.dumps([_VERSION, fields, contents], sort_keys=True)
+  parts = [_VERSION, fields, contents, *([] if version is None else [version])]
+  key = json.dumps(parts, sort_keys=True)
   return hashlib.sha256(key.encode()).hexdigest()
 
 
