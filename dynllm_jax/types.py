@@ -33,16 +33,20 @@ class TooLargeError(InputError):
   """A system whose tables exceed the limit that its configuration sets."""
 
 
-def _static() -> Any:
-  """A field that is part of the pytree's structure, known to the compiler."""
-  return dataclasses.field(metadata={'static': True})
+def static_field(**options: Any) -> Any:
+  """A field that is part of the pytree's structure, known to the compiler.
+
+  Args:
+    **options: of `dataclasses.field`, such as `default`.
+  """
+  return dataclasses.field(metadata={'static': True}, **options)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(_static,))
+@dataclass_transform(frozen_default=True, field_specifiers=(static_field,))
 class Pytree:
   """Makes a subclass a frozen dataclass whose fields are a pytree's children.
 
-  Fields made by `_static` are part of the structure instead.
+  Fields made by `static_field` are part of the structure instead.
   """
 
   def __init_subclass__(cls) -> None:
@@ -148,6 +152,26 @@ class EventBatch(Pytree):
   mask: Array  # bool[batch]
 
 
+class PlannedBatch(Pytree):
+  """Where one batch of a plan lies in the log.
+
+  A group of equal times that is larger than a batch is cut into parts; updates
+  follow the last one, which is `ready`. The batches of a whole plan are one
+  `PlannedBatch` of columns [batches]: an index gives a batch, a slice several.
+  """
+
+  start: Array  # i32[], position in the log
+  size: Array  # i32[], number of events; one without any changes nothing
+  part: Array  # i32[], number of the part within its group of equal times
+  ready: Array  # bool[], whether it is the last part of its group
+
+  def __len__(self) -> int:
+    return len(self.start)
+
+  def __getitem__(self, index: int | slice) -> 'PlannedBatch':
+    return jax.tree.map(lambda column: column[index], self)
+
+
 class Neighborhood(Pytree):
   """The most recent neighbors first; padding has `mask` False, node 0."""
 
@@ -162,7 +186,7 @@ class TemporalGraph(Pytree):
   offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
   neighbors: Array  # i32[events]
   times: Array  # i32[events], seconds, ascending within a row
-  longest: int = _static()  # events of the busiest node
+  longest: int = static_field()  # events of the busiest node
 
 
 class SameTimeItems(Pytree):
@@ -171,7 +195,7 @@ class SameTimeItems(Pytree):
   offsets: Array  # i32[groups + 1]
   items: Array  # i32[distinct], ascending within a group
   group: Array  # i32[events]
-  longest: int = _static()  # items of the largest group
+  longest: int = static_field()  # items of the largest group
 
 
 class TrainGraph(Pytree):
@@ -195,7 +219,8 @@ class FacetBank(Pytree):
   """The four facets of every user and active window (SPEC 3.6).
 
   `texts[0]` stands for "unknown" and is never read as an embedding. Where
-  `texts` holds some of all texts, `present` says which (facets/resident.py).
+  `texts` holds only some of all texts, `present` says which
+  (engine/resident_texts.py).
   """
 
   texts: Array  # f16[unique_texts, llm_dim]
@@ -225,8 +250,8 @@ class Inputs(Pytree):
   item_text: Array  # f16[items + 1 or more, llm_dim]
   text_mean: Array  # f32[llm_dim], of the items' texts
   facets: FacetBank
-  num_users: int = _static()  # padding not counted, here and below
-  num_items: int = _static()
+  num_users: int = static_field()  # padding not counted, here and below
+  num_items: int = static_field()
   train_graph: TrainGraph | None = None  # where System.reads_train_graph
 
 
@@ -372,3 +397,41 @@ class System(NamedTuple):
   sequence_length: int = 0
   reads_train_graph: bool = False
   reads_facets: bool = False
+
+
+class BoundSystem(Pytree):
+  """A system with the parameters and the inputs that its functions read.
+
+  Attributes:
+    system: the functions.
+    params: of the system.
+    inputs: on the device.
+  """
+
+  system: System = static_field()
+  params: Params
+  inputs: Inputs
+
+  def embed(
+    self,
+    memory: SystemMemory,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    key: Array | None = None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """`System.embed`; without a key nothing is random."""
+    return self.system.embed(
+      self.params, memory, self.inputs, users, user_times, items, item_time, key
+    )
+
+  def update(self, memory: SystemMemory, pending: Pending) -> SystemMemory:
+    """`System.update`."""
+    return self.system.update(self.params, memory, self.inputs, pending)
+
+  def propagate(
+    self, memory: SystemMemory, key: Array | None = None
+  ) -> SystemMemory:
+    """`System.propagate`; without a key nothing is random."""
+    return self.system.propagate(self.params, memory, self.inputs, key)

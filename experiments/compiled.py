@@ -19,12 +19,16 @@ import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
@@ -200,32 +204,32 @@ def lower(
     column = lambda dtype: jax.ShapeDtypeStruct(
       [num_batches], dtype, sharding=everywhere
     )
-    plan = (*(column(jnp.int32) for _ in range(3)), column(jnp.bool))
+    batches = PlannedBatch(
+      *(column(jnp.int32) for _ in range(3)), column(jnp.bool)
+    )
+    bound = BoundSystem(system, state.params, inputs)
     memory = on_mesh(
       mesh,
-      jax.eval_shape(
-        functools.partial(evaluate.memory_for_replay, system),
-        state.params,
-        state.memory,
-        inputs,
-        pending,
-      ),
+      jax.eval_shape(evaluate.memory_for_replay, bound, state.memory, pending),
+    )
+    candidates = jax.ShapeDtypeStruct(
+      [size.items + 1], jnp.bool, sharding=everywhere
     )
 
     lowered = (
       train.train_chunk.lower(
-        trainer, config.train.batch_size, inputs, state, plan, None
+        trainer,
+        feeds.EpochData(inputs, None, config.train.batch_size),
+        state,
+        batches,
       ),
       evaluate.replay_chunk.lower(
-        system,
-        evaluate.Ranking(config.eval.block_size, 0),
-        config.eval.batch_size,
-        state.params,
-        memory,
-        pending,
-        inputs,
-        jax.ShapeDtypeStruct([size.items + 1], jnp.bool, sharding=everywhere),
-        (*plan, column(jnp.bool)),
+        bound,
+        Ranking(candidates, config.eval.block_size),
+        evaluate.ReplayState(memory, pending),
+        batches,
+        column(jnp.bool),
+        batch_size=config.eval.batch_size,
       ),
     )
     return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))

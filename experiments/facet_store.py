@@ -37,6 +37,7 @@ from dynllm_jax.storage.store import Store
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import PlannedBatch
 
 _ROWS = flags.DEFINE_integer('rows', 10_000_000, 'Rows of the store.')
 _DIM = flags.DEFINE_integer('dim', 384, 'Half-precision numbers of a row.')
@@ -122,13 +123,15 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
 
   starts = np.arange(0, events, _BATCH, dtype=np.int32)
   plan = batching.BatchPlan(
-    starts,
-    np.full_like(starts, _BATCH),
-    np.zeros_like(starts),
-    np.ones_like(starts, bool),
-    _BATCH,
-    1,
-    0,
+    PlannedBatch(
+      starts,
+      np.full_like(starts, _BATCH),
+      np.zeros_like(starts),
+      np.ones_like(starts, bool),
+    ),
+    batch_size=_BATCH,
+    num_parts=1,
+    num_split_groups=0,
   )
 
   seconds, peaks, sizes = [], [], []

@@ -88,9 +88,10 @@ def count_rows(
   near = jax.jit(temporal.neighborhood, static_argnums=3)
   num_items = len(inputs.item_text) - 1
   rows = []
-  places = (np.arange(sample) + 0.5) / sample * len(plan.start)
+  places = (np.arange(sample) + 0.5) / sample * len(plan.batches)
   for place in np.unique(places.astype(int)):
-    at = slice(plan.start[place], plan.start[place] + plan.size[place])
+    planned = plan.batches[place]
+    at = slice(planned.start, planned.start + planned.size)
     users, items, times = (
       np.asarray(x[at]) for x in (inputs.users, inputs.items, inputs.times)
     )

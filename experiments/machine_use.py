@@ -47,7 +47,7 @@ def measure(
   operations, seconds = per_event(counts), statistics.median(times[1:])
   repeated = per_event(flops.with_repeats(counts, negatives))
 
-  size = float(run.train_plan.size.mean())  # events of a step
+  size = float(run.train_plan.batches.size.mean())  # events of a step
   dim, batch = config.model.dim, run.train_plan.batch_size
   moved = slices.bytes_per_step()
   parts = phases.milliseconds(slices, config.model, repeats)

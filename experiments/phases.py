@@ -17,20 +17,21 @@ import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax.engine import feeds
-from dynllm_jax.engine import train
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import temporal
+from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import training_loss
 from dynllm_jax.objectives.negatives import sample_negatives
 from dynllm_jax.types import Array
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
+from dynllm_jax.types import PlannedBatch
 from experiments.slices import Slices
 
-Row = tuple[Array, Array, Array, Array]  # start, size, part, ready of a batch
 Carry = tuple[Any, Pending]  # the memory of the nodes, events that wait
 
 
@@ -52,7 +53,7 @@ def milliseconds(
     `optimizer` (the rest of the step) and `step`, their sum.
   """
   programs = _programs(slices, model)
-  rows, state = slices.rows(), slices.state
+  batches, state = slices.batches(), slices.state
   carries = {
     name: jax.tree.map(jnp.copy, (state.memory, state.pending))
     for name in programs
@@ -63,16 +64,16 @@ def milliseconds(
   for _ in range(repeats + 1):
     for name, program in programs.items():
       began = time.perf_counter()
-      carries[name], _ = jax.block_until_ready(program(carries[name], rows))
+      carries[name], _ = jax.block_until_ready(program(carries[name], batches))
       seconds[name].append(time.perf_counter() - began)
     began = time.perf_counter()
     whole, _ = jax.block_until_ready(
-      slices.program(slices.inputs, whole, rows, None)
+      slices.program(slices.data, whole, batches)
     )
     seconds['step'].append(time.perf_counter() - began)
 
   ms = {
-    name: 1e3 * statistics.median(s[1:]) / len(rows[0])
+    name: 1e3 * statistics.median(s[1:]) / len(batches)
     for name, s in seconds.items()
   }
   return {
@@ -87,33 +88,34 @@ def milliseconds(
 
 def _programs(
   slices: Slices, model: ml_collections.ConfigDict
-) -> dict[str, Callable[[Carry, Row], tuple[Carry, Array]]]:
+) -> dict[str, Callable[[Carry, PlannedBatch], tuple[Carry, Array]]]:
   """The programs whose times are compared, each a scan over a slice.
 
   A program hands memory and pending events from batch to batch, and returns a
   number for each batch, so that the compiler cannot leave out its work.
   """
-  trainer, inputs, state = slices.trainer, slices.inputs, slices.state
-  size = slices.plan.batch_size
+  trainer, data, state = slices.trainer, slices.data, slices.state
+  system, inputs, size = trainer.system, data.inputs, data.batch_size
 
-  def batch_of(row: Row) -> tuple[EventBatch, Array, Array]:
-    batch, events = feeds.read_batch(inputs, None, *row[:2], size)
-    return batch, events, jax.random.fold_in(state.key, row[0])
+  def batch_of(planned: PlannedBatch) -> tuple[EventBatch, Array, Array]:
+    batch, events = feeds.read_batch(data, planned)
+    return batch, events, jax.random.fold_in(state.key, planned.start)
 
-  def lookup(carry: Carry, row: Row) -> tuple[Carry, Array]:
+  def lookup(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
     memory, pending = carry
-    batch, events, key = batch_of(row)
+    batch, events, key = batch_of(planned)
     return (memory, pending), _reads(
       model, trainer.config, inputs, memory, batch, events, key
     )
 
-  def update(carry: Carry, row: Row) -> tuple[Carry, Array]:
+  def update(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
     # The pending events move on with the batches; otherwise the compiler could
     # find out that every step sorts the same ones.
     memory, pending = carry
-    batch, _, _ = batch_of(row)
-    memory = trainer.system.update(
-      state.params, memory, inputs, pending_updates.due(pending, row[1] > 0)
+    batch, _, _ = batch_of(planned)
+    bound = BoundSystem(system, state.params, inputs)
+    memory = bound.update(
+      memory, pending_updates.due(pending, planned.size > 0)
     )
     width = pending.user_vectors.shape[0]
     pending = pending_updates.add_pending(
@@ -121,35 +123,35 @@ def _programs(
       batch,
       pending.user_vectors[:size],
       pending.item_vectors[:size],
-      row[2] % (width // size),
-      row[3],
+      planned.replace(part=planned.part % (width // size)),
     )
     return (memory, pending), jnp.float32(0)
 
   def loss_of(
-    params: Params, memory: Any, pending: Pending, row: Row
+    params: Params, memory: Any, pending: Pending, planned: PlannedBatch
   ) -> tuple[Array, Carry]:
-    batch, events, key = batch_of(row)
-    memory = trainer.system.update(
-      params, memory, inputs, pending_updates.due(pending, row[1] > 0)
+    batch, events, key = batch_of(planned)
+    bound = BoundSystem(system, params, inputs)
+    memory = bound.update(
+      memory, pending_updates.due(pending, planned.size > 0)
     )
-    tables = trainer.system.propagate(params, memory, inputs, key)
-    embed, visit = train.embed_deduplicated(
-      trainer.system, params, tables, inputs, batch, slices.plan.dedup_limits
+    tables = bound.propagate(memory, key)
+    embed, visit = dedup.embed_deduplicated(
+      bound, tables, batch, data.dedup_limits
     )
     loss = training_loss.sampled_loss(
       trainer.config, embed, inputs, batch, events, key, visit
     )
-    pending = feeds.add_pending(trainer.system, pending, batch, loss, *row[2:])
+    pending = feeds.add_pending(system, pending, batch, loss, planned)
     return loss.total + loss.decay, (memory, pending)
 
-  def forward(carry: Carry, row: Row) -> tuple[Carry, Array]:
-    total, carry = loss_of(state.params, *carry, row)
+  def forward(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
+    total, carry = loss_of(state.params, *carry, planned)
     return carry, total
 
-  def gradient(carry: Carry, row: Row) -> tuple[Carry, Array]:
+  def gradient(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
     (_, carry), grads = jax.value_and_grad(loss_of, has_aux=True)(
-      state.params, *carry, row
+      state.params, *carry, planned
     )
     return carry, sum(jnp.sum(x) for x in jax.tree.leaves(grads))
 

@@ -16,12 +16,14 @@ from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
+from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.runs import prepared
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import TrainState
 
 
@@ -32,6 +34,7 @@ class Slices:
     trainer: what is compiled.
     inputs: on the device.
     plan: all batches.
+    data: what every step reads.
     state: after the last slice that was trained on.
     compile_s: seconds of tracing and compilation, 0 until then.
 
@@ -47,7 +50,7 @@ class Slices:
 
   def __init__(
     self,
-    trainer: train.Trainer,
+    trainer: Trainer,
     inputs: Inputs,
     plan: batching.BatchPlan,
     state: TrainState,
@@ -55,8 +58,11 @@ class Slices:
     spread: int = 0,
   ):
     self.trainer, self.inputs, self.plan = trainer, inputs, plan
+    self.data = feeds.EpochData(
+      inputs, None, plan.batch_size, plan.dedup_limits
+    )
     self.state = train.start_epoch(trainer, state)
-    length = min(len(plan.start), max(1, slice_events // plan.batch_size))
+    length = min(len(plan.batches), max(1, slice_events // plan.batch_size))
     chunks = batching.chunks(plan, length)
     # The last chunk may be padded: it costs as much and has fewer events.
     chunks = chunks[:-1] if len(chunks) > 1 else chunks
@@ -73,20 +79,16 @@ class Slices:
     began = time.perf_counter()
     program = train.train_chunk.lower(
       self.trainer,
-      self.plan.batch_size,
-      self.inputs,
+      self.data,
       self.state,
-      self.rows(),
-      None,
-      self.plan.dedup_limits,
+      self.batches(),
     ).compile()
     self.compile_s = time.perf_counter() - began
     return program
 
-  def rows(self) -> tuple[np.ndarray, ...]:
-    """Start, size, part and ready of each batch of the next slice."""
-    chunk = self._chunks[self._next % len(self._chunks)]
-    return chunk.start, chunk.size, chunk.part, chunk.ready
+  def batches(self) -> PlannedBatch:
+    """The batches of the next slice, columns [batches]."""
+    return self._chunks[self._next % len(self._chunks)].batches
 
   @property
   def num_slices(self) -> int:
@@ -117,11 +119,11 @@ class Slices:
     if self._next == len(self._chunks):
       self._next = 0
       self.state = train.start_epoch(self.trainer, self.state)
-    rows, program = self.rows(), self.program
+    batches, program = self.batches(), self.program
     jax.block_until_ready(self.state)
     began = time.perf_counter()
     self.state, (_, sizes) = jax.block_until_ready(
-      program(self.inputs, self.state, rows, None)
+      program(self.data, self.state, batches)
     )
     seconds = time.perf_counter() - began
     self._next += 1
@@ -157,7 +159,7 @@ def build(
   log: EventLog,
   item_text: np.ndarray,
   facets: FacetBank,
-) -> tuple[train.Trainer, Inputs, batching.BatchPlan, TrainState]:
+) -> tuple[Trainer, Inputs, batching.BatchPlan, TrainState]:
   """A configuration's system on a log that is given, not read from a source.
 
   Args:
@@ -182,7 +184,7 @@ def build(
       max(config.train.batch_size, config.eval.batch_size),
     ),
   )
-  trainer = train.make_trainer(system, config, mesh, len(plan.start))
+  trainer = train.make_trainer(system, config, mesh, len(plan.batches))
   state = device_mesh.put_on_mesh(
     mesh, train.init_state(trainer, config.seed, inputs, plan.capacity)
   )
@@ -206,8 +208,8 @@ def crowding(slices: Slices) -> tuple[int, float]:
   )
 
   most, rounds = 0, []
-  for start, size in zip(slices.plan.start, slices.plan.size):
-    at = slice(start, start + size)
+  for planned in slices.plan.batches:
+    at = slice(planned.start, planned.start + planned.size)
     deepest = 0
     for nodes in (users[at], items[at]):
       most = max(most, int(np.bincount(nodes).max()))

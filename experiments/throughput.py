@@ -33,7 +33,9 @@ import numpy as np
 from configs import tmall
 from dynllm_jax import progress
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import ranking
 from dynllm_jax.runs import prepared
+from dynllm_jax.types import BoundSystem
 from experiments import aims
 from experiments import command_line
 from experiments import machine_use
@@ -261,27 +263,20 @@ def dynllm_ranking() -> aims.Found:
   slices.step()
   state = slices.state
   plan = run.rank_plans['validation']
-  candidates = jnp.asarray(evaluate.candidate_mask(run.log, 'all'))
-  ranking = evaluate.ranking_of(run.config, run.log)
-  memory = evaluate.memory_for_replay(
-    run.system, state.params, state.memory, run.inputs, state.pending
+  among_all = ranking.make_ranking(run.config, run.log).replace(
+    candidates=jnp.asarray(ranking.candidate_mask(run.log, 'all'))
   )
+  bound = BoundSystem(run.system, state.params, run.inputs)
+  memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
 
   # A part of the split is enough, and soon done.
   length = max(1, _EVENTS.value // plan.batch_size)
-  plan = plan._replace(
-    **{
-      name: getattr(plan, name)[:length]
-      for name in ('start', 'size', 'part', 'ready')
-    }
-  )
+  plan = plan._replace(batches=plan.batches[:length])
 
   seconds = []
   for _ in range(_SLICES.value + 1):
     began = time.perf_counter()
-    _, ranks = evaluate.replay(
-      run.system, state.params, memory, run.inputs, plan, ranking, candidates
-    )
+    _, ranks = evaluate.replay(bound, memory, plan, among_all)
     seconds.append(time.perf_counter() - began)
   per_thousand = 1e6 * statistics.median(seconds[1:]) / len(ranks)
   return {

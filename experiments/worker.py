@@ -22,7 +22,9 @@ import numpy as np
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import ranking
 from dynllm_jax.runs import provenance
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from experiments import random_logs
 from experiments import slices as slices_lib
@@ -87,20 +89,14 @@ def _rank(
   plan = batching.plan_batches(
     log.times, 0, min(len(log.times), size * spec['batches']), size
   )
-  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
-  ranking = evaluate.ranking_of(config, log)
+  bound = BoundSystem(trainer.system, state.params, inputs)
+  among_all = ranking.make_ranking(config, log).replace(
+    candidates=jnp.asarray(ranking.candidate_mask(log, 'all'))
+  )
 
   def step() -> tuple[int, float]:
     began = time.perf_counter()
-    _, ranks = evaluate.replay(
-      trainer.system,
-      state.params,
-      state.memory,
-      inputs,
-      plan,
-      ranking,
-      candidates,
-    )
+    _, ranks = evaluate.replay(bound, state.memory, plan, among_all)
     return len(ranks), time.perf_counter() - began
 
   # A replay works on a copy of the memory.

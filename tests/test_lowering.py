@@ -1,73 +1,74 @@
 """Training and ranking can be lowered for accelerators that are not here."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from dynllm_jax import config as config_lib
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import pending_updates
-from dynllm_jax.graph import training_graph
-from dynllm_jax.parallel import device_mesh
-from tests.testing import logs
+from dynllm_jax.types import BoundSystem
+from tests.testing import tiny_runs
 from tests.testing import variants
 
 pytestmark = pytest.mark.slow
 
 BATCH = 16
+# What every compiler of XLA knows, or replaces by its own operations.
+PORTABLE_CALLS = set()
 
 
-@pytest.mark.parametrize('variant', ['dynllm+text', 'sasrec', 'lightgcn'])
-def test_programs_lower_for_tpu_and_cuda(variant):
-  log = logs.random_log(
-    3, num_users=12, num_items=15, num_events=150, num_times=70
+def trace_training(run, state):
+  """The program that trains on four batches, traced."""
+  order = jax.eval_shape(
+    lambda key: feeds.epoch_order(run.plan, key, 0), state.key
   )
-  inputs = logs.random_inputs(log, padding=BATCH).replace(
-    train_graph=training_graph.train_graph(log)
-  )
-  config = variants.tiny_config(variant)
-  system = config_lib.system_module(config.model.name).build(config.model)
-  plan = feeds.training_plan(system, log, BATCH)
-  trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
-  )
-  state = jax.eval_shape(
-    lambda inputs: train.init_state(trainer, 0, inputs, plan.capacity), inputs
-  )
-  column = np.zeros(4, np.int32)
-  rows = (column, column, column, column > 0)
-  order = jax.eval_shape(lambda key: feeds.epoch_order(plan, key, 0), state.key)
-  traced = [train.train_chunk.trace(trainer, BATCH, inputs, state, rows, order)]
+  data = feeds.EpochData(run.inputs, order, BATCH, run.plan.dedup_limits)
+  return train.train_chunk.trace(run.trainer, data, state, run.plan.batches[:4])
+
+
+def trace_ranking(run, state):
+  """The program that ranks and applies four batches, traced."""
+  bound = BoundSystem(run.system, state.params, run.inputs)
   pending = jax.eval_shape(
-    lambda state, inputs: pending_updates.empty_pending_for(
-      system, state.params, state.memory, inputs, BATCH
+    lambda bound, memory: pending_updates.empty_pending_for(
+      bound, memory, BATCH
     ),
-    state,
-    inputs,
+    bound,
+    state.memory,
   )
   memory = jax.eval_shape(
-    lambda *args: evaluate.memory_for_replay(system, *args),
-    state.params,
-    state.memory,
-    inputs,
-    pending,
+    evaluate.memory_for_replay, bound, state.memory, pending
   )
-  traced.append(
-    evaluate.replay_chunk.trace(
-      system,
-      evaluate.Ranking(8, 0),
-      BATCH,
-      state.params,
-      memory,
-      pending,
-      inputs,
-      np.ones(log.num_items + 1, bool),
-      (*rows, column > 0),
-    )
+  return evaluate.replay_chunk.trace(
+    bound,
+    Ranking(np.ones(run.log.num_items + 1, bool), block_size=8),
+    evaluate.ReplayState(memory, pending),
+    run.plan.batches[:4],
+    np.ones(4, bool),
+    batch_size=BATCH,
   )
-  for program in traced:
-    for platform in ('tpu', 'cuda'):
-      text = program.lower(lowering_platforms=(platform,)).as_text()
-      assert 'stablehlo' in text
+
+
+@pytest.mark.parametrize('trace', [trace_training, trace_ranking])
+@pytest.mark.parametrize('variant', ['dynllm+text', 'sasrec', 'lightgcn'])
+def test_programs_lower_for_tpu_and_cuda(variant, trace):
+  run = tiny_runs.prepare(variants.tiny_config(variant), batch=BATCH)
+  state = jax.eval_shape(
+    lambda inputs: train.init_state(run.trainer, 0, inputs, run.plan.capacity),
+    run.inputs,
+  )
+  program = trace(run, state)
+  for platform in ('tpu', 'cuda'):
+    text = program.lower(lowering_platforms=(platform,)).as_text()
+
+    # All four batches are one loop on the device.
+    assert re.search(r'while.*tensor<4x', text), platform
+
+    # Nothing calls back to Python or to code of another platform.
+    calls = set(re.findall(r'custom_call @(\w+)', text))
+    assert calls <= PORTABLE_CALLS, (platform, calls)

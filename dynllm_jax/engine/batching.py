@@ -2,38 +2,43 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax import checks
 from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import sharded_table
-from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import PlannedBatch
 
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
 
 
 class BatchPlan(NamedTuple):
-  """Where each batch of a split lies in the log.
+  """How a split is cut into batches.
 
   A batch ends at the end of a group of equal times where one fits. A larger
-  group is cut into parts that share one state; only its last part is `ready`.
-  A batch of no events is padding: scans over it change nothing.
+  group is cut into parts that share one state.
+
+  Attributes:
+    batches: where each batch lies, columns [batches].
+    batch_size: rows of a batch, padding included.
+    num_parts: parts of the largest group of equal times.
+    num_split_groups: groups larger than a batch.
+    events: i32[rows] or i32[rows, sequence_length], positions in the log, -1
+      for none. The batches are then runs of its rows (feeds.py); None where
+      they are runs of the log itself.
+    dedup_limits: how many distinct visits and items a batch has at most.
   """
 
-  start: np.ndarray  # i32[batches], position in the log
-  size: np.ndarray  # i32[batches]
-  part: np.ndarray  # i32[batches], number of the part within its group
-  ready: np.ndarray  # bool[batches], whether updates follow
-  batch_size: int  # rows of a batch, padding included
-  num_parts: int  # parts of the largest group
-  num_split_groups: int  # groups larger than a batch
-  # Positions in the log, -1 for none: `start` and `size` count its rows. None
-  # where they count the events of the log itself (feeds.py).
-  events: np.ndarray | None = None  # i32[rows] or i32[rows, sequence_length]
+  batches: PlannedBatch
+  batch_size: int
+  num_parts: int
+  num_split_groups: int
+  events: np.ndarray | None = None
   dedup_limits: dedup.DedupLimits = dedup.DedupLimits()
 
   @property
@@ -60,9 +65,11 @@ def plan_batches(
   """
   if batch_size < 1:
     raise checks.not_allowed('batch_size', batch_size, '1 or more')
+
   split = times[start:end]
   bounds = np.flatnonzero(np.diff(split)) + 1  # where a new time begins
   bounds = np.concatenate([bounds, [len(split)]]) if len(split) else []
+
   rows, split_groups, at = [], 0, 0
   while at < len(split):
     fits = np.searchsorted(bounds, at + batch_size, side='right') - 1
@@ -78,14 +85,17 @@ def plan_batches(
         for part, (low, high) in enumerate(zip(cuts, cuts[1:]))
       ]
     at = stop
-  columns = list(zip(*rows)) or [(), (), (), ()]
+
+  start, size, part, ready = list(zip(*rows)) or [(), (), (), ()]
   return BatchPlan(
-    start=np.array(columns[0], np.int32),
-    size=np.array(columns[1], np.int32),
-    part=np.array(columns[2], np.int32),
-    ready=np.array(columns[3], bool),
+    PlannedBatch(
+      start=np.array(start, np.int32),
+      size=np.array(size, np.int32),
+      part=np.array(part, np.int32),
+      ready=np.array(ready, bool),
+    ),
     batch_size=batch_size,
-    num_parts=max(columns[2], default=0) + 1,
+    num_parts=max(part, default=0) + 1,
     num_split_groups=split_groups,
   )
 
@@ -100,15 +110,18 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
   sizes = [1 << power for power in range(MAX_ROWS_BY_TIME.bit_length())]
   work = [np.sum(-(-groups // size)) * (size + 8) for size in sizes]
   size = sizes[int(np.argmin(work))]
+
   parts = -(-groups // size)
   first = np.repeat(np.cumsum(groups) - groups, parts)
   part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
   left = np.repeat(groups, parts) - part * size
   return BatchPlan(
-    start=(start + first + part * size).astype(np.int32),
-    size=np.minimum(left, size).astype(np.int32),
-    part=part.astype(np.int32),
-    ready=left <= size,
+    PlannedBatch(
+      start=(start + first + part * size).astype(np.int32),
+      size=np.minimum(left, size).astype(np.int32),
+      part=part.astype(np.int32),
+      ready=left <= size,
+    ),
     batch_size=size,
     num_parts=int(parts.max(initial=1)),
     num_split_groups=int(np.sum(parts > 1)),
@@ -116,10 +129,9 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
 
 
 def with_dedup_limits(plan: BatchPlan, log: EventLog) -> BatchPlan:
-  """A plan of a log's events that knows what its batches have twice."""
-  return plan._replace(
-    dedup_limits=dedup.limits_of(log, plan.start, plan.size, plan.batch_size)
-  )
+  """The plan with the numbers of distinct visits and items in its batches."""
+  limits = dedup.limits_of(log, plan.batches, plan.batch_size)
+  return plan._replace(dedup_limits=limits)
 
 
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
@@ -132,37 +144,31 @@ def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
   Returns:
     Plans of `length` batches each.
   """
-  count = -(-len(plan.start) // length)
-  pad = (0, count * length - len(plan.start))
-  columns = [
-    np.pad(c, pad).reshape(count, length)
-    for c in (plan.start, plan.size, plan.part, plan.ready)
-  ]
+  padding = -len(plan.batches) % length
+  padded = jax.tree.map(lambda x: np.pad(x, (0, padding)), plan.batches)
   return [
-    plan._replace(start=s, size=n, part=p, ready=r)
-    for s, n, p, r in zip(*columns)
+    plan._replace(batches=padded[first : first + length])
+    for first in range(0, len(padded), length)
   ]
 
 
 def slice_batch(
-  inputs: Inputs, start: Array, size: Array, batch_size: int
+  inputs: Inputs, planned: PlannedBatch, batch_size: int
 ) -> EventBatch:
   """Reads a batch from the log on the device.
 
   Args:
     inputs: for the log, which is padded by at least `batch_size` rows.
-    start: i32[].
-    size: i32[].
+    planned: which events of the log.
     batch_size: rows, padding included.
 
   Returns:
     EventBatch [batch_size]; padding rows have ids 0 and the time of the first
     event, so that no query reaches past the batch.
   """
-  mask = jnp.arange(batch_size) < size
-
+  mask = jnp.arange(batch_size) < planned.size
   users, items, times = sharded_table.read_slice(
-    (inputs.users, inputs.items, inputs.times), start, batch_size
+    (inputs.users, inputs.items, inputs.times), planned.start, batch_size
   )
   return EventBatch(
     users=jnp.where(mask, users, 0),

@@ -1,255 +1,128 @@
-"""Chronological replay and full-catalogue ranking (SPEC 5)."""
+"""Chronological replay: events are ranked, then applied to memory (SPEC 5)."""
 
+from collections.abc import Callable
 import functools
-from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from dynllm_jax import checks
-from dynllm_jax.checks import Rule
 from dynllm_jax.engine import batching
+from dynllm_jax.engine import ranking as ranking_lib
 from dynllm_jax.engine import resident_texts
+from dynllm_jax.engine.batching import BatchPlan
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import pending_updates
-from dynllm_jax.graph import temporal
 from dynllm_jax.objectives import dedup
-from dynllm_jax.objectives import scoring
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
-from dynllm_jax.types import EventBatch
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
-from dynllm_jax.types import Inputs
-from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
+from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 
 
-class Ranking(NamedTuple):
-  """How candidates are ranked; hashable, fixed at compilation."""
+class ReplayState(NamedTuple):
+  """What a replay carries from one batch to the next."""
 
-  block_size: int  # items scored at once
-  seen_depth: int  # events of a user's past that are filtered, 0 for none
-
-
-def rank_batch(
-  system: System,
-  ranking: Ranking,
-  params: Params,
-  memory: Any,
-  inputs: Inputs,
-  batch: EventBatch,
-  candidates: Array,
-  num_visits: int = 0,
-) -> tuple[Array, Array]:
-  """Ranks each event's item among all candidates.
-
-  `rank = 1 + #{score > positive} + #{score == positive, other item} / 2`. Every
-  candidate is embedded at the batch's first time; a score and its positive
-  come from the same product, so that a tie is a tie. Where the catalogue needs
-  several blocks it is scored twice: once for the positives, once to compare.
-
-  Args:
-    system: whose embeddings.
-    ranking: how.
-    params, memory, inputs: of the system.
-    batch: the events.
-    candidates: bool[items + 1], who takes part.
-    num_visits: of the plan's `DedupLimits`.
-
-  Returns:
-    f32[batch] ranks, and bool[], whether every score was finite.
-  """
-  num_items = inputs.num_items
-  block = sharded_table.round_up_to_devices(
-    min(ranking.block_size * sharded_table.num_replicas(), num_items)
-  )
-  num_blocks = -(-num_items // block)
-  row = jnp.arange(len(batch.mask))
-  visitors, visit_times, visit = dedup.unique_visits(batch, num_visits)
-
-  def scores_of(index):
-    ids = sharded_table.shard_first_axis(
-      1 + index * block + jnp.arange(block, dtype=jnp.int32)
-    )
-    users, items = system.embed(
-      params,
-      memory,
-      inputs,
-      *sharded_table.shard_first_axis((visitors, visit_times)),
-      jnp.minimum(ids, num_items),
-      batch.times[0],
-      None,
-    )
-    # Each device scores its part of the catalogue for every user.
-    users = sharded_table.shard_then_replicate(users)
-    scores = sharded_table.shard_last_axis(scoring.score(users, items))
-    return ids, scores if visit is None else scores[visit]
-
-  def positives_of(ids, scores):
-    column = batch.items - ids[0]
-    inside = (column >= 0) & (column < block)
-    found = scores[row, jnp.clip(column, 0, block - 1)]
-    return jnp.where(inside, found, 0.0)
-
-  def compare(ids, scores, positive):
-    rival = (ids <= num_items) & candidates[jnp.minimum(ids, num_items)]
-    rival = rival & (ids != batch.items[:, None])
-    if ranking.seen_depth:
-      rival &= ~_seen(inputs, batch, ids, ranking.seen_depth)
-    above = jnp.sum(rival & (scores > positive[:, None]), axis=1)
-    level = jnp.sum(rival & (scores == positive[:, None]), axis=1)
-    finite = jnp.isfinite(scores) | ~batch.mask[:, None]
-    return above + level / 2, finite.all()
-
-  if num_blocks == 1:
-    ids, scores = scores_of(0)
-    beaten, finite = compare(ids, scores, positives_of(ids, scores))
-    return 1 + beaten, finite
-
-  def look(carry, turn):
-    positive, beaten, finite = carry
-    scored = scores_of(turn % num_blocks)
-
-    def count():
-      more, all_finite = compare(*scored, positive)
-      return positive, beaten + more, finite & all_finite
-
-    return jax.lax.cond(
-      turn < num_blocks,
-      lambda: (positive + positives_of(*scored), beaten, finite),
-      count,
-    ), None
-
-  # One loop for both: compiled twice, a score might round in two ways.
-  zeros = jnp.zeros([len(row)])
-  (_, beaten, finite), _ = jax.lax.scan(
-    look,
-    (zeros, zeros, jnp.array(True)),
-    jnp.arange(2 * num_blocks, dtype=jnp.int32),
-  )
-  return 1 + beaten, finite
+  memory: SystemMemory
+  pending: Pending  # scored, its update still to be applied
 
 
-def _seen(inputs, batch, ids, depth):
-  """bool[batch, block]: items that a user took before, strictly earlier."""
-  past = temporal.neighborhood(
-    inputs.user_graph, batch.users, batch.times, depth
-  )
-  column = jnp.where(past.mask, past.nodes - ids[0], -1)
-  column = jnp.where((column >= 0) & (column < len(ids)), column, len(ids))
-  seen = jnp.zeros([len(batch.mask), len(ids)], bool)
-  row = jnp.arange(len(batch.mask))[:, None]
-  return seen.at[row, column].set(True, mode='drop')
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 9), donate_argnums=(4, 5))
+@functools.partial(
+  jax.jit, static_argnames=('batch_size', 'num_visits'), donate_argnames='state'
+)
 def replay_chunk(
-  system,
-  ranking,
-  batch_size,
-  params,
-  memory,
-  pending,
-  inputs,
-  candidates,
-  rows,
-  num_visits=0,
-):
+  bound: BoundSystem,
+  ranking: Ranking | None,
+  state: ReplayState,
+  batches: PlannedBatch,
+  chosen: Array,
+  *,
+  batch_size: int,
+  num_visits: int = 0,
+) -> tuple[ReplayState, Array, Array]:
   """A run of batches as one program, ranked and then applied.
 
   Args:
-    system, ranking: fixed at compilation; `ranking` None only applies updates.
+    bound: the system.
+    ranking: how to rank; None only applies updates.
+    state: before the batches; its buffers are given away.
+    batches: of the plan, columns [batches].
+    chosen: bool[batches], which of them are ranked.
     batch_size: rows of a batch.
-    params, inputs: of the system.
-    memory, pending: their buffers are given away.
-    candidates: bool[items + 1].
-    rows: start, size, part, ready and chosen of each batch; what is not chosen
-      is not ranked.
     num_visits: of the plan's `DedupLimits`.
 
   Returns:
-    Memory, pending, f32[batches, batch] ranks, and whether all scores were
-    finite.
+    The state, f32[batches, batch] ranks, and whether all scores were finite.
   """
 
-  def step(carry, row):
-    memory, pending = carry
-    start, size, part, ready, chosen = row
+  def step(
+    state: ReplayState, row: tuple[PlannedBatch, Array]
+  ) -> tuple[ReplayState, tuple[Array, Array]]:
+    planned, is_chosen = row
     batch = sharded_table.shard_first_axis(
-      batching.slice_batch(inputs, start, size, batch_size)
+      batching.slice_batch(bound.inputs, planned, batch_size)
     )
+
     unranked = jnp.zeros([batch_size]), jnp.array(True)
     if ranking is None:
       ranks, finite = unranked
     else:
       ranks, finite = jax.lax.cond(
-        chosen,
-        lambda: rank_batch(
-          system, ranking, params, memory, inputs, batch, candidates, num_visits
+        is_chosen,
+        lambda: ranking_lib.rank_batch(
+          bound, state.memory, ranking, batch, num_visits
         ),
         lambda: unranked,
       )
-    users, times, visit = dedup.unique_visits(batch, num_visits)
-    users, items = system.embed(
-      params,
-      memory,
-      inputs,
-      *sharded_table.shard_first_axis((users, times)),
+
+    visits = dedup.unique_visits(batch, num_visits)
+    users, items = bound.embed(
+      state.memory,
+      *sharded_table.shard_first_axis((visits.users, visits.times)),
       batch.items,
       batch.times[0],
-      None,
     )
-    users = dedup.expand_to_events(users, visit)
+    users = dedup.expand_to_events(users, visits.of_event)
+    vectors = sharded_table.shard_then_replicate((users.vector, items.vector))
     pending = sharded_table.replicate(
-      pending_updates.add_pending(
-        pending,
-        batch,
-        *sharded_table.shard_then_replicate((users.vector, items.vector)),
-        part,
-        ready,
-      )
+      pending_updates.add_pending(state.pending, batch, *vectors, planned)
     )
+
     # An update waits for the ranks: XLA writes a large table in place only
     # where the data say that it has been read.
-    real = (size > 0) & (ranks.min() >= 0)
-    memory = system.update(
-      params, memory, inputs, pending_updates.due(pending, real)
-    )
-    return (memory, pending), (ranks, finite)
+    real = (planned.size > 0) & (ranks.min() >= 0)
+    memory = bound.update(state.memory, pending_updates.due(pending, real))
+    return ReplayState(memory, pending), (ranks, finite)
 
-  (memory, pending), (ranks, finite) = jax.lax.scan(
-    step, (memory, pending), rows
-  )
-  return memory, pending, *sharded_table.replicate((ranks, finite.all()))
+  state, (ranks, finite) = jax.lax.scan(step, state, (batches, chosen))
+  return state, *sharded_table.replicate((ranks, finite.all()))
 
 
 def replay(
-  system: System,
-  params: Params,
-  memory: Any,
-  inputs: Inputs,
-  plan: batching.BatchPlan,
+  bound: BoundSystem,
+  memory: SystemMemory,
+  plan: BatchPlan,
   ranking: Ranking | None,
-  candidates: Array,
-  progress=None,
+  progress: Callable[[int], None] | None = None,
   chosen: np.ndarray | None = None,
   facet_texts: np.ndarray | None = None,
-) -> tuple[Any, np.ndarray]:
+) -> tuple[SystemMemory, np.ndarray]:
   """Plays a plan's events in order through the memory, ranking each.
 
   Args:
-    system, params, inputs: the system.
+    bound: the system.
     memory: as before the plan's first event; it is left as it is.
     plan: the batches.
     ranking: how to rank, or None to apply the updates alone.
-    candidates: bool[items + 1].
     progress: called with the number of events of each finished chunk.
     chosen: bool[batches], whose events are ranked; None for all.
-    facet_texts: those that stay on the host (facets/resident.py).
+    facet_texts: those that stay on the host (resident_texts.py).
 
   Returns:
     The memory after the last event; f64[events] ranks of the events that were
@@ -258,67 +131,61 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  pending = pending_updates.empty_pending_for(
-    system, params, memory, inputs, plan.batch_size * plan.num_parts
-  )
   # The carry of a scan has fixed shapes: an update of nothing brings the
   # memory to this plan's capacity.
-  memory = memory_for_replay(system, params, memory, inputs, pending)
-  ranks = []
+  pending = pending_updates.empty_pending_for(bound, memory, plan.capacity)
+  state = ReplayState(memory_for_replay(bound, memory, pending), pending)
+
   # A power of two, so that splits of like size share one compilation.
-  length = max(8, 1 << (len(plan.start) // 16).bit_length())
+  length = max(8, 1 << (len(plan.batches) // 16).bit_length())
   if chosen is None:
-    chosen = np.ones(len(plan.start), bool)
-  for at, chunk in enumerate(batching.chunks(plan, length)):
-    ranked = np.zeros(length, bool)
-    part = chosen[at * length : (at + 1) * length]
-    ranked[: len(part)] = part
-    memory, pending, chunk_ranks, finite = replay_chunk(
-      system,
+    chosen = np.ones(len(plan.batches), bool)
+  chosen = np.pad(chosen, (0, -len(chosen) % length)).reshape(-1, length)
+
+  ranks = []
+  for chunk, is_chosen in zip(batching.chunks(plan, length), chosen):
+    inputs = resident_texts.with_texts(bound.inputs, facet_texts, chunk)
+    state, chunk_ranks, finite = replay_chunk(
+      bound.replace(inputs=inputs),
       ranking,
-      plan.batch_size,
-      params,
-      memory,
-      pending,
-      resident_texts.with_texts(inputs, facet_texts, chunk),
-      candidates,
-      (chunk.start, chunk.size, chunk.part, chunk.ready, ranked),
-      plan.dedup_limits.visits,
+      state,
+      chunk.batches,
+      is_chosen,
+      batch_size=plan.batch_size,
+      num_visits=plan.dedup_limits.visits,
     )
+    starts, sizes = chunk.batches.start, chunk.batches.size
     if not finite:
-      first, last = chunk.start[0], chunk.start.max()
       raise InputError(
-        f'a score is not finite (events {first} to {last} of the log): the '
-        'parameters have diverged; allowed: a lower '
+        f'a score is not finite (events {starts[0]} to {starts.max()} of the '
+        'log): the parameters have diverged; allowed: a lower '
         'config.train.learning_rate'
       )
     if ranking is not None:
-      real = np.arange(plan.batch_size) < chunk.size[:, None]
-      real &= ranked[:, None]
+      real = np.arange(plan.batch_size) < sizes[:, None]
+      real &= is_chosen[:, None]
       ranks.append(np.asarray(chunk_ranks, np.float64)[real])
     if progress:
-      progress(int(chunk.size.sum()))
-  return memory, np.concatenate(ranks or [np.zeros(0)])
+      progress(int(sizes.sum()))
+  return state.memory, np.concatenate(ranks or [np.zeros(0)])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def memory_for_replay(
-  system: System, params: Params, memory: Any, inputs: Inputs, pending: Pending
-) -> Any:
+  bound: BoundSystem, memory: SystemMemory, pending: Pending
+) -> SystemMemory:
   """A copy of the memory as a replay starts from it.
 
   What was pending is applied, and the node tables are there (`propagate`).
   """
   memory = jax.tree.map(jnp.copy, memory)
-  memory = system.update(
-    params, memory, inputs, pending_updates.due(pending, True)
-  )
-  return system.propagate(params, memory, inputs, None)
+  memory = bound.update(memory, pending_updates.due(pending, True))
+  return bound.propagate(memory)
 
 
 def split_plans(
   system: System, log: EventLog, batch_size: int
-) -> dict[str, Any]:
+) -> dict[str, BatchPlan]:
   """The batch plans of the three splits as a system is to be ranked."""
   ends = [0, log.train_end, log.validation_end, log.num_events]
   plans = {}
@@ -330,7 +197,8 @@ def split_plans(
     )
   if system.by_time:
     return plans
-  # One number for all, so that they share a compilation.
+
+  # One limit for all, so that they share a compilation.
   counts = [
     batching.with_dedup_limits(plan, log).dedup_limits.visits
     for plan in plans.values()
@@ -339,7 +207,7 @@ def split_plans(
   return {name: p._replace(dedup_limits=most) for name, p in plans.items()}
 
 
-def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:
+def sample_batches(plan: BatchPlan, events: int) -> np.ndarray:
   """A fixed sample of batches with at least so many events, or all of them.
 
   Whole batches are drawn, since most of a batch's cost is that of embedding
@@ -352,77 +220,9 @@ def sample_batches(plan: batching.BatchPlan, events: int) -> np.ndarray:
   Returns:
     bool[batches].
   """
-  order = np.random.default_rng(0).permutation(len(plan.start))
-  before = np.cumsum(plan.size[order]) - plan.size[order]
+  order = np.random.default_rng(0).permutation(len(plan.batches))
+  sizes = plan.batches.size[order]
+  before = np.cumsum(sizes) - sizes
   chosen = np.zeros(len(order), bool)
   chosen[order] = (before < events) if events else True
   return chosen
-
-
-def candidate_mask(log: EventLog, which: str) -> np.ndarray:
-  """bool[items + 1]: 'all' items, or the 'future' ones of the two last splits.
-
-  Raises:
-    InputError: for any other word.
-  """
-  mask = np.zeros(log.num_items + 1, bool)
-  if which == 'all':
-    mask[1:] = True
-  elif which == 'future':
-    mask[log.items[log.train_end :]] = True
-  else:
-    raise checks.not_allowed('config.eval.candidates', which, 'all, future')
-  return mask
-
-
-def event_groups(log: EventLog) -> dict[str, np.ndarray]:
-  """bool[events] of the groups that a report tells apart (SPEC 5).
-
-  new_user, new_item: no training event. repeat: the user took the item at an
-  earlier time. head: the fifth of the items with most training events; tail:
-  the others.
-  """
-  train = slice(0, log.train_end)
-  by_item = np.bincount(log.items[train], minlength=log.num_items + 1)
-  by_user = np.bincount(log.users[train], minlength=log.num_users + 1)
-  pair = log.users.astype(np.int64) * (log.num_items + 1) + log.items
-  # np.unique keeps the first place of each pair, the earliest in time.
-  _, first, of = np.unique(pair, return_index=True, return_inverse=True)
-  head = np.zeros(log.num_items + 1, bool)
-  head[1 + np.argsort(-by_item[1:], kind='stable')[: log.num_items // 5]] = True
-  return {
-    'new_user': by_user[log.users] == 0,
-    'new_item': by_item[log.items] == 0,
-    'repeat': log.times[first][of] < log.times,
-    'head': head[log.items],
-    'tail': ~head[log.items],
-  }
-
-
-def ranking_of(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
-  """The `Ranking` of a config.
-
-  Raises:
-    InputError: if a cut-off is not below the catalogue's size, or a field has
-      a value that is not allowed.
-  """
-  num_items = log.num_items
-  ks = Rule(
-    'ks',
-    f'one number or more, each from 1 to the number of items, {num_items}',
-    lambda ks: (
-      len(ks) > 0
-      and all(isinstance(k, int) and 1 <= k <= num_items for k in ks)
-    ),
-  )
-  checks.check(
-    'config.eval',
-    config.eval,
-    [
-      ks,
-      checks.at_least('block_size', 1),
-      checks.at_least('validation_events', 0, ' (0: all)'),
-    ],
-  )
-  depth = int(np.bincount(log.users).max()) if config.eval.filter_seen else 0
-  return Ranking(config.eval.block_size, depth)

@@ -1,7 +1,7 @@
 """How training reads the log: in order, shuffled, or a sequence at a time.
 
-All that tells one feed from another is here. A plan of a feed that is not
-chronological holds a table of positions in the log; an epoch walks through
+Everything that tells one feed from another is here. The plan of a feed that is
+not chronological holds a table of positions in the log; an epoch walks through
 its rows in an order of its own.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from dynllm_jax.engine import batching
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.graph import pending_updates
+from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -21,10 +22,29 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Loss
 from dynllm_jax.types import Pending
+from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import Pytree
+from dynllm_jax.types import static_field
 from dynllm_jax.types import System
 
 FEEDS = ('stream', 'shuffled', 'sequences', 'none')
 _ORDER = 3  # folded into a step's key; what a step draws folds in less
+
+
+class EpochData(Pytree):
+  """Everything that the steps of an epoch read and none changes.
+
+  Attributes:
+    inputs: on the device.
+    order: of `epoch_order`; None: the log's own.
+    batch_size: rows of a batch, padding included.
+    dedup_limits: of the plan; without it every event is embedded on its own.
+  """
+
+  inputs: Inputs
+  order: Array | None
+  batch_size: int = static_field()
+  dedup_limits: dedup.DedupLimits = static_field(default=dedup.DedupLimits())
 
 
 def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
@@ -73,22 +93,31 @@ def sequence_table(log: EventLog, length: int) -> np.ndarray:
   users = log.users[: log.train_end]
   order = np.argsort(users, kind='stable')
   users, times = users[order], log.times[: log.train_end][order]
+
+  # Events are by user, then time, from here on. `bounds` are where groups of
+  # one user and time begin, and the end of the last.
   new_user = np.diff(users, prepend=0) != 0
   new_time = new_user | (np.diff(times, prepend=-1) != 0)
   bounds = np.append(np.flatnonzero(new_time), len(users))
-  at = np.flatnonzero(new_user)
-  end = np.append(at[1:], len(users))[: len(at)]
+
+  # Every round cuts one sequence for each user who has events left: rounds are
+  # as many as the busiest user's sequences, so that no loop runs over users.
+  start = np.flatnonzero(new_user)
+  end = np.append(start[1:], len(users))[: len(start)]  # of the user's events
   starts, stops = [], []
-  while len(at):  # the next sequence of every user
-    group = np.searchsorted(bounds, at, side='right')
-    whole = bounds[
-      np.searchsorted(bounds, np.minimum(at + length, end), side='right') - 1
-    ]
-    fits = (bounds[group - 1] == at) & (whole > at)
-    stop = np.where(fits, whole, np.minimum(at + length, bounds[group]))
-    starts.append(at)
+  while len(start):
+    group = np.searchsorted(bounds, start, side='right')  # the next bound
+    longest = np.minimum(start + length, end)
+    whole = bounds[np.searchsorted(bounds, longest, side='right') - 1]
+
+    # Whole groups where one fits. Otherwise a part of a single group; what is
+    # left of a cut group (`start` is no bound then) stays apart as well.
+    fits = (bounds[group - 1] == start) & (whole > start)
+    stop = np.where(fits, whole, np.minimum(start + length, bounds[group]))
+    starts.append(start)
     stops.append(stop)
-    at, end = stop[stop < end], end[stop < end]
+    start, end = stop[stop < end], end[stop < end]
+
   starts = np.concatenate(starts or [np.zeros(0, int)])
   stops = np.concatenate(stops or [np.zeros(0, int)])
   place = starts[:, None] + np.arange(length)
@@ -115,38 +144,53 @@ def epoch_order(plan: BatchPlan, key: Array, step: Array) -> Array | None:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _shuffle(padding, key, step, table):
+def _shuffle(padding: int, key: Array, step: Array, table: Array) -> Array:
+  """The rows of a table in a random order, then so many of -1."""
   key = jax.random.fold_in(jax.random.fold_in(key, step), _ORDER)
   rows = table[jax.random.permutation(key, len(table))]
   pad = [(0, padding)] + [(0, 0)] * (table.ndim - 1)
   return jnp.pad(rows, pad, constant_values=-1)
 
 
+def epoch_data(
+  plan: BatchPlan, inputs: Inputs, key: Array, step: Array
+) -> EpochData:
+  """What the steps of one epoch read.
+
+  Args:
+    plan: of `training_plan`.
+    inputs: on the device.
+    key: the run's key.
+    step: i32[], steps before this epoch.
+
+  Returns:
+    The data, in the order of this epoch.
+  """
+  order = epoch_order(plan, key, step)
+  return EpochData(inputs, order, plan.batch_size, plan.dedup_limits)
+
+
 def read_batch(
-  inputs: Inputs,
-  order: Array | None,
-  start: Array,
-  size: Array,
-  batch_size: int,
+  data: EpochData, planned: PlannedBatch
 ) -> tuple[EventBatch, Array]:
   """Reads a training batch on the device.
 
   Args:
-    inputs: for the log.
-    order: of `epoch_order`.
-    start, size: i32[], of the plan.
-    batch_size: rows, padding included.
+    data: of the epoch.
+    planned: which rows of the epoch's order.
 
   Returns:
     The batch, [batch] or [batch, sequence], and the i32 positions of its
     events in the log. Padding of an order has ids 0 and time 0.
   """
-  if order is None:
-    batch = batching.slice_batch(inputs, start, size, batch_size)
-    return batch, start + jnp.arange(batch_size)
-  events = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-  number = jnp.arange(batch_size).reshape(-1, *[1] * (events.ndim - 1))
-  mask = (events >= 0) & (number < size)
+  size, inputs = data.batch_size, data.inputs
+  if data.order is None:
+    batch = batching.slice_batch(inputs, planned, size)
+    return batch, planned.start + jnp.arange(size)
+
+  events = jax.lax.dynamic_slice_in_dim(data.order, planned.start, size)
+  number = jnp.arange(size).reshape(-1, *[1] * (events.ndim - 1))
+  mask = (events >= 0) & (number < planned.size)
   events = jnp.where(mask, events, 0)
   users, items, times = (
     jnp.where(mask, column, 0)
@@ -162,12 +206,11 @@ def add_pending(
   pending: Pending,
   batch: EventBatch,
   loss: Loss,
-  part: Array,
-  ready: Array,
+  planned: PlannedBatch,
 ) -> Pending:
   """What waits after a training batch; nothing does unless it is a stream."""
   if system.feed != 'stream':
     return pending
   return pending_updates.add_pending(
-    pending, batch, loss.user_vectors, loss.item_vectors, part, ready
+    pending, batch, loss.user_vectors, loss.item_vectors, planned
   )

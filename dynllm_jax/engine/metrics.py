@@ -1,8 +1,13 @@
-"""Ranking metrics of SPEC 5, from ranks, in float64 on the host."""
+"""Metrics of ranks and the groups of events that they are taken over (SPEC 5).
+
+All in float64, on the host.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from dynllm_jax.types import EventLog
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> float:
@@ -45,3 +50,29 @@ def summary(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
     result[f'precision@{k}'] = precision_at_k(ranks, k)
   result['mrr'] = mean_reciprocal_rank(ranks)
   return result
+
+
+def event_groups(log: EventLog) -> dict[str, np.ndarray]:
+  """bool[events] of the groups that a report tells apart (SPEC 5).
+
+  new_user, new_item: no training event. repeat: the user took the item at an
+  earlier time. head: the fifth of the items with most training events; tail:
+  the others.
+  """
+  train = slice(0, log.train_end)
+  by_item = np.bincount(log.items[train], minlength=log.num_items + 1)
+  by_user = np.bincount(log.users[train], minlength=log.num_users + 1)
+
+  # np.unique keeps the first place of each pair, the earliest in time.
+  pair = log.users.astype(np.int64) * (log.num_items + 1) + log.items
+  _, first, of = np.unique(pair, return_index=True, return_inverse=True)
+
+  head = np.zeros(log.num_items + 1, bool)
+  head[1 + np.argsort(-by_item[1:], kind='stable')[: log.num_items // 5]] = True
+  return {
+    'new_user': by_user[log.users] == 0,
+    'new_item': by_item[log.items] == 0,
+    'repeat': log.times[first][of] < log.times,
+    'head': head[log.items],
+    'tail': ~head[log.items],
+  }

@@ -72,8 +72,8 @@ def with_texts(
       'are beyond it, and a system that is not fed by the stream reads them '
       'in no order; allowed: as many GiB or more'
     )
-  size = min(len(chunk.start) * chunk.batch_size, len(inputs.users))
-  start = min(int(chunk.start[0]), len(inputs.users) - size)
+  size = min(len(chunk.batches) * chunk.batch_size, len(inputs.users))
+  start = min(int(chunk.batches.start[0]), len(inputs.users) - size)
   present = np.unique(np.append(_rows(inputs, start, size), 0))
   bank = inputs.facets
   one = bank.texts.sharding.shard_shape(bank.texts.shape)[0]

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax.types import Array
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
-from dynllm_jax.types import Inputs
-from dynllm_jax.types import Params
+from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Pending
-from dynllm_jax.types import System
+from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import SystemMemory
+from dynllm_jax.types import UserEmbeddings
 
 
 def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
@@ -25,20 +26,17 @@ def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
 
 
 def empty_pending_for(
-  system: System,
-  params: Params,
-  memory: SystemMemory,
-  inputs: Inputs,
-  capacity: int,
+  bound: BoundSystem, memory: SystemMemory, capacity: int
 ) -> Pending:
   """A pending batch without events, as wide as a system's vectors."""
   one = jnp.zeros([1], jnp.int32)
 
-  def embed_one(params, memory, inputs):
-    memory = system.propagate(params, memory, inputs, None)
-    return system.embed(params, memory, inputs, one, one, one, one[0], None)
+  def embed_one(
+    bound: BoundSystem, memory: SystemMemory
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    return bound.embed(bound.propagate(memory), one, one, one, one[0])
 
-  users, items = jax.eval_shape(embed_one, params, memory, inputs)
+  users, items = jax.eval_shape(embed_one, bound, memory)
   return empty_pending(capacity, users.vector.shape[-1], items.vector.shape[-1])
 
 
@@ -47,8 +45,7 @@ def add_pending(
   batch: EventBatch,
   user_vectors: Array,
   item_vectors: Array,
-  part: Array,
-  ready: Array,
+  planned: PlannedBatch,
 ) -> Pending:
   """Adds a scored batch; the first part of a group replaces what was there.
 
@@ -57,25 +54,24 @@ def add_pending(
     batch: the events.
     user_vectors: f32[batch, dim], `h_u(t)`.
     item_vectors: f32[batch, dim], `h_i(t_B)`.
-    part: i32[], the batch's place in its group of equal times.
-    ready: bool[], whether it is the group's last part.
+    planned: which part of its group of equal times the batch is.
 
   Returns:
     Pending; its vectors carry no gradient.
   """
-  at = part * len(batch.mask)
+  at = planned.part * len(batch.mask)
 
   def put(old, new):
     new = jax.lax.stop_gradient(new)
     return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
 
-  keep = pending.events.mask & (part > 0)
+  keep = pending.events.mask & (planned.part > 0)
   events = jax.tree.map(put, pending.events.replace(mask=keep), batch)
   return Pending(
     events=events,
     user_vectors=put(pending.user_vectors, user_vectors),
     item_vectors=put(pending.item_vectors, item_vectors),
-    ready=ready,
+    ready=planned.ready,
   )
 
 

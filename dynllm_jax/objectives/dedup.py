@@ -1,10 +1,12 @@
-"""What a batch has several times and is computed once: visits and items.
+"""Deduplication: what a batch has several times is computed once.
 
 The lines of an invoice share a user and a time, and with them all that a system
-knows of the user then; a popular item stands in many events of a batch. The
-plan of the batches knows how many distinct ones there are at most.
+knows of the user then: they are one visit. A popular item stands in many events
+of a batch. The plan of the batches knows how many distinct visits and items
+there are at most, since a compiled program has fixed shapes.
 """
 
+from collections.abc import Callable
 import functools
 from typing import NamedTuple
 
@@ -12,67 +14,90 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import UserEmbeddings
 
-_STEP = 64  # bounds are multiples, so that few programs compile
+Embed = Callable[[Array, Array, Array], tuple[UserEmbeddings, ItemEmbeddings]]
+
+_STEP = 64  # limits are multiples of it, so that few programs compile
 
 
 class DedupLimits(NamedTuple):
-  """What a batch of a plan has at most, with one for padding; hashable.
+  """Distinct visits and items of any batch of a plan, at most; hashable.
 
-  0 where that is no less than a batch: nothing is gained by looking.
+  One more is counted for padding. A limit of 0 stands for one that is no
+  smaller than a batch, where nothing is gained by looking.
   """
 
-  visits: int = 0  # users at a time of their own
+  visits: int = 0
   items: int = 0
 
 
+class Visits(NamedTuple):
+  """The distinct visits of a batch: users, each at a time of its own.
+
+  Attributes:
+    users: i32[visits], 0 where there are fewer.
+    times: i32[visits], seconds; the batch's first time where there are fewer.
+    of_event: i32[batch], the visit of each event; None where every event is a
+      visit of its own.
+  """
+
+  users: Array
+  times: Array
+  of_event: Array | None
+
+
 def limits_of(
-  log: EventLog, start: np.ndarray, size: np.ndarray, batch_size: int
+  log: EventLog, batches: PlannedBatch, batch_size: int
 ) -> DedupLimits:
-  """What every batch of a plan keeps to.
+  """How many distinct visits and items a batch of a plan has at most.
 
   Args:
-    log: whose events the batches are.
-    start, size: i32[batches], of the plan.
-    batch_size: rows of a batch.
+    log: the prepared log.
+    batches: runs of the log, columns [batches].
+    batch_size: rows of a batch, padding included.
+
+  Returns:
+    The limits, rounded up.
   """
   visits = items = 0
-  for first, length in zip(start, size):
-    part = slice(first, first + length)
-    by_user = np.lexsort((log.users[part], log.times[part]))
-    users, times = log.users[part][by_user], log.times[part][by_user]
+  for start, size in zip(batches.start, batches.size):
+    events = slice(start, start + size)
+    by_user = np.lexsort((log.users[events], log.times[events]))
+    users, times = log.users[events][by_user], log.times[events][by_user]
     changes = (np.diff(users) != 0) | (np.diff(times) != 0)
     visits = max(visits, 1 + np.count_nonzero(changes))
-    items = max(items, len(np.unique(log.items[part])))
+    items = max(items, len(np.unique(log.items[events])))
 
-  def rounded(most):
-    bound = -(-(most + 1) // _STEP) * _STEP
-    return bound if bound < batch_size else 0
+  def rounded(most: int) -> int:
+    limit = -(-(most + 1) // _STEP) * _STEP
+    return limit if limit < batch_size else 0
 
   return DedupLimits(rounded(visits), rounded(items))
 
 
-def unique_visits(
-  batch: EventBatch, num_visits: int
-) -> tuple[Array, Array, Array | None]:
-  """The users of a batch at their times, each once.
+def unique_visits(batch: EventBatch, num_visits: int) -> Visits:
+  """The users of a batch at their times, each visit once.
 
   Args:
     batch: [batch].
     num_visits: of `DedupLimits`; 0: every event is a visit of its own.
 
   Returns:
-    i32[num_visits] users and i32[num_visits] times, of user 0 where there are
-    fewer, and i32[batch], the visit of each event; None: the batch's own.
+    `num_visits` visits.
   """
   if not num_visits:
-    return batch.users, batch.times, None
-  order, number, visit = _numbered(batch.users, batch.times)
-  return (
+    return Visits(batch.users, batch.times, None)
+  order, number, visit = _number_rows(batch.users, batch.times)
+  return Visits(
     jnp.zeros([num_visits], jnp.int32).at[number].set(batch.users[order]),
     jnp.full([num_visits], batch.times[0]).at[number].set(batch.times[order]),
     visit,
@@ -87,10 +112,11 @@ def unique_items(ids: Array, num_items: int) -> tuple[Array, Array]:
     num_items: of `DedupLimits`, not 0.
 
   Returns:
-    i32[num_items], 0 where there are fewer, and i32[batch], the place of each.
+    i32[num_items] items, 0 where there are fewer; i32[batch], which of them
+    each of the batch's is.
   """
-  order, number, place = _numbered(ids)
-  return jnp.zeros([num_items], jnp.int32).at[number].set(ids[order]), place
+  order, number, item = _number_rows(ids)
+  return jnp.zeros([num_items], jnp.int32).at[number].set(ids[order]), item
 
 
 def expand_to_events(
@@ -103,14 +129,60 @@ def expand_to_events(
   return jax.tree.map(lambda x: x[visit] if x.ndim else x, users)
 
 
-def _numbered(*keys):
-  """Numbers equal rows of some columns alike, from 0 on.
+def embed_deduplicated(
+  bound: BoundSystem,
+  memory: SystemMemory,
+  batch: EventBatch,
+  limits: DedupLimits,
+) -> tuple[Embed, Array | None]:
+  """`System.embed` for a batch, each of its visits and items once.
+
+  Args:
+    bound: the system.
+    memory: before the batch.
+    batch: the events, [batch].
+    limits: distinct visits and items of the batch at most.
 
   Returns:
-    The rows in ascending order, their numbers in that order, and in their own.
+    `embed` and `visit` of `training_loss.sampled_loss`.
   """
-  order = jnp.lexsort(keys)
-  columns = [key[order] for key in keys]
-  new = functools.reduce(jnp.logical_or, [c[1:] != c[:-1] for c in columns])
+  visits = unique_visits(batch, limits.visits)
+  users, times = sharded_table.shard_first_axis((visits.users, visits.times))
+  size = len(batch.mask)
+
+  def embed(
+    items: Array, item_time: Array, key: Array
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    if not limits.items:
+      return bound.embed(memory, users, times, items, item_time, key)
+
+    # The first items are the batch's own, the others are negatives.
+    own, column = unique_items(items[:size], limits.items)
+    rest = limits.items + jnp.arange(len(items) - size, dtype=jnp.int32)
+    column = jnp.concatenate([column, rest])
+    candidates = jnp.concatenate([own, items[size:]])
+
+    embedded, found = bound.embed(
+      memory, users, times, candidates, item_time, key
+    )
+    found = sharded_table.shard_then_replicate(found)
+    return embedded, jax.tree.map(lambda x: x[column], found)
+
+  return embed, visits.of_event
+
+
+def _number_rows(*columns: Array) -> tuple[Array, Array, Array]:
+  """Numbers the rows of some columns, equal rows alike, from 0 on.
+
+  Args:
+    *columns: i32[rows] each.
+
+  Returns:
+    The rows in ascending order, their numbers in that order, and their numbers
+    in the order of the columns.
+  """
+  order = jnp.lexsort(columns)
+  ordered = [column[order] for column in columns]
+  new = functools.reduce(jnp.logical_or, [c[1:] != c[:-1] for c in ordered])
   number = jnp.pad(jnp.cumsum(new.astype(jnp.int32)), (1, 0))
   return order, number, jnp.zeros_like(number).at[order].set(number)

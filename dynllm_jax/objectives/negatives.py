@@ -1,4 +1,4 @@
-"""Negatives, none of them an item that the user takes at that time (SPEC 3.9)."""
+"""Negatives: items that the user does not take at that time (SPEC 3.9)."""
 
 import jax
 import jax.numpy as jnp

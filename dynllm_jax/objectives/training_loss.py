@@ -1,10 +1,10 @@
-"""The training objective: sampled negatives, loss and regularizer (SPEC 3.9)."""
+"""The loss of a batch: negatives, scores, loss, regularizer (SPEC 3.9)."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import losses
@@ -18,12 +18,20 @@ from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Loss
 from dynllm_jax.types import UserEmbeddings
 
-Embed = Callable[[Array, Array, Array], tuple[UserEmbeddings, ItemEmbeddings]]
+
+class _Embedded(NamedTuple):
+  """What a batch's events and their negatives are embedded to."""
+
+  visits: UserEmbeddings  # [visits]
+  visit: Array | None  # i32[batch], the visit of each event; None: its own
+  users: UserEmbeddings  # [batch]
+  positives: ItemEmbeddings  # [batch]
+  negatives: ItemEmbeddings  # [negatives], or [batch x negatives], flat
 
 
 def sampled_loss(
-  config: Any,
-  embed: Embed,
+  config: ml_collections.FrozenConfigDict,
+  embed: dedup.Embed,
   inputs: Inputs,
   batch: EventBatch,
   events: Array,
@@ -34,8 +42,9 @@ def sampled_loss(
 
   Args:
     config: `config.train`.
-    embed: `(items [candidates], item_time [], key) ->` the batch's visits
-      (dedup.py) and the items; `System.embed` with the rest bound.
+    embed: `(items [candidates], item_time [], key) ->` embeddings of the
+      batch's visits (dedup.py) and of the items; `System.embed` with the rest
+      bound.
     inputs: for the negatives.
     batch: the events, [batch].
     events: i32[batch], their positions in the log.
@@ -56,53 +65,74 @@ def sampled_loss(
     shape if shared else (size, *shape),
     config.negatives,
   )
+
   # No event of the batch is earlier, whatever their order.
-  users, items = embed(
-    sharded_table.replicate(
-      jnp.concatenate([batch.items, negatives.reshape(-1)])
-    ),
-    jnp.min(batch.times),
-    dropout_key,
+  items = jnp.concatenate([batch.items, negatives.reshape(-1)])
+  visits, found = embed(
+    sharded_table.replicate(items), jnp.min(batch.times), dropout_key
   )
   if visit is not None:
-    users = sharded_table.shard_then_replicate(users)
-  each = dedup.expand_to_events(users, visit)
-  positives = jax.tree.map(lambda x: x[:size], items)
-  rivals = jax.tree.map(lambda x: x[size:], items)
+    visits = sharded_table.shard_then_replicate(visits)
+  embedded = _Embedded(
+    visits=visits,
+    visit=visit,
+    users=dedup.expand_to_events(visits, visit),
+    positives=jax.tree.map(lambda x: x[:size], found),
+    negatives=jax.tree.map(lambda x: x[size:], found),
+  )
+
+  total = _ranking_loss(config, embedded, allowed, batch.mask)
   return Loss(
-    total=_ranking_loss(
-      config, users, visit, each, positives, rivals, allowed, batch.mask
-    ),
-    decay=config.regularization
-    * _squares(batch, each.vector, positives.vector, rivals.vector, shared),
-    user_vectors=each.vector,
-    item_vectors=positives.vector,
+    total=total,
+    decay=config.regularization * _squares(embedded, batch.mask, shared),
+    user_vectors=embedded.users.vector,
+    item_vectors=embedded.positives.vector,
   )
 
 
-def _ranking_loss(config, users, visit, each, positives, rivals, allowed, mask):
-  """The loss of SPEC 3.9, summed over real events, of `each` a user."""
-  size = len(mask)
-  own = jax.tree.map(lambda x: x[:, None], positives)
-  positive = scoring.score_rows(each, own)[:, 0]
+def _ranking_loss(
+  config: ml_collections.FrozenConfigDict,
+  embedded: _Embedded,
+  allowed: Array,
+  mask: Array,
+) -> Array:
+  """The loss that the config names, summed over real events, f32[]."""
+  size, users = len(mask), embedded.users
+  own = jax.tree.map(lambda x: x[:, None], embedded.positives)
+  positive = scoring.score_rows(users, own)[:, 0]
+
+  # Negatives that the batch shares: one product scores them for every visit.
   if config.loss == 'softmax':
-    scores = scoring.score(users, rivals)
-    return losses.softmax(
-      positive, scores if visit is None else scores[visit], allowed, mask
-    )
-  rows = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), rivals)
-  negative = scoring.score_rows(each, rows)
+    scores = scoring.score(embedded.visits, embedded.negatives)
+    if embedded.visit is not None:
+      scores = scores[embedded.visit]
+    return losses.softmax(positive, scores, allowed, mask)
+
+  rows = jax.tree.map(
+    lambda x: x.reshape(size, -1, *x.shape[1:]), embedded.negatives
+  )
+  negative = scoring.score_rows(users, rows)
   if config.loss == 'margin':
     return losses.margin(positive, negative, allowed, mask, config.margin)
   pairwise = {'bpr': losses.bpr, 'bce': losses.bce}[config.loss]
   return pairwise(positive, negative, allowed, mask)
 
 
-def _squares(batch: EventBatch, users, positives, negatives, shared):
-  """`||Theta||^2` of the batch's embeddings, summed over real events."""
+def _squares(embedded: _Embedded, mask: Array, shared: bool) -> Array:
+  """`||Theta||^2` of the batch's embeddings, summed over real events.
+
+  Args:
+    embedded: users, positives and negatives of the batch.
+    mask: bool[batch].
+    shared: whether the batch shares its negatives; they then count once.
+
+  Returns:
+    f32[].
+  """
+  users, positives = embedded.users.vector, embedded.positives.vector
   per_event = jnp.sum(users**2, -1) + jnp.sum(positives**2, -1)
-  squares = jnp.sum(negatives**2, -1)
+  squares = jnp.sum(embedded.negatives.vector**2, -1)
   if not shared:
     per_event += squares.reshape(len(per_event), -1).sum(-1)
-  total = jnp.sum(jnp.where(batch.mask, per_event, 0.0))
+  total = jnp.sum(jnp.where(mask, per_event, 0.0))
   return total + squares.sum() if shared else total

@@ -14,8 +14,10 @@ from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import metrics
+from dynllm_jax.engine import ranking
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine import train
+from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.facets import facet_bank
 from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.parallel import device_mesh
@@ -24,6 +26,7 @@ from dynllm_jax.parallel import sharded_table
 from dynllm_jax.progress import Progress
 from dynllm_jax.progress import say
 from dynllm_jax.runs import identity as identity_lib
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -62,7 +65,7 @@ class PreparedRun:
   facets: dict[str, Any]
   inputs: Inputs
   facet_texts: np.ndarray | None
-  trainer: train.Trainer
+  trainer: Trainer
   train_plan: batching.BatchPlan
   rank_plans: dict[str, batching.BatchPlan]
   floors: dict[str, System]
@@ -116,8 +119,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   floors = {name: _build_floor(name) for name in config.eval.compare}
   log = loading.load(config.data, say)
   processes.agree('log', {'the prepared data (config.data)': log.fingerprint})
-  evaluate.ranking_of(config, log)
-  evaluate.candidate_mask(log, config.eval.candidates)
+  ranking.make_ranking(config, log)
   folder = loading.data_folder(config.data)
   bank, facets = facet_bank.build(config.facets, log, folder, say)
   item_text = facet_bank.item_text(config.facets.encoder, log, folder)
@@ -137,7 +139,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
       ),
     ),
   )
-  trainer = train.make_trainer(system, config, mesh, len(train_plan.start))
+  trainer = train.make_trainer(system, config, mesh, len(train_plan.batches))
   identity = identity_lib.identity(
     config, log.fingerprint, *facet_bank.identities(config.facets, folder)
   )
@@ -209,28 +211,23 @@ def rank_splits(
   Returns:
     For each split the f64[events] ranks and the seconds they took.
   """
-  candidates = device_mesh.put_on_mesh(
-    run.mesh, evaluate.candidate_mask(run.log, run.config.eval.candidates)
+  how = device_mesh.put_on_mesh(
+    run.mesh, ranking.make_ranking(run.config, run.log)
   )
-  ranking = evaluate.ranking_of(run.config, run.log)
-  memory = evaluate.memory_for_replay(
-    run.system, state.params, state.memory, run.inputs, state.pending
-  )
+  bound = BoundSystem(run.system, state.params, run.inputs)
+  memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
   results = {}
   for split in splits:
     plan = run.rank_plans[split]
-    progress = Progress(f'ranking {split}', int(plan.size.sum()))
+    progress = Progress(f'ranking {split}', int(plan.batches.size.sum()))
     memory, ranks = evaluate.replay(
-      run.system,
-      state.params,
+      bound,
       memory,
-      run.inputs,
       plan,
-      ranking,
-      candidates,
-      progress,
-      evaluate.sample_batches(plan, sample),
-      run.facet_texts,
+      how,
+      progress=progress,
+      chosen=evaluate.sample_batches(plan, sample),
+      facet_texts=run.facet_texts,
     )
     results[split] = ranks, progress.close()
   return results
@@ -282,14 +279,11 @@ def train_one_epoch(
   progress = Progress('training', events)
   if run.system.feed == 'none':
     memory, _ = evaluate.replay(
-      run.system,
-      state.params,
+      BoundSystem(run.system, state.params, run.inputs),
       state.memory,
-      run.inputs,
       run.rank_plans['train'],
       None,
-      device_mesh.put_on_mesh(run.mesh, np.zeros([1], bool)),
-      progress,
+      progress=progress,
     )
     seconds = progress.close()
     record = {'seconds': seconds, 'events_per_s': events / seconds}

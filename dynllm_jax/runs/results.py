@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from dynllm_jax import progress
-from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import metrics
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.runs import provenance
@@ -37,7 +36,7 @@ def collect(
     JSON values.
   """
   log, eval_config = run.log, run.config.eval
-  groups = evaluate.event_groups(log)
+  groups = metrics.event_groups(log)
   bounds = {
     'validation': slice(log.train_end, log.validation_end),
     'test': slice(log.validation_end, log.num_events),

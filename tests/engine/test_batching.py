@@ -16,6 +16,7 @@ from dynllm_jax.graph import pending_updates
 from dynllm_jax.objectives import negatives
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import InputError
+from dynllm_jax.types import PlannedBatch
 from tests.testing import logs
 
 # Sizes of consecutive groups of equal times, and a batch size.
@@ -35,15 +36,16 @@ def inside_a_log(groups):
 
 def check_plan(plan, times, start, end):
   """What both plans promise; events are positions in the log."""
-  batches = [list(range(s, s + n)) for s, n in zip(plan.start, plan.size)]
+  batches = [list(range(b.start, b.start + b.size)) for b in plan.batches]
   assert list(itertools.chain(*batches)) == list(range(start, end))
   assert all(0 < len(batch) <= plan.batch_size for batch in batches)
   group = lambda event: list(times[start:end]).count(times[event])
   part = 0
-  for batch, said, ready in zip(batches, plan.part, plan.ready):
+  for batch, planned in zip(batches, plan.batches):
     closed = batch[-1] + 1 == end or times[batch[-1]] < times[batch[-1] + 1]
+    ready = planned.ready
     assert ready == closed
-    assert said == part
+    assert planned.part == part
     if part or not ready:  # a part holds one time, of a group too large
       assert len({times[event] for event in batch}) == 1
       assert group(batch[0]) > plan.batch_size
@@ -71,22 +73,20 @@ def test_plan_batches(groups, batch_size):
 def test_a_batch_is_as_long_as_whole_groups_allow(groups, batch_size):
   times = times_of(groups)
   plan = batching.plan_batches(times, 0, len(times), batch_size)
-  for start, size, part, ready in zip(
-    plan.start, plan.size, plan.part, plan.ready
-  ):
-    after = start + size
-    if ready and part == 0 and after < len(times):
+  for planned in plan.batches:
+    after = planned.start + planned.size
+    if planned.ready and planned.part == 0 and after < len(times):
       next_group = np.sum(times == times[after])
-      assert size + next_group > batch_size
+      assert planned.size + next_group > batch_size
 
 
 def test_plan_batches_by_hand():
   times = np.array([0, 0, 1, 2, 2, 2, 2, 2, 3])
   plan = batching.plan_batches(times, 0, 9, 3)
-  assert plan.start.tolist() == [0, 3, 6, 8]
-  assert plan.size.tolist() == [3, 3, 2, 1]
-  assert plan.part.tolist() == [0, 0, 1, 0]
-  assert plan.ready.tolist() == [True, False, True, True]
+  assert plan.batches.start.tolist() == [0, 3, 6, 8]
+  assert plan.batches.size.tolist() == [3, 3, 2, 1]
+  assert plan.batches.part.tolist() == [0, 0, 1, 0]
+  assert plan.batches.ready.tolist() == [True, False, True, True]
   assert (plan.num_parts, plan.num_split_groups) == (2, 1)
 
 
@@ -95,7 +95,7 @@ def test_a_split_without_events_has_no_batch():
     batching.plan_batches(np.array([0, 1]), 1, 1, 4),
     batching.plan_by_time(np.array([0, 1]), 1, 1),
   ):
-    assert len(plan.start) == 0
+    assert len(plan.batches) == 0
     assert plan.num_parts == 1
     assert batching.chunks(plan, 3) == []
 
@@ -111,9 +111,10 @@ def test_plan_by_time_advances_at_every_time(groups):
   times = inside_a_log(groups)
   plan = batching.plan_by_time(times, 2, len(times) - 2)
   check_plan(plan, times, 2, len(times) - 2)
-  assert int(plan.ready.sum()) == len(groups)
-  for start, size in zip(plan.start, plan.size):
-    assert len(set(times[start : start + size])) == 1
+  assert int(plan.batches.ready.sum()) == len(groups)
+  for planned in plan.batches:
+    events = slice(planned.start, planned.start + planned.size)
+    assert len(set(times[events])) == 1
 
 
 def test_plan_by_time_cuts_a_very_large_group():
@@ -129,24 +130,24 @@ def test_chunks_pad_with_batches_of_nothing(groups, batch_size, length):
   times = times_of(groups)
   plan = batching.plan_batches(times, 0, len(times), batch_size)
   cut = batching.chunks(plan, length)
-  assert len(cut) == -(-len(plan.start) // length)
-  assert all(len(chunk.size) == length for chunk in cut)
+  assert len(cut) == -(-len(plan.batches) // length)
+  assert all(len(chunk.batches) == length for chunk in cut)
   for field in ('start', 'size', 'part', 'ready'):
-    joined = [x for chunk in cut for x in getattr(chunk, field).tolist()]
-    real, pad = joined[: len(plan.start)], joined[len(plan.start) :]
-    assert real == getattr(plan, field).tolist()
+    joined = [x for chunk in cut for x in getattr(chunk.batches, field)]
+    real, pad = joined[: len(plan.batches)], joined[len(plan.batches) :]
+    assert real == getattr(plan.batches, field).tolist()
     if field in ('size', 'ready'):
       assert not any(pad)
 
 
-_slice_batch = jax.jit(batching.slice_batch, static_argnums=3)
+_slice_batch = jax.jit(batching.slice_batch, static_argnums=2)
 
 
 def test_slice_batch_reads_the_log_and_pads():
   log = logs.random_log(0)
   inputs = logs.random_inputs(log, padding=8)
   for start, size in ((0, 8), (13, 5), (57, 3), (59, 1), (0, 0)):
-    batch = _slice_batch(inputs, start, size, 8)
+    batch = _slice_batch(inputs, PlannedBatch(start, size, 0, True), 8)
     pad = 8 - size
     rows = slice(start, start + size)
     assert batch.mask.tolist() == [True] * size + [False] * pad
@@ -332,23 +333,20 @@ def test_pending_collects_the_parts_of_a_group(groups, random):
   pending = pending_updates.empty_pending(9, 2, 3)  # three parts of three
   assert held(pending) == [] and held(_due(pending, True)) == []
   waiting, applied = [], []
-  for start, size, part, ready in zip(
-    plan.start.tolist(), plan.size.tolist(), plan.part, plan.ready
-  ):
-    rows = list(range(start, start + size))
-    mark = jnp.zeros(3).at[:size].set(jnp.array(rows, jnp.float32))
+  for planned in plan.batches:
+    rows = list(range(planned.start, planned.start + planned.size))
+    mark = jnp.zeros(3).at[: len(rows)].set(jnp.array(rows, jnp.float32))
     pending = _add_pending(
       pending,
       as_batch([events[k] for k in rows], 3),
       jnp.tile(mark[:, None], 2),
       -jnp.tile(mark[:, None], 3),
-      part,
-      ready,
+      planned,
     )
     now = [(*events[k], float(k), -float(k)) for k in rows]
-    waiting = now if part == 0 else waiting + now
+    waiting = now if planned.part == 0 else waiting + now
     assert held(pending) == waiting
-    assert held(_due(pending, True)) == (waiting if ready else [])
+    assert held(_due(pending, True)) == (waiting if planned.ready else [])
     assert held(_due(pending, False)) == []
     applied += held(_due(pending, True))
   assert [event[:3] for event in applied] == events
@@ -359,7 +357,11 @@ def test_pending_vectors_carry_no_gradient():
 
   def total(x):
     pending = pending_updates.add_pending(
-      pending_updates.empty_pending(1, 2, 2), batch, x, x * 2, 0, True
+      pending_updates.empty_pending(1, 2, 2),
+      batch,
+      x,
+      x * 2,
+      PlannedBatch(0, 1, 0, True),
     )
     return jnp.sum(pending.user_vectors + pending.item_vectors)
 

@@ -9,6 +9,10 @@ import pytest
 
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import metrics
+from dynllm_jax.engine import ranking
+from dynllm_jax.engine.ranking import Ranking
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
@@ -40,20 +44,21 @@ def table_system(table):
   )
 
 
-def rank(system, log, ranking, candidates=None, batch_size=8, start=0):
+def rank(system, log, how, batch_size=8, start=0):
   plan = batching.plan_batches(log.times, start, log.num_events, batch_size)
-  if candidates is None:
-    candidates = evaluate.candidate_mask(log, 'all')
   inputs = logs.random_inputs(log, padding=batch_size)
-  return evaluate.replay(
-    system, {}, {}, inputs, plan, ranking, jnp.asarray(candidates)
-  )[1]
+  return evaluate.replay(BoundSystem(system, {}, inputs), {}, plan, how)[1]
+
+
+def among_all(log, block):
+  """Ranking among the whole catalogue, nothing filtered."""
+  return Ranking(ranking.candidate_mask(log, 'all'), block)
 
 
 @pytest.mark.parametrize('block', [3, 8])
 def test_a_constant_scorer_gives_chance(block):
   log = logs.random_log(0)
-  ranks = rank(table_system(np.ones([7, 9])), log, evaluate.Ranking(block, 0))
+  ranks = rank(table_system(np.ones([7, 9])), log, among_all(log, block))
   np.testing.assert_array_equal(ranks, (log.num_items + 1) / 2)
 
 
@@ -63,11 +68,9 @@ def test_a_constant_scorer_gives_chance(block):
 def test_ranks_equal_a_brute_force_with_ties(block, seen, which):
   log = logs.random_log(1, num_events=60)
   table = np.random.default_rng(0).integers(0, 4, (7, 9))
-  candidates = evaluate.candidate_mask(log, which)
+  candidates = ranking.candidate_mask(log, which)
   depth = int(np.bincount(log.users).max()) if seen else 0
-  ranks = rank(
-    table_system(table), log, evaluate.Ranking(block, depth), candidates
-  )
+  ranks = rank(table_system(table), log, Ranking(candidates, block, depth))
   for k in range(log.num_events):
     user, item, time = log.users[k], log.items[k], log.times[k]
     past = {
@@ -86,10 +89,11 @@ def test_ranks_equal_a_brute_force_with_ties(block, seen, which):
 
 
 def test_a_score_that_is_not_finite_stops_the_run():
+  log = logs.random_log(0)
   table = np.ones([7, 9])
   table[3, 4] = np.nan
   with pytest.raises(InputError, match='not finite'):
-    rank(table_system(table), logs.random_log(0), evaluate.Ranking(8, 0))
+    rank(table_system(table), log, among_all(log, 8))
 
 
 def test_parts_of_a_group_share_one_state():
@@ -102,7 +106,7 @@ def test_parts_of_a_group_share_one_state():
   params, memory = jax.jit(system.init, static_argnums=2)(
     jax.random.key(0), inputs, 4
   )
-  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  bound = BoundSystem(system, params, inputs)
   results = []
   for size in (3, 64):
     rows = []  # a batch for each time, or several
@@ -110,23 +114,12 @@ def test_parts_of_a_group_share_one_state():
       end = int(np.searchsorted(log.times, log.times[start], side='right'))
       rows.append(batching.plan_batches(log.times, start, end, size))
     plan = rows[0]._replace(
-      **{
-        f: np.concatenate([getattr(p, f) for p in rows])
-        for f in ('start', 'size', 'part', 'ready')
-      },
+      batches=jax.tree.map(
+        lambda *columns: np.concatenate(columns), *(p.batches for p in rows)
+      ),
       num_parts=max(p.num_parts for p in rows),
     )
-    results.append(
-      evaluate.replay(
-        system,
-        params,
-        memory,
-        inputs,
-        plan,
-        evaluate.Ranking(100, 0),
-        candidates,
-      )
-    )
+    results.append(evaluate.replay(bound, memory, plan, among_all(log, 100)))
   assert results[0][1].shape == (120,)
   np.testing.assert_array_equal(results[0][1], results[1][1])
   for side in ('user', 'item'):
@@ -146,22 +139,16 @@ def test_a_sample_of_batches_ranks_as_all_of_them_do():
   params, memory = jax.jit(system.init, static_argnums=2)(
     jax.random.key(0), inputs, 16 * plan.num_parts
   )
-  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  bound = BoundSystem(system, params, inputs)
   chosen = evaluate.sample_batches(plan, 40)
-  assert 40 <= plan.size[chosen].sum() < 40 + 16
+  sizes = plan.batches.size
+  assert 40 <= sizes[chosen].sum() < 40 + 16
   assert evaluate.sample_batches(plan, 0).all()
   run = lambda some: evaluate.replay(
-    system,
-    params,
-    memory,
-    inputs,
-    plan,
-    evaluate.Ranking(100, 0),
-    candidates,
-    chosen=some,
+    bound, memory, plan, among_all(log, 100), chosen=some
   )
   (end, ranks), (end_sampled, sampled) = run(None), run(chosen)
-  np.testing.assert_array_equal(sampled, ranks[np.repeat(chosen, plan.size)])
+  np.testing.assert_array_equal(sampled, ranks[np.repeat(chosen, sizes)])
   variants.assert_trees_equal(end_sampled, end)
 
 
@@ -184,7 +171,7 @@ def test_pure_noise_gives_chance_recall():
 
 def test_groups_of_events_against_a_plain_reading():
   log = logs.random_log(4)
-  groups = evaluate.event_groups(log)
+  groups = metrics.event_groups(log)
   train_events = list(zip(log.users, log.items))[: log.train_end]
   counts = [
     sum(i == x for _, i in train_events) for x in range(1, log.num_items + 1)
@@ -206,7 +193,7 @@ def test_groups_of_events_against_a_plain_reading():
   'field, value, words',
   [
     ('ks', (9,), '9.*8'),
-    ('ks', (), 'empty'),
+    ('ks', (), 'one number or more'),
     ('block_size', 0, 'block_size'),
   ],
 )
@@ -214,6 +201,6 @@ def test_a_ranking_that_cannot_be_is_refused(field, value, words):
   config = variants.tiny_config('dynllm')
   config.eval[field] = value
   with pytest.raises(InputError, match=words):
-    evaluate.ranking_of(config, logs.random_log(0))
+    ranking.make_ranking(config, logs.random_log(0))
   with pytest.raises(InputError, match='candidates.*all, future'):
-    evaluate.candidate_mask(logs.random_log(0), 'some')
+    ranking.candidate_mask(logs.random_log(0), 'some')

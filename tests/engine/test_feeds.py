@@ -68,14 +68,15 @@ def test_an_epoch_takes_everything_once_in_an_order_of_its_own(feed):
   inputs = logs.random_inputs(log)
   plan = feeds.training_plan(system(feed, 3), log, 7)
   assert plan.capacity == 1
-  assert plan.size.sum() == len(plan.events)
+  assert plan.batches.size.sum() == len(plan.events)
   orders = []
   for step in (0, 1, 0):
     order = feeds.epoch_order(plan, jax.random.key(5), jnp.int32(step))
     orders.append(np.asarray(order))
     taken = []
-    for start, size in zip(plan.start, plan.size):
-      batch, events = feeds.read_batch(inputs, order, start, size, 7)
+    data = feeds.EpochData(inputs, order, 7)
+    for planned in plan.batches:
+      batch, events = feeds.read_batch(data, planned)
       assert batch.mask.shape == ((7,) if feed == 'shuffled' else (7, 3))
       for name in ('users', 'items', 'times'):
         np.testing.assert_array_equal(
@@ -94,8 +95,8 @@ def test_a_stream_keeps_the_order_of_the_log(feed):
   log = log_of(1)
   plan = feeds.training_plan(system(feed), log, 8)
   expected = batching.plan_batches(log.times, 0, log.train_end, 8)
-  for field, value in expected._asdict().items():
-    np.testing.assert_array_equal(getattr(plan, field), value)
+  assert plan.num_parts == expected.num_parts and plan.events is None
+  jax.tree.map(np.testing.assert_array_equal, plan.batches, expected.batches)
   assert plan.capacity == 8 * plan.num_parts
   assert feeds.epoch_order(plan, jax.random.key(0), 0) is None
 

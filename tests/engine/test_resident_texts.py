@@ -28,8 +28,8 @@ def test_a_chunk_has_the_texts_of_its_events_and_few_others():
   for chunk in batching.chunks(plan, 3):
     bank = resident_texts.with_texts(on_host, np.asarray(texts), chunk).facets
     assert len(bank.texts).bit_count() == 1
-    stop = (chunk.start + chunk.size).max()
-    at = np.arange(chunk.start[0], stop)
+    stop = (chunk.batches.start + chunk.batches.size).max()
+    at = np.arange(chunk.batches.start[0], stop)
     rows = lookup.lookup(inputs.facets, log.users[at], log.times[at])
     np.testing.assert_array_equal(
       lookup.embeddings(bank, rows), inputs.facets.texts[rows]

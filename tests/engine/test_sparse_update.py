@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from dynllm_jax.engine import feeds
 from dynllm_jax.engine import sparse_update
-from dynllm_jax.engine import train
+from dynllm_jax.engine.training_step import train_step
 from dynllm_jax.parallel import sharded_table
 from tests.testing import logs
 from tests.testing import tiny_runs
@@ -24,12 +25,13 @@ def build(variant, num_users=1500, num_items=3000):
   log = tiny_runs.small_log()
   log = logs.make_log(log.users, log.items, log.times, num_users, num_items)
   run = tiny_runs.prepare(variants.tiny_config(variant), log, batch=BATCH)
-  return run.trainer, run.inputs, run.batches(), run.first_state()
+  return run.trainer, run.inputs, run.plan.batches, run.first_state()
 
 
 def stepper(trainer, inputs):
-  step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
-  return lambda state, row: step(state, row)[0]
+  data = feeds.EpochData(inputs, None, BATCH)
+  step = jax.jit(functools.partial(train_step, trainer, data))
+  return lambda state, planned: step(state, planned)[0]
 
 
 def learned(state):
@@ -41,17 +43,17 @@ def learned(state):
 @pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
 def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
   monkeypatch.setattr(sparse_update, '_BLOCK', 7)  # several blocks
-  trainer, inputs, plan_rows, start = build(variant)
+  trainer, inputs, batches, start = build(variant)
   of_rows = stepper(trainer, inputs)
-  before = of_rows(start, plan_rows[0])
-  after = learned(of_rows(before, plan_rows[1]))
+  before = of_rows(start, batches[0])
+  after = learned(of_rows(before, batches[1]))
   monkeypatch.setattr(sparse_update, 'held_rows', lambda *_: {})
   whole = stepper(trainer, inputs)
   # Without moments a row that is not read stands still either way.
-  first, expected = learned(before), learned(whole(start, plan_rows[0]))
+  first, expected = learned(before), learned(whole(start, batches[0]))
   for path, value in first.items():
     np.testing.assert_allclose(value, expected[path], 1e-4, 1e-7, err_msg=path)
-  expected = learned(whole(before, plan_rows[1]))
+  expected = learned(whole(before, batches[1]))
   tables = 0
   for path, value in after.items():
     moved = np.ones(value.shape, bool)
@@ -117,33 +119,32 @@ def test_each_row_is_updated_once(monkeypatch, read):
 
 
 def test_a_padding_step_changes_no_row():
-  trainer, inputs, plan_rows, start = build('tgn, text and ids')
+  trainer, inputs, batches, start = build('tgn, text and ids')
   step = stepper(trainer, inputs)
-  state = step(start, plan_rows[0])
-  start_row, _, part, ready = plan_rows[1]
+  state = step(start, batches[0])
+  nothing = batches[1].replace(size=np.int32(0))
   expected = learned(state)
-  for path, value in learned(
-    step(state, (start_row, 0 * part, part, ready))
-  ).items():
+  for path, value in learned(step(state, nothing)).items():
     np.testing.assert_array_equal(value, expected[path])
 
 
 def test_the_work_of_a_step_does_not_grow_with_the_tables():
   def flops(num_items):
-    trainer, inputs, plan_rows, state = build(
+    trainer, inputs, batches, state = build(
       'tgn, text and ids', num_items=num_items
     )
-    step = jax.jit(functools.partial(train.train_step, trainer, BATCH, inputs))
-    return step.lower(state, plan_rows[0]).compile().cost_analysis()['flops']
+    data = feeds.EpochData(inputs, None, BATCH)
+    step = jax.jit(functools.partial(train_step, trainer, data))
+    return step.lower(state, batches[0]).compile().cost_analysis()['flops']
 
   assert flops(6000) == flops(3000)
 
 
 def test_a_table_that_is_read_whole_is_left_whole():
-  trainer, inputs, plan_rows, state = build(
+  trainer, inputs, batches, state = build(
     'tgn, text and ids', num_users=12, num_items=15
   )
-  del plan_rows
+  del batches
   objective = functools.partial(
     trainer.system.embed,
     memory=state.memory,

@@ -21,8 +21,8 @@ def plain_counts(log, plan, near, depth, num_items):
     return seen[::-1][:near]
 
   rows = []
-  for start, size in zip(plan.start, plan.size):
-    batch = events[start : start + size]
+  for planned in plan.batches:
+    batch = events[planned.start : planned.start + planned.size]
     users = {(u, t) for u, _, t in batch}
     items = {i for _, i, _ in batch}
     of_users = [(i, t) for u, t in users for i in latest(0, u, t)]

@@ -39,7 +39,8 @@ def test_slices_go_through_the_log_and_begin_again():
   _, slices = tiny_slices.build('tgn')
   sizes = [slices.step()[0] for _ in range(slices.num_slices + 1)]
   assert sizes[0] == sizes[-1]
-  assert sum(sizes[:-1]) == slices.plan.size[: 2 * slices.num_slices].sum()
+  seen = slices.plan.batches[: 2 * slices.num_slices]
+  assert sum(sizes[:-1]) == seen.size.sum()
   assert int(slices.state.step) == 2 * len(sizes)
   assert slices.peak_bytes() > 0 and slices.bytes_per_step() > 0
 
@@ -53,7 +54,7 @@ def test_a_phase_is_what_a_program_takes_beyond_another(monkeypatch):
   before = int(slices.state.step)
   found = phases.milliseconds(slices, config.model, repeats=2)
   assert int(slices.state.step) == before
-  batches = len(slices.rows()[0])
+  batches = len(slices.batches())
   seconds = {name: ms * batches / 1e3 for name, ms in found.items()}
   assert seconds == pytest.approx(
     {
@@ -71,10 +72,10 @@ def test_slices_at_even_distances_reach_the_end():
   _, slices = tiny_slices.build('tgn')
   _, few = tiny_slices.build('tgn', spread=3)
   assert few.num_slices == 3
-  starts = few.plan.start[0::2]
+  starts = few.plan.batches.start[0::2]
   seen = []
   for few._next in range(3):
-    seen.append(few.rows()[0][0])
+    seen.append(few.batches().start[0])
   last = slices.num_slices - 1
   assert seen == [starts[0], starts[last // 2], starts[last]]
 

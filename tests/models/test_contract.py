@@ -12,13 +12,18 @@ from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
+from dynllm_jax.engine import training_step
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import training_graph
+from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import scoring
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.runs.checkpoint import Checkpoints
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
 from dynllm_jax.types import NodeMemory
+from dynllm_jax.types import PlannedBatch
 from tests.testing import logs
 from tests.testing import replays
 from tests.testing import variants
@@ -48,7 +53,7 @@ def trained(variant):
   inputs = make_inputs(log)
   plan = feeds.training_plan(system, log, BATCH)
   trainer = train.make_trainer(
-    system, config, device_mesh.make_mesh(config), len(plan.start)
+    system, config, device_mesh.make_mesh(config), len(plan.batches)
   )
   before = train.init_state(trainer, 0, inputs, plan.capacity)
   return (
@@ -63,11 +68,13 @@ def trained(variant):
 
 def some_steps(trainer, plan, inputs, state, count=3):
   """The state after some steps of training, the first of an epoch."""
-  order = feeds.epoch_order(plan, state.key, state.step)
-  rows = list(zip(plan.start, plan.size, plan.part, plan.ready))
+  data = feeds.epoch_data(plan, inputs, state.key, state.step)
+  data = data.replace(dedup_limits=dedup.DedupLimits())
+  batches = list(plan.batches)
   if trainer.system.feed != 'none':
-    for row in (rows * 3)[:count]:  # again from the start where there are fewer
-      state, _ = train_step(trainer, BATCH, inputs, state, row, order)
+    # Again from the start where there are fewer.
+    for planned in (batches * 3)[:count]:
+      state, _ = train_step(trainer, data, state, planned)
   return state
 
 
@@ -92,7 +99,7 @@ def make_inputs(log, like=None):
   return inputs
 
 
-train_step = jax.jit(train.train_step, static_argnums=(0, 1))
+train_step = jax.jit(training_step.train_step, static_argnums=0)
 
 
 def test_shapes_and_declarations(variant):
@@ -194,9 +201,8 @@ def test_padding_is_inert(variant):
   log, inputs, _, state, trainer, plan = trained(variant)
   if trainer.system.feed == 'none':
     ids = jnp.array([1, 0]), inputs.times[:2]
-    pending = pending_updates.empty_pending_for(
-      trainer.system, state.params, state.memory, inputs, 2
-    )
+    bound = BoundSystem(trainer.system, state.params, inputs)
+    pending = pending_updates.empty_pending_for(bound, state.memory, 2)
     pending = pending.replace(ready=jnp.array(True))
     memory = trainer.system.update(
       state.params,
@@ -209,24 +215,27 @@ def test_padding_is_inert(variant):
     variants.assert_trees_equal(memory, state.memory)
     return
   order = feeds.epoch_order(plan, state.key, 0)
-  size = min(int(plan.size[0]), BATCH - 2)
+  size = min(int(plan.batches.size[0]), BATCH - 2)
   spoiled, junk = inputs, None
   if order is None:
-    size = int(plan.size[0])
-    after = jnp.arange(len(inputs.users)) >= int(plan.start[0]) + size
+    size = int(plan.batches.size[0])
+    after = jnp.arange(len(inputs.users)) >= int(plan.batches.start[0]) + size
     spoiled = inputs.replace(
       users=jnp.where(after, 1, inputs.users),
       items=jnp.where(after, 2, inputs.items),
     )
   else:
     junk = order.at[size:].set(order[0])
-  row = (plan.start[0], np.int32(size), plan.part[0], plan.ready[0])
-  step = functools.partial(train_step, trainer, BATCH)
+  planned = plan.batches[0].replace(size=np.int32(size))
+  step = functools.partial(train_step, trainer)
+  data = feeds.EpochData(inputs, order, BATCH)
   variants.assert_trees_equal(
-    step(inputs, state, row, order), step(spoiled, state, row, junk)
+    step(data, state, planned),
+    step(data.replace(inputs=spoiled, order=junk), state, planned),
   )
-  nothing = (np.int32(0), np.int32(0), np.int32(0), np.array(False))
-  after, (loss, count) = step(inputs, state, nothing, order)
+  zero = np.int32(0)
+  nothing = PlannedBatch(zero, zero, zero, np.array(False))
+  after, (loss, count) = step(data, state, nothing)
   kept = lambda s: s.replace(memory=trainer.system.reset(s.memory))
   variants.assert_trees_equal(kept(after), kept(state))
   variants.assert_trees_equal(_seen(after.memory), _seen(state.memory))
@@ -307,13 +316,10 @@ def test_ranks_equal_a_brute_force(variant, block):
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   _, ranks = evaluate.replay(
-    system,
-    state.params,
+    BoundSystem(system, state.params, inputs),
     system.reset(state.memory),
-    inputs,
     plan,
-    evaluate.Ranking(block, 0),
-    jnp.asarray(candidates),
+    Ranking(candidates, block),
   )
   scores = replays.all_scores(system, state.params, state.memory, inputs, log)
   near = 1e-6 * (1 + np.abs(scores))  # blocks may round a product otherwise

@@ -12,7 +12,9 @@ from dynllm_jax import config as config_lib
 from dynllm_jax.bases import counts
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import inputs as inputs_lib
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
@@ -26,7 +28,7 @@ NUM_USERS, NUM_ITEMS = 17, 40
 GROUPS = [1, 3, 2, 1, 8, 1, 1, 5, 1, 2, 1, 12, 1, 4, 1, 1, 19, 2, 1, 6] * 3
 NUM_EVENTS = sum(GROUPS)
 TRAIN_END = sum(GROUPS[:35])
-RANKING = evaluate.Ranking(65_536, 0)
+RANKING = Ranking(jnp.ones([NUM_ITEMS + 1], bool), 65_536)
 
 
 # ------------------------------------------------------------------ oracles
@@ -176,13 +178,7 @@ def replay(name, log, plan, ranking=RANKING):
   system, inputs = make_system(name), make_inputs(log)
   params, memory = init(system, inputs)
   return evaluate.replay(
-    system,
-    params,
-    memory,
-    inputs,
-    plan,
-    ranking,
-    jnp.ones([NUM_ITEMS + 1], bool),
+    BoundSystem(system, params, inputs), memory, plan, ranking
   )
 
 

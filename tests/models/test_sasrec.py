@@ -10,6 +10,7 @@ from dynllm_jax import config as config_lib
 from dynllm_jax.engine import feeds
 from dynllm_jax.models import sasrec
 from dynllm_jax.types import InputError
+from dynllm_jax.types import PlannedBatch
 from tests.testing import logs
 from tests.testing import variants
 
@@ -90,9 +91,8 @@ def test_a_query_reads_the_last_strictly_earlier_events():
 
 def test_all_targets_of_a_sequence_in_one_pass():
   table = feeds.sequence_table(LOG, LENGTH)
-  batch, _ = feeds.read_batch(
-    INPUTS, jnp.asarray(table), 0, len(table), len(table)
-  )
+  data = feeds.EpochData(INPUTS, jnp.asarray(table), len(table))
+  batch, _ = feeds.read_batch(data, PlannedBatch(0, len(table), 0, True))
   network = sasrec.SASRec(ml_collections.FrozenConfigDict(CONFIG))
   users, _ = network.apply(
     {'params': PARAMS},
@@ -128,7 +128,9 @@ def test_the_loss_is_the_papers():
   train = config_lib.default('sasrec').train
   assert (train.loss, train.num_negatives) == ('bce', 1)
   order = jnp.asarray(feeds.sequence_table(LOG, LENGTH))
-  batch, events = feeds.read_batch(INPUTS, order, 3, 2, 4)
+  batch, events = feeds.read_batch(
+    feeds.EpochData(INPUTS, order, 4), PlannedBatch(3, 2, 0, True)
+  )
   frozen = ml_collections.FrozenConfigDict(train)
   loss = jax.jit(
     lambda key: (

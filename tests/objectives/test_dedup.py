@@ -9,8 +9,12 @@ import pytest
 
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
-from dynllm_jax.engine import train
+from dynllm_jax.engine import feeds
+from dynllm_jax.engine import ranking
+from dynllm_jax.engine.training_step import train_step
 from dynllm_jax.objectives import dedup
+from dynllm_jax.types import BoundSystem
+from dynllm_jax.types import PlannedBatch
 from tests.testing import logs
 from tests.testing import tiny_runs
 from tests.testing import variants
@@ -30,7 +34,7 @@ def invoices(seed=3):
 def test_visits_are_the_distinct_users_and_times(seed, size):
   log = invoices(seed)
   inputs = logs.random_inputs(log, padding=BATCH)
-  batch = batching.slice_batch(inputs, 100, size, BATCH)
+  batch = batching.slice_batch(inputs, PlannedBatch(100, size, 0, True), BATCH)
   users, times, visit = dedup.unique_visits(batch, 64)
   np.testing.assert_array_equal(users[visit], batch.users)
   np.testing.assert_array_equal(times[visit], batch.times)
@@ -56,7 +60,7 @@ def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
   monkeypatch.setattr(dedup, '_STEP', 1)
   log = invoices()
   plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
-  events = [range(s, s + n) for s, n in zip(plan.start, plan.size)]
+  events = [range(b.start, b.start + b.size) for b in plan.batches]
   visits = max(len({(log.users[k], log.times[k]) for k in e}) for e in events)
   items = max(len({log.items[k] for k in e}) for e in events)
   assert batching.with_dedup_limits(plan, log).dedup_limits == (
@@ -79,14 +83,15 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   run = tiny_runs.prepare(config, invoices(), batch=BATCH)
   log, inputs, plan, trainer = run
   assert plan.dedup_limits == (64, 64)
-  step = jax.jit(
-    functools.partial(train.train_step, trainer, BATCH, inputs),
-    static_argnames='dedup_limits',
-  )
+  step = jax.jit(functools.partial(train_step, trainer))
+  data = [
+    feeds.EpochData(inputs, None, BATCH, limits)
+    for limits in (dedup.DedupLimits(), plan.dedup_limits)
+  ]
   state = run.first_state()
-  for row in run.batches()[:3]:
-    one_by_one, (expected, _) = step(state, row)
-    state, (loss, _) = step(state, row, dedup_limits=plan.dedup_limits)
+  for planned in plan.batches[:3]:
+    one_by_one, (expected, _) = step(data[0], state, planned)
+    state, (loss, _) = step(data[1], state, planned)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     for actual, wanted in zip(
       jax.tree.leaves((state.memory, state.pending)),
@@ -101,19 +106,16 @@ def test_a_step_and_its_ranks_are_those_of_single_events(variant):
     for actual, wanted in zip(moments, wanted_moments):
       np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-6)
 
-  ranking = evaluate.Ranking(16, 0)
-  candidates = jnp.asarray(evaluate.candidate_mask(log, 'all'))
+  bound = BoundSystem(run.system, state.params, inputs)
+  among_all = ranking.Ranking(ranking.candidate_mask(log, 'all'), 16)
   plans = evaluate.split_plans(run.system, log, BATCH)
   assert {p.dedup_limits for p in plans.values()} == {(64, 0)}
   ranks = [
     evaluate.replay(
-      run.system,
-      state.params,
+      bound,
       run.system.reset(state.memory),
-      inputs,
       plans['train']._replace(dedup_limits=dedup.DedupLimits(count)),
-      ranking,
-      candidates,
+      among_all,
     )[1]
     for count in (0, 64)
   ]

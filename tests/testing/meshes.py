@@ -18,11 +18,14 @@ from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
+from dynllm_jax.engine.ranking import Ranking
+from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.graph import training_graph
 from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.runs.checkpoint import Checkpoints
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import NodeMemory
 from tests.testing import logs
 from tests.testing import variants
@@ -43,7 +46,7 @@ class Placed(NamedTuple):
 
   log: object
   mesh: object
-  trainer: train.Trainer
+  trainer: Trainer
   plan: batching.BatchPlan
   inputs: object
   state: object
@@ -63,7 +66,7 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
   inputs = inputs.replace(train_graph=training_graph.train_graph(log))
   plan = feeds.training_plan(system, log, BATCH)
   assert all(plan.dedup_limits) == (system.feed == 'stream'), plan.dedup_limits
-  trainer = train.make_trainer(system, config, mesh, len(plan.start))
+  trainer = train.make_trainer(system, config, mesh, len(plan.batches))
   trainer = trainer._replace(
     optimizer=optax.multi_transform(
       {'frequency': optax.sgd(1e-6), 'other': optax.sgd(0.1)}, _labels
@@ -112,18 +115,10 @@ def ranks(placed: Placed, state):
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   with sharded_table.use_mesh(placed.mesh):
-    memory = evaluate.memory_for_replay(
-      system, state.params, state.memory, placed.inputs, state.pending
-    )
-    return evaluate.replay(
-      system,
-      state.params,
-      memory,
-      placed.inputs,
-      plan,
-      evaluate.Ranking(8, 0),
-      device_mesh.put_on_mesh(placed.mesh, candidates),
-    )[1]
+    bound = BoundSystem(system, state.params, placed.inputs)
+    memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
+    among = Ranking(device_mesh.put_on_mesh(placed.mesh, candidates), 8)
+    return evaluate.replay(bound, memory, plan, among)[1]
 
 
 def real_rows(tree, log):

@@ -10,6 +10,7 @@ from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.objectives import scoring
+from dynllm_jax.types import BoundSystem
 from tests.testing import logs
 
 BATCH = 16
@@ -22,43 +23,37 @@ def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
     if system.by_time
     else batching.plan_batches(log.times, 0, log.num_events, batch_size)
   )
-  pending = pending_updates.empty_pending_for(
-    system, params, memory, inputs, plan.batch_size * plan.num_parts
-  )
+  bound = BoundSystem(system, params, inputs)
+  pending = pending_updates.empty_pending_for(bound, memory, plan.capacity)
   memory = system.reset(memory)
-  memory = evaluate.memory_for_replay(system, params, memory, inputs, pending)
+  memory = evaluate.memory_for_replay(bound, memory, pending)
   rows = []
-  for row in zip(plan.start, plan.size, plan.part, plan.ready):
+  for planned in plan.batches:
     scores, memory, pending = score_step(
-      system, plan.batch_size, params, inputs, memory, pending, row
+      bound, memory, pending, planned, plan.batch_size
     )
-    rows.append(np.asarray(scores)[: row[1]])
+    rows.append(np.asarray(scores)[: planned.size])
   return np.concatenate(rows)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def score_step(system, batch_size, params, inputs, memory, pending, row):
+@functools.partial(jax.jit, static_argnums=4)
+def score_step(bound, memory, pending, planned, batch_size):
   """Scores the whole catalogue for a batch, then applies its updates."""
-  start, size, part, ready = row
-  batch = batching.slice_batch(inputs, start, size, batch_size)
-  num_items = len(inputs.item_text) - 1
-  users, items = system.embed(
-    params,
+  batch = batching.slice_batch(bound.inputs, planned, batch_size)
+  num_items = len(bound.inputs.item_text) - 1
+  users, items = bound.embed(
     memory,
-    inputs,
     batch.users,
     batch.times,
     jnp.arange(1, num_items + 1),
     batch.times[0],
-    None,
   )
   own = items.vector[jnp.maximum(batch.items - 1, 0)]
   pending = pending_updates.add_pending(
-    pending, batch, users.vector, own, part, ready
+    pending, batch, users.vector, own, planned
   )
-  memory = system.update(
-    params, memory, inputs, pending_updates.due(pending, size > 0)
-  )
+  due = pending_updates.due(pending, planned.size > 0)
+  memory = bound.update(memory, due)
   return scoring.score(users, items), memory, pending
 
 

@@ -10,9 +10,12 @@ from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
+from dynllm_jax.engine import ranking
 from dynllm_jax.engine import train
+from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.graph import training_graph
 from dynllm_jax.parallel import device_mesh
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
@@ -33,7 +36,7 @@ class TinyRun(NamedTuple):
   log: EventLog
   inputs: Inputs
   plan: batching.BatchPlan
-  trainer: train.Trainer
+  trainer: Trainer
 
   @property
   def system(self) -> System:
@@ -42,11 +45,6 @@ class TinyRun(NamedTuple):
   def first_state(self) -> TrainState:
     """The state before the first step; its buffers are the caller's."""
     return train.init_state(self.trainer, 0, self.inputs, self.plan.capacity)
-
-  def batches(self) -> list[tuple]:
-    """Start, size, part and ready of each batch, as a training step takes."""
-    plan = self.plan
-    return list(zip(plan.start, plan.size, plan.part, plan.ready))
 
   def epoch(self, state: TrainState, facet_texts=None) -> tuple:
     """The state after an epoch, and the epoch's record."""
@@ -62,17 +60,13 @@ class TinyRun(NamedTuple):
   def rank_later_events(self, state: TrainState, facet_texts=None) -> tuple:
     """The memory after the log's end, and ranks of all after the training."""
     log, size = self.log, self.plan.batch_size
-    memory = evaluate.memory_for_replay(
-      self.system, state.params, state.memory, self.inputs, state.pending
-    )
+    bound = BoundSystem(self.system, state.params, self.inputs)
+    memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
     return evaluate.replay(
-      self.system,
-      state.params,
+      bound,
       memory,
-      self.inputs,
       batching.plan_batches(log.times, log.train_end, log.num_events, size),
-      evaluate.Ranking(100, 0),
-      jnp.asarray(evaluate.candidate_mask(log, 'all')),
+      ranking.Ranking(ranking.candidate_mask(log, 'all'), 100),
       facet_texts=facet_texts,
     )
 
@@ -115,5 +109,5 @@ def prepare(
       inputs = inputs.replace(train_graph=graph)
   plan = feeds.training_plan(system, log, batch)
   mesh = device_mesh.make_mesh(config)
-  trainer = train.make_trainer(system, config, mesh, len(plan.start))
+  trainer = train.make_trainer(system, config, mesh, len(plan.batches))
   return TinyRun(log, inputs, plan, trainer)
