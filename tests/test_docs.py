@@ -15,6 +15,7 @@ import tomllib
 import pytest
 
 import dynllm_jax
+from dynllm_jax import config as config_lib
 from dynllm_jax import plugins
 from tests.testing import ROOT
 
@@ -172,6 +173,26 @@ def test_every_file_named_in_words_is_there(path):
   files += re.findall(r'^`(shop/.+)`:$', read(CONTRIBUTING), re.MULTILINE)
   for name in set(_FILE.findall(words_of(path))):
     assert any(f'/{file}'.endswith(f'/{name}') for file in files), name
+
+
+def fields():
+  """Every field of the configuration, and every part that has some."""
+  configs = [config_lib.default(name) for name in config_lib.system_names()]
+  names = {name for c in configs for name, _ in config_lib.flatten(c.to_dict())}
+  return names | {name.rpartition('.')[0] for name in names}
+
+
+@pytest.mark.parametrize('path', DOCS, ids=ids(DOCS))
+def test_every_field_named_is_one(path):
+  parts = 'data|facets|model|train|eval|mesh'
+  named = re.findall(
+    rf'(?<![\w./])(?:--)?(?:config\.)?((?:{parts})(?:\.[a-z_]+)+)(?![\w(/])',
+    read(path),
+  )
+  # A file's name; a field that a walk gives the configuration.
+  other = {f'{name}.py' for name in parts.split('|')}
+  other |= set(re.findall(r'config\.([\w.]+)\s=\s', read(path)))
+  assert set(named) - other <= fields()
 
 
 def test_the_changelog_begins_with_the_version():
