@@ -28,7 +28,7 @@ from experiments.result_rows import Row
 def verify(log: Log, rows: Sequence[Row]) -> None:
   """Trains and tests stored rows again, and keeps the ranks that are theirs.
 
-  Says of every row how its figures differ.
+  Prints the figures of every row, stored and new.
 
   Args:
     log: the log.
@@ -41,10 +41,9 @@ def verify(log: Log, rows: Sequence[Row]) -> None:
   different = [row['key'] for row in rows if not _verify_row(log, row)]
   if different:
     raise InputError(
-      f'{log.folder}: the ranks of {", ".join(different)} came out '
-      "otherwise and were not kept; allowed: the commit of the row's .json on "
-      'such a machine as it names, or to remove the row so that it is computed '
-      'anew'
+      f'{log.folder}: the ranks of {", ".join(different)} came out different '
+      'and were not kept; allowed: the commit and the kind of machine that the '
+      "row's .json names, or to remove the row, so that it is computed anew"
     )
 
 
