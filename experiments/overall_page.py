@@ -118,6 +118,16 @@ def comparisons(result: dict[str, Any]) -> list[str]:
     '',
   ]
 
+  close = [
+    _short(c['metric']) for c in result['comparisons'] if c['ranks'] == 'close'
+  ]
+  if close:
+    lines += [
+      f'p of {" and ".join(close)} comes from ranks that were made again on '
+      'another machine: the figures of the rows are the same to four places, '
+      'their check sums are not.',
+      '',
+    ]
   missing = [c['rows'] for c in result['comparisons'] if c['p'] is None]
   if missing:
     keys = sorted(set().union(*missing))

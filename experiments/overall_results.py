@@ -9,6 +9,7 @@ from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from experiments import grids
 from experiments import overall_page
+from experiments import rank_arrays
 from experiments import result_rows
 from experiments import significance
 from experiments.result_rows import Log
@@ -73,14 +74,16 @@ def compare(
       comparison's rows are not on this machine, its p is taken from them.
 
   Returns:
-    A comparison a metric; its `p` is None where it is not known.
+    A comparison for each metric. `p` is None where it is not known; `ranks`
+    says whether it comes from ranks that are the `same` as those of the rows or
+    only `close`.
   """
   ours = [name for name in systems if name.startswith('dynllm')]
   others = [name for name in systems if name not in ours]
   if not ours or not others:
     return []
 
-  known = {(c['metric'], *c.get('rows', ())): c['p'] for c in stored}
+  known = {(c['metric'], *c.get('rows', ())): c for c in stored}
   comparisons = []
   for metric in ('recall@10', 'ndcg@10'):
     system, rival = (
@@ -89,7 +92,10 @@ def compare(
     )
     rows = [found[system][0], found[rival][0]]
     keys = [row['key'] for row in rows]
-    p = _p_value(log, rows, metric)
+    significant = _significance(log, rows, metric)
+    if significant['p'] is None and (metric, *keys) in known:
+      old = known[metric, *keys]
+      significant = {name: old[name] for name in significant}
     comparisons.append(
       {
         'metric': metric,
@@ -98,20 +104,30 @@ def compare(
         'ratio': (
           systems[system]['test'][metric] / systems[rival]['test'][metric]
         ),
-        'p': known.get((metric, *keys)) if p is None else p,
+        **significant,
         'rows': keys,
       }
     )
   return comparisons
 
 
-def _p_value(log: Log, rows: list[Row], metric: str) -> float | None:
-  """p of two rows; None where the ranks of one are not on this machine."""
+def _significance(log: Log, rows: list[Row], metric: str) -> dict[str, Any]:
+  """`p` of two rows and what the `ranks` are that it comes from.
+
+  Both are None where the ranks of a row are not on this machine.
+  """
   arrays = [result_rows.read_arrays(log, row) for row in rows]
   if any(a is None for a in arrays):
-    return None
+    return {'p': None, 'ranks': None}
+
   gains = [significance.gains(a.ranks, metric) for a in arrays]
-  return significance.p_value(*gains, arrays[0].users)
+  same = all(
+    rank_arrays.agreement(a, row) == 'same' for a, row in zip(arrays, rows)
+  )
+  return {
+    'p': significance.p_value(*gains, arrays[0].users),
+    'ranks': 'same' if same else 'close',
+  }
 
 
 def write_page(log: Log) -> None:

@@ -6,20 +6,28 @@ Significance needs the ranks of single events. They are large and can be made
 again, so a clone does not have them: a row's .json has their check sums, and
 `python -m experiments.verify` trains and tests the row again, compares, and
 puts the arrays back.
+
+On another machine a few scores are rounded differently and a few ranks change,
+in figures that are the same to many places. Such arrays are `close` to those of
+the row; what is computed from them says so.
 """
 
 import hashlib
 import pathlib
+from typing import Any
+from typing import Literal
 from typing import NamedTuple
 
 import numpy as np
 
 from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
+from experiments import significance
 
 # A rank is stored doubled, since ties have halves; the largest number stands
 # for every rank from there on.
 _LARGEST = 65_535
+_TOLERANCE = 5e-5  # of a figure, of which pages show four places
 
 
 class RankArrays(NamedTuple):
@@ -47,6 +55,30 @@ class RankArrays(NamedTuple):
     }
 
 
+def agreement(
+  arrays: RankArrays, row: dict[str, Any]
+) -> Literal['same', 'close', 'different']:
+  """Whether arrays are those that a row was made with.
+
+  Args:
+    arrays: the arrays.
+    row: the content of the row's .json.
+
+  Returns:
+    'same' if the check sums are those of the row; 'close' if the users are the
+    same, and the figures to four places; 'different' otherwise.
+  """
+  sums, stored = arrays.check_sums(), row['arrays_sha256']
+  if sums == stored:
+    return 'same'
+  close = sums['users'] == stored['users'] and all(
+    abs(significance.gains(arrays.ranks, metric).mean() - row['test'][metric])
+    < _TOLERANCE
+    for metric in ('recall@10', 'ndcg@10', 'mrr')
+  )
+  return 'close' if close else 'different'
+
+
 def of_run(folder: pathlib.Path) -> RankArrays:
   """The arrays of a finished run of `dynllm_jax.main`, from its run folder."""
   with np.load(folder / 'ranks.npz') as stored:
@@ -67,29 +99,26 @@ def write(folder: pathlib.Path, key: str, arrays: RankArrays) -> None:
   run_folder.RunFolder(str(folder)).write_arrays(f'{key}.npz', arrays._asdict())
 
 
-def read(
-  folder: pathlib.Path, key: str, check_sums: dict[str, str]
-) -> RankArrays | None:
+def read(folder: pathlib.Path, row: dict[str, Any]) -> RankArrays | None:
   """The arrays of a row, None where they are not on this machine.
 
   Args:
     folder: of the log's rows.
-    key: of the row.
-    check_sums: as the row's .json has them.
+    row: the content of the row's .json.
 
   Raises:
-    InputError: if the arrays are not those that the row was made with.
+    InputError: if the arrays are different from those of the row.
   """
-  path = folder / f'{key}.npz'
+  path = folder / f'{row["key"]}.npz'
   if not path.exists():
     return None
   with np.load(path) as stored:
     arrays = RankArrays(**stored)
 
-  if arrays.check_sums() != check_sums:
+  if agreement(arrays, row) == 'different':
     raise InputError(
-      f'{path}: the ranks are not those of {key}.json, whose check sums '
-      'differ; allowed: to remove the file, and to make it again with '
-      'experiments.verify'
+      f'{path}: the ranks are not those of {row["key"]}.json, whose check sums '
+      'and figures differ; allowed: to remove the file, and to make it again '
+      'with experiments.verify'
     )
   return arrays

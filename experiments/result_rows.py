@@ -358,9 +358,9 @@ def read_arrays(log: Log, row: Row) -> rank_arrays.RankArrays | None:
   """The ranks of a finished row, None where they are not on this machine.
 
   Raises:
-    InputError: if they are not those that the row was made with.
+    InputError: if they are different from those of the row.
   """
-  return rank_arrays.read(log.folder, row['key'], row['arrays_sha256'])
+  return rank_arrays.read(log.folder, row)
 
 
 def execute(line: list[str]) -> None:

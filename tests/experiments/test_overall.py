@@ -17,6 +17,7 @@ from experiments import overall_page
 from experiments import overall_results
 from experiments import rank_arrays
 from experiments import result_rows
+from experiments import significance
 from tests.testing import ROOT
 
 
@@ -79,13 +80,14 @@ def test_rows_pages_and_going_on(tmp_path):
     same = command(tmp_path, name, flag).stdout
     stored, again = re.search(r'mrr: stored (.+), again (.+)', same).groups()
     assert stored == again
-    assert same.endswith('test events: the same\n')
+    assert same.endswith('test events: same\n')
     assert ranks.read_bytes() == content
     ranks.unlink()
 
   (row,) = ranks.parent.glob('repeat-*.json')
   text = row.read_text()
-  row.write_text(text.replace('"doubled_ranks": "', '"doubled_ranks": "0'))
+  text = text.replace('"doubled_ranks": "', '"doubled_ranks": "0')
+  row.write_text(text.replace('"mrr": ', '"mrr": 9'))
   assert 'came out different' in overall('--verify=repeat', expect=2).stderr
   assert not ranks.exists()
 
@@ -94,19 +96,40 @@ def test_rows_pages_and_going_on(tmp_path):
     assert word in overall(bad, expect=2).stderr
 
 
+def rank_row(key, arrays):
+  """What a row says of its ranks."""
+  gains = significance.gains
+  metrics = ('recall@10', 'ndcg@10', 'mrr')
+  return {
+    'key': key,
+    'arrays_sha256': arrays.check_sums(),
+    'test': {metric: gains(arrays.ranks, metric).mean() for metric in metrics},
+  }
+
+
 def test_ranks_that_are_not_those_of_the_row_are_refused(tmp_path):
-  arrays = rank_arrays.RankArrays(
-    np.array([2, 5, 65_535], np.uint16), np.array([7, 7, 8], np.int32)
+  users = np.array([7, 7, 8], np.int32)
+  made = lambda *doubled: rank_arrays.RankArrays(
+    np.array(doubled, np.uint16), users
   )
-  sums = arrays.check_sums()
-  assert rank_arrays.read(tmp_path, 'k', sums) is None
+  arrays = made(2, 5, 65_535)
+  row = rank_row('k', arrays)
+  assert rank_arrays.read(tmp_path, row) is None
+  for others, agreement in (
+    (arrays, 'same'),
+    (made(2, 5, 65_534), 'close'),
+    (made(2, 40, 65_535), 'different'),
+    (arrays._replace(users=users + 1), 'different'),
+  ):
+    assert rank_arrays.agreement(others, row) == agreement
+
   rank_arrays.write(tmp_path, 'k', arrays)
-  found = rank_arrays.read(tmp_path, 'k', sums)
+  found = rank_arrays.read(tmp_path, row)
   np.testing.assert_array_equal(found.ranks, [1, 2.5, 32_767.5])
   np.testing.assert_array_equal(found.users, arrays.users)
-  for name in sums:
-    with pytest.raises(InputError, match='check sums differ'):
-      rank_arrays.read(tmp_path, 'k', {**sums, name: '0'})
+  rank_arrays.write(tmp_path, 'k', made(2, 40, 65_535))
+  with pytest.raises(InputError, match='check sums and figures differ'):
+    rank_arrays.read(tmp_path, row)
 
 
 def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
@@ -121,7 +144,7 @@ def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
       np.repeat(np.arange(20, dtype=np.int32), 10),
     )
     rank_arrays.write(log.folder, system, arrays)
-    found[system] = [{'key': system, 'arrays_sha256': arrays.check_sums()}]
+    found[system] = [rank_row(system, arrays)]
   figures = {'recall@10': 0.3, 'ndcg@10': 0.2}
   systems = {s: {'test': figures, 'validation': figures} for s in found}
 
@@ -131,7 +154,19 @@ def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
   page = '\n'.join(
     overall_page.comparisons({'log': 'demo', 'comparisons': whole})
   )
-  assert f'{whole[0]["p"]:.3f}' in page and 'needs ranks' not in page
+  assert f'{whole[0]["p"]:.3f}' in page
+  assert 'needs ranks' not in page and 'made again' not in page
+
+  few = arrays._replace(doubled_ranks=arrays.doubled_ranks.copy())
+  last = np.argmax(few.doubled_ranks)
+  few.doubled_ranks[last] += 1  # of 1/30 in 200 events
+  rank_arrays.write(log.folder, 'tgn', few)
+  close = overall_results.compare(log, found, systems, [])
+  assert [c['ranks'] for c in whole + close] == ['same'] * 2 + ['close'] * 2
+  page = '\n'.join(
+    overall_page.comparisons({'log': 'demo', 'comparisons': close})
+  )
+  assert 'p of R@10 and N@10 comes from ranks that were made again' in page
 
   (log.folder / 'tgn.npz').unlink()
   assert overall_results.compare(log, found, systems, whole) == whole
