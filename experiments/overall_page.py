@@ -113,8 +113,9 @@ def comparisons(result: dict[str, Any]) -> list[str]:
       ],
     ),
     '',
-    "DynLLM's variant and the other system that are best on validation. p is "
-    'two-sided, from a paired bootstrap over users with the first seed.',
+    "DynLLM's best variant is compared with the best other system; validation "
+    'decides which are best. p is two-sided, from a paired bootstrap over '
+    'users, with the first seed.',
     '',
   ]
 
