@@ -3,6 +3,7 @@
 import ast
 import functools
 import io
+import operator
 import os
 import pathlib
 import re
@@ -193,6 +194,25 @@ def test_every_field_named_is_one(path):
   other = {f'{name}.py' for name in parts.split('|')}
   other |= set(re.findall(r'config\.([\w.]+)\s=\s', read(path)))
   assert set(named) - other <= fields()
+
+
+def stated_defaults(path):
+  """(field, number) of the tables that end in a column of defaults."""
+  for row in re.findall(r'^\|.*\|$', read(path), re.MULTILINE):
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    names = re.findall(r'`(\w+(?:\.\w+)+)`', ' '.join(cells[:-1]))
+    values = re.findall(r'(?<![\w.])\d+(?:\.\d+)?(?![\w.])', cells[-1])
+    if len(names) == len(values) and ';' not in cells[-1]:
+      yield from zip(names, map(float, values))
+
+
+@pytest.mark.parametrize('path, count', [(SPEC, 7), (ROOT / 'README.md', 10)])
+def test_defaults_are_as_stated(path, count):
+  config = config_lib.default('dynllm')
+  stated = [(n, v) for n, v in stated_defaults(path) if n in fields()]
+  assert len(stated) >= count
+  for name, value in stated:
+    assert operator.attrgetter(name)(config) == value, name
 
 
 def test_the_changelog_begins_with_the_version():
