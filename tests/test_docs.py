@@ -65,6 +65,7 @@ def anchors(path):
   return {title.replace(' ', '-') for title in plain}
 
 
+@functools.cache
 def words_of(path):
   """A document's text; of code its docstrings and comments."""
   if path.suffix != '.py':
@@ -176,6 +177,7 @@ def test_every_file_named_in_words_is_there(path):
     assert any(f'/{file}'.endswith(f'/{name}') for file in files), name
 
 
+@functools.cache
 def fields():
   """Every field of the configuration, and every part that has some."""
   configs = [config_lib.default(name) for name in config_lib.system_names()]
