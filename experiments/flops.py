@@ -180,7 +180,7 @@ def _texts(
 
 
 def attention(
-  rows: float, edges: float, query: int, key: int, dim: int, num_heads: int
+  rows: float, edges: float, *, query: int, key: int, dim: int, num_heads: int
 ) -> float:
   """Operations of an attention's forward pass, without its output projection.
 
@@ -241,7 +241,10 @@ def step(
   c, d, time_dim, heads = counts, model.dim, model.time_dim, model.num_heads
 
   def layer(rows: float, edges: float) -> float:
-    return attention(rows, edges, d, d + time_dim, d, heads) + merge(rows, d)
+    found = attention(
+      rows, edges, query=d, key=d + time_dim, dim=d, num_heads=heads
+    )
+    return found + merge(rows, d)
 
   total = layer(c.users, c.user_edges) + layer(c.items, c.item_edges)
   if layers == 2:  # the users' own first layer, and their neighbors'
@@ -259,7 +262,9 @@ def step(
   total += 2 * c.users * 3 * d * d + 2 * c.items * (half + d) * half  # h^G
   if facets:
     width = model.distill.top_r
-    total += attention(c.users, facets * c.users, d, width, d, heads)
+    total += attention(
+      c.users, facets * c.users, query=d, key=width, dim=d, num_heads=heads
+    )
     total += merge(c.users, d)
   maps = 2 * llm_dim * (c.texts * d + c.read_items * half)
   return 3 * total + 2 * maps

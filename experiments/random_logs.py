@@ -54,7 +54,13 @@ def uniform(
   times = np.sort(
     rng.integers(0, _DAYS * SECONDS_PER_DAY, num_events, dtype=np.int64)
   )
-  return _log(nodes(num_users), nodes(num_items), times, num_users, num_items)
+  return _log(
+    nodes(num_users),
+    nodes(num_items),
+    times,
+    num_users=num_users,
+    num_items=num_items,
+  )
 
 
 def retail(share: float = 1.0, seed: int = 0) -> EventLog:
@@ -91,8 +97,8 @@ def retail(share: float = 1.0, seed: int = 0) -> EventLog:
     np.repeat(buyers, sizes)[:num_events],
     _in_demand(rng, _RETAIL['items'], num_events),
     np.repeat(starts, sizes)[:num_events],
-    _RETAIL['users'],
-    _RETAIL['items'],
+    num_users=_RETAIL['users'],
+    num_items=_RETAIL['items'],
   )
 
 
@@ -110,6 +116,7 @@ def _log(
   users: np.ndarray,
   items: np.ndarray,
   times: np.ndarray,
+  *,
   num_users: int,
   num_items: int,
 ) -> EventLog:

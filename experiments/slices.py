@@ -7,6 +7,7 @@ and warms up.
 
 import functools
 import time
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -27,6 +28,15 @@ from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import TrainState
 
 
+class Training(NamedTuple):
+  """A system before its first training step."""
+
+  trainer: Trainer  # what is compiled
+  inputs: Inputs  # on the device
+  plan: batching.BatchPlan  # of the training split
+  state: TrainState
+
+
 class Slices:
   """A system in training, a slice at a time; after the last, a new epoch.
 
@@ -39,29 +49,20 @@ class Slices:
     compile_s: seconds of tracing and compilation, 0 until then.
 
   Args:
-    trainer: the trainer.
-    inputs: on the device.
-    plan: of the training split.
-    state: before the first step; its buffers are given away.
+    training: the system; the buffers of its state are given away.
     slice_events: events of a slice at most; a slice has at least a batch.
     spread: if not 0, an epoch has only so many slices, at even distances, so
       that few of them reach from the beginning of a long log to its end.
   """
 
-  def __init__(
-    self,
-    trainer: Trainer,
-    inputs: Inputs,
-    plan: batching.BatchPlan,
-    state: TrainState,
-    slice_events: int,
-    spread: int = 0,
-  ):
-    self.trainer, self.inputs, self.plan = trainer, inputs, plan
+  def __init__(self, training: Training, slice_events: int, spread: int = 0):
+    self.trainer, self.inputs, plan, state = training
+    self.plan = plan
     self.data = feeds.EpochData(
-      inputs, None, plan.batch_size, plan.dedup_limits
+      self.inputs, None, plan.batch_size, plan.dedup_limits
     )
-    self.state = train.start_epoch(trainer, state)
+    self.state = train.start_epoch(self.trainer, state)
+
     length = min(len(plan.batches), max(1, slice_events // plan.batch_size))
     chunks = batching.chunks(plan, length)
     # The last chunk may be padded: it costs as much and has fewer events.
@@ -120,6 +121,7 @@ class Slices:
       self._next = 0
       self.state = train.start_epoch(self.trainer, self.state)
     batches, program = self.batches(), self.program
+
     jax.block_until_ready(self.state)
     began = time.perf_counter()
     self.state, (_, sizes) = jax.block_until_ready(
@@ -145,13 +147,10 @@ def of_config(
   run = prepared.prepare(config)
   # Compilation is timed, so no program may come from the disk.
   jax.config.update('jax_compilation_cache_dir', None)
-  return Slices(
-    run.trainer,
-    run.inputs,
-    run.train_plan,
-    prepared.initial_state(run),
-    slice_events,
-  ), run
+  training = Training(
+    run.trainer, run.inputs, run.train_plan, prepared.initial_state(run)
+  )
+  return Slices(training, slice_events), run
 
 
 def build(
@@ -159,7 +158,7 @@ def build(
   log: EventLog,
   item_text: np.ndarray,
   facets: FacetBank,
-) -> tuple[Trainer, Inputs, batching.BatchPlan, TrainState]:
+) -> Training:
   """A configuration's system on a log that is given, not read from a source.
 
   Args:
@@ -170,7 +169,7 @@ def build(
     facets: of the log's users.
 
   Returns:
-    Trainer, inputs, plan and first state, as `Slices` takes them.
+    The system, as `Slices` takes it.
   """
   mesh = device_mesh.make_mesh(config)
   system = config_lib.system_module(config.model.name).build(config.model)
@@ -188,7 +187,7 @@ def build(
   state = device_mesh.put_on_mesh(
     mesh, train.init_state(trainer, config.seed, inputs, plan.capacity)
   )
-  return trainer, inputs, plan, state
+  return Training(trainer, inputs, plan, state)
 
 
 def crowding(slices: Slices) -> tuple[int, float]:

@@ -269,7 +269,7 @@ def dynllm_ranking() -> aims.Found:
   bound = BoundSystem(run.system, state.params, run.inputs)
   memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
 
-  # A part of the split is enough, and soon done.
+  # A few batches of the split are enough, and soon done.
   length = max(1, _EVENTS.value // plan.batch_size)
   plan = plan._replace(batches=plan.batches[:length])
 
@@ -319,7 +319,7 @@ def retail(system: str) -> aims.Found:
     config = config_of(system)
     item_text, bank = random_logs.texts(drawn, config.facets.encoder.dim)
     crowded = slices_lib.Slices(
-      *slices_lib.build(config, drawn, item_text, bank), _EVENTS.value
+      slices_lib.build(config, drawn, item_text, bank), _EVENTS.value
     )
     log = 'drawn at random in its shape'
 

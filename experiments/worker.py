@@ -67,7 +67,7 @@ def _train(
 ) -> tuple[dict[str, Any], Step]:
   """Builds a system; figures of it, and what trains on the next slice."""
   slices = slices_lib.Slices(
-    *slices_lib.build(config, log, *random_logs.texts(log, spec['llm_dim'])),
+    slices_lib.build(config, log, *random_logs.texts(log, spec['llm_dim'])),
     spec['slice_events'],
     spec['spread'],
   )
@@ -82,14 +82,15 @@ def _rank(
   spec: Spec, config: ml_collections.ConfigDict, log: EventLog
 ) -> tuple[dict[str, Any], Step]:
   """The same for ranking some batches of the log from an empty memory."""
-  trainer, inputs, _, state = slices_lib.build(
+  training = slices_lib.build(
     config, log, *random_logs.texts(log, spec['llm_dim'])
   )
+  inputs, state = training.inputs, training.state
   size = config.eval.batch_size
   plan = batching.plan_batches(
     log.times, 0, min(len(log.times), size * spec['batches']), size
   )
-  bound = BoundSystem(trainer.system, state.params, inputs)
+  bound = BoundSystem(training.trainer.system, state.params, inputs)
   among_all = ranking.make_ranking(config, log).replace(
     candidates=jnp.asarray(ranking.candidate_mask(log, 'all'))
   )

@@ -110,7 +110,9 @@ def test_no_program_does_with_fewer_operations_than_the_paper():
     .lower(params)
     .cost_analysis()['flops']
   )
-  paper = flops.attention(rows, rows * near, d, key, d, 2)
+  paper = flops.attention(
+    rows, rows * near, query=d, key=key, dim=d, num_heads=2
+  )
   # A sum of n terms has one addition less; beyond the formula is a softmax.
   assert 0.9 * paper <= cost <= 2 * paper
 

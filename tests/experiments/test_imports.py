@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import dynllm_jax
 import experiments
 from tests.testing import ROOT
 
@@ -37,3 +38,10 @@ def test_every_module_imports():
     check=False,
   )
   assert not done.returncode, done.stderr[-3000:]
+
+
+def test_no_module_shares_its_name():
+  names = lambda folder: {path.stem for path in folder.rglob('[!_]*.py')}
+  ours = names(pathlib.Path(experiments.__file__).parent)
+  assert not ours & names(pathlib.Path(dynllm_jax.__file__).parent)
+  assert not ours & {*sys.stdlib_module_names, 'jax', 'numpy', 'absl'}

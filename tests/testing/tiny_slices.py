@@ -26,7 +26,7 @@ def build(system, spread=0, log=None):
   if system == 'dynllm':
     config.model.distill.top_r = 4
   log = log or random_logs.uniform(300, 20, 30)
-  parts = slices_lib.build(
+  training = slices_lib.build(
     config, log, *random_logs.texts(log, 6 if system == 'dynllm' else 0)
   )
-  return config, slices_lib.Slices(*parts, 64, spread)
+  return config, slices_lib.Slices(training, 64, spread)
