@@ -205,7 +205,7 @@ class TrainGraph(Pytree):
   is the users' table followed by the items'; rows 0 and `users + 1` are their
   padding. An edge joins the two nodes of a distinct (user, item) pair; how
   often the pair occurs is not kept. A node's neighbors are laid out as a tree
-  for layers/propagation.py: rows of `levels[0]` name nodes, rows of a later
+  for kernels/propagation.py: rows of `levels[0]` name nodes, rows of a later
   level name rows of the level before, and row n of the last level is node n.
   A place of value 0 is empty.
   """

@@ -14,6 +14,7 @@ from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import pending_updates
+from dynllm_jax.kernels import barriers
 from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
@@ -94,9 +95,8 @@ def replay_chunk(
       pending_updates.add_pending(state.pending, batch, *vectors, planned)
     )
 
-    # An update waits for the ranks: XLA writes a large table in place only
-    # where the data say that it has been read.
-    real = (planned.size > 0) & (ranks.min() >= 0)
+    # The ranking reads the memory before the update writes it.
+    real = barriers.after(planned.size > 0, ranks)
     memory = bound.update(state.memory, pending_updates.due(pending, real))
     return ReplayState(memory, pending), (ranks, finite)
 

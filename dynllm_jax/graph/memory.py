@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import barriers
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
@@ -120,12 +121,10 @@ def write(
   """
   rows = sharded_table.replicate(rows)
   stopped = jax.lax.stop_gradient(rows)
-  # XLA writes a table in place only where the data say that it has been read:
-  # the places wait for the rows, which are never all so low.
-  waited = jnp.max(stopped) < jnp.finfo(stopped.dtype).min
+  # What is read of the table to compute the rows is read before it is written.
   state, time, slot = sharded_table.write_rows(
     (memory.state, memory.time, memory.slot),
-    jnp.where((nodes > 0) & ~waited, nodes, _NO_ROW),
+    jnp.where(barriers.after(nodes > 0, stopped), nodes, _NO_ROW),
     (stopped, times, jnp.arange(len(nodes), dtype=jnp.int32)),
   )
   return NodeMemory(

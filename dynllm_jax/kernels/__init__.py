@@ -1,1 +1,1 @@
-"""Code that is there for a compiler's or a device's sake."""
+"""Code written the way it is for the sake of a compiler or a device."""

@@ -7,12 +7,15 @@ once for each head; there every product is a chain of elementwise steps that
 takes all heads in one pass, two to three times as fast from ten keys on.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.kernels.barriers import once
+from dynllm_jax.kernels import barriers
 from dynllm_jax.types import Array
 
 _FEW_KEYS = 4  # with so many the keys of a batch stay in a CPU's cache
@@ -57,17 +60,24 @@ def attend(
   return _attend_forward(queries, keys, mask, scale)[0]
 
 
-def _attend_forward(queries, keys, mask, scale):
-  logits = sum(map(_dots, queries, keys))
+_Residuals = tuple[list[Array], list[Array], Array, Array]
+
+
+def _attend_forward(
+  queries: list[Array], keys: list[Array], mask: Array, scale: Array
+) -> tuple[list[Array], _Residuals]:
+  logits = _total(map(_dots, queries, keys))
   weights = masked_softmax(logits, mask[:, None])
   scaled = weights * scale
   means = [_mix(scaled, part) for part in keys]
   return means, (queries, keys, weights, scale)
 
 
-def _attend_backward(residuals, grads):
+def _attend_backward(
+  residuals: _Residuals, grads: list[Array]
+) -> tuple[list[Array], list[Array], None, None]:
   queries, keys, weights, scale = residuals
-  grad = scale * sum(map(_dots, grads, keys))
+  grad = scale * _total(map(_dots, grads, keys))
   total = jnp.sum(weights * grad, axis=-1, keepdims=True)
   grad_logits = weights * (grad - total)  # of a softmax
   return (
@@ -84,25 +94,43 @@ def _attend_backward(residuals, grads):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _on_cpu(function, otherwise, *args):
+def _total(terms: Iterable[Array]) -> Array:
+  """The sum of arrays of one shape, one after the other."""
+  total: Any = sum(terms)
+  return total
+
+
+def _on_cpu(
+  function: Callable[..., Array], otherwise: Callable[..., Array], *args: Array
+) -> Array:
+  """`function(*args)` behind a barrier on a CPU, `otherwise(*args)` elsewhere.
+
+  Without the barrier a CPU computes a chain of elementwise steps again for
+  everything that reads its result.
+  """
   return jax.lax.platform_dependent(
-    *args, cpu=functools.partial(once, function), default=otherwise
+    *args,
+    cpu=functools.partial(barriers.fusion_barrier, function),
+    default=otherwise,
   )
 
 
-def _product(formula, function, left, keys):
+def _product(
+  formula: str, function: Callable[..., Array], left: Array, keys: Array
+) -> Array:
+  """`einsum(formula, left, keys)`, by `function` on a CPU and for few keys."""
   plain = functools.partial(jnp.einsum, formula)
   if keys.shape[1] > _MANY_KEYS:
     return plain(left, keys)
   return _on_cpu(function, plain, left, keys)
 
 
-def _dots(queries, keys):
+def _dots(queries: Array, keys: Array) -> Array:
   """f32[batch, heads, n], every query with every key of its row."""
   return _product('bhd,bnd->bhn', _dots_on_cpu, queries, keys)
 
 
-def _dots_on_cpu(queries, keys):
+def _dots_on_cpu(queries: Array, keys: Array) -> Array:
   dim = keys.shape[-1]
   lanes = next((x for x in _LANES if dim % x == 0), 0)
   if not lanes or keys.shape[1] <= _FEW_KEYS:
@@ -113,29 +141,35 @@ def _dots_on_cpu(queries, keys):
       ],
       axis=1,
     )
-  partial = sum(
+
+  # Sums over pieces as wide as a vector register, added up within at the end.
+  partial = _total(
     queries[:, :, None, low : low + lanes] * keys[:, None, :, low : low + lanes]
     for low in range(0, dim, lanes)
   )
   return partial @ jnp.ones(lanes)
 
 
-def _mix(weights, keys):
+def _mix(weights: Array, keys: Array) -> Array:
   """f32[batch, heads, dim], `sum_n weights_n keys_n`."""
   return _product('bhn,bnd->bhd', _mix_on_cpu, weights, keys)
 
 
-def _mix_on_cpu(weights, keys):
-  return sum(
+def _mix_on_cpu(weights: Array, keys: Array) -> Array:
+  return _total(
     weights[:, :, n, None] * keys[:, None, n] for n in range(keys.shape[1])
   )
 
 
-def _grad_keys(grad_logits, queries, weights, grads):
+def _grad_keys(
+  grad_logits: Array, queries: Array, weights: Array, grads: Array
+) -> Array:
   """f32[batch, n, dim], from both uses of the keys."""
 
-  def outer(grad_logits, queries, weights, grads):
-    return sum(
+  def outer(
+    grad_logits: Array, queries: Array, weights: Array, grads: Array
+  ) -> Array:
+    return _total(
       factor[:, head, :, None] * rows[:, head, None]
       for factor, rows in ((grad_logits, queries), (weights, grads))
       for head in range(queries.shape[1])

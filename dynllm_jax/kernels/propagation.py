@@ -8,11 +8,13 @@ edges times width is ever held.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import barriers
 from dynllm_jax.types import Array
 from dynllm_jax.types import TrainGraph
 
@@ -28,37 +30,40 @@ def neighbor_sums(graph: TrainGraph, x: Array) -> Array:
   Returns:
     f32[nodes, dim]; zero for a node without a neighbor.
   """
-  return apart(graph, gather_sums, graph.levels, x.at[0].set(0.0))
+  x = jnp.asarray(x).at[0].set(0.0)
+  return over_edges(graph, sum_up, graph.levels, x)
 
 
-def _forward(graph, x):
+def _forward(graph: TrainGraph, x: Array) -> tuple[Array, TrainGraph]:
   return neighbor_sums(graph, x), graph
 
 
-def _backward(graph, cotangent):
+def _backward(graph: TrainGraph, cotangent: Array) -> tuple[None, Array]:
   return None, neighbor_sums(graph, cotangent)
 
 
 neighbor_sums.defvjp(_forward, _backward)
 
 
-def apart(graph: TrainGraph, function: Callable[..., Any], *args: Any) -> Any:
-  """`function(*args)`; zeros in its place for a graph without an edge.
+def over_edges(
+  graph: TrainGraph, compute: Callable[..., Any], *args: Any
+) -> Any:
+  """`compute(*args)` behind a fusion barrier.
 
-  The branch is a border as well: across it XLA fuses nothing. Its CPU backend
-  takes a sum of gathers for cheap and computes it again for every reader, so
-  that a step of three layers took four times as long and twelve times the
-  memory.
+  Args:
+    graph: of the training pairs.
+    compute: a function of arrays that is zero for a graph without an edge.
+    *args: its arguments.
+
+  Returns:
+    The result of `compute`; zeros, not computed, for a graph without an edge.
   """
-
-  def zeros(*args):
-    shapes = jax.eval_shape(function, *args)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-  return jax.lax.cond(graph.degrees.max() > 0, function, zeros, *args)
+  return barriers.fusion_barrier(
+    compute, *args, condition=graph.degrees.max() > 0
+  )
 
 
-def gather_sums(levels: tuple[Array, ...], x: Array) -> Array:
+def sum_up(levels: tuple[Array, ...], x: Array) -> Array:
   """Sums of rows up the levels of `TrainGraph`.
 
   Args:
@@ -71,13 +76,19 @@ def gather_sums(levels: tuple[Array, ...], x: Array) -> Array:
   for level in levels:
     # Term by term: XLA's CPU backend gathers for a sum over an axis 25 times
     # slower.
-    x = sum(rows(x, level[:, k]) for k in range(level.shape[1]))
+    x = add_up(rows(x, level[:, k]) for k in range(level.shape[1]))
   return x
+
+
+def add_up(terms: Iterable[Array]) -> Array:
+  """The sum of arrays of one shape, one after the other."""
+  total: Any = sum(terms)
+  return total
 
 
 def rows(x: Array, index: Array) -> Array:
   """`x[index]` without a check of bounds, f32[..., dim]."""
-  return x.at[index].get(mode='promise_in_bounds')
+  return jnp.asarray(x).at[index].get(mode='promise_in_bounds')
 
 
 def inverse_root(degrees: Array) -> Array:

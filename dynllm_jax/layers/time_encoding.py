@@ -5,47 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels.polynomial_cosine import cos_sin_turns
 from dynllm_jax.types import Array
 
 SHORTEST_DAYS = 1 / 24
 LONGEST_DAYS = 3_652.5
-
-# Minimax fits on |r| <= 1/2, in ascending powers of r^2; the errors are 8e-7
-# for the cosine and 1e-7 for the sine. A test compares them with numpy.
-_COS = (
-  0.99999922,
-  -19.73898252,
-  64.92872662,
-  -85.27239702,
-  58.79403874,
-  -21.07678217,
-)
-_SIN = (
-  6.28318282,
-  -41.3414214,
-  81.59618388,
-  -76.58010057,
-  41.20539505,
-  -12.27126261,
-)
-
-
-def _polynomial(coefficients, x):
-  total = jnp.full_like(x, coefficients[-1])
-  for c in coefficients[-2::-1]:
-    total = total * x + c
-  return total
-
-
-def cos_sin_turns(turns: Array) -> tuple[Array, Array]:
-  """`cos(2 pi turns)`, `sin(2 pi turns)`, by range reduction and polynomials.
-
-  On CPU XLA's own cosine costs some ten times as much; these are accurate to
-  1e-6 of the given float32 argument.
-  """
-  r = turns - jnp.round(turns)
-  square = r * r
-  return _polynomial(_COS, square), r * _polynomial(_SIN, square)
 
 
 @jax.custom_vjp
@@ -66,19 +30,24 @@ def waves(days: Array, turns_per_day: Array) -> Array:
   return jnp.stack(pairs, axis=-1).reshape(*days.shape, 2 * size)
 
 
-def _waves_backward(residuals, cotangent):
-  """The derivative of each of a pair is the other; the sum is a product."""
+def _waves_forward(
+  days: Array, turns_per_day: Array
+) -> tuple[Array, tuple[Array, ...]]:
+  codes = waves(days, turns_per_day)
+  return codes, (days, turns_per_day, codes)
+
+
+def _waves_backward(
+  residuals: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, Array]:
+  """Cosine and sine are each other's derivatives: none is computed again."""
   days, turns_per_day, codes = residuals
   pairs = (*turns_per_day.shape, 2)
   cos, sin = jnp.moveaxis(codes.reshape(-1, *pairs), -1, 0)
   of_cos, of_sin = jnp.moveaxis(cotangent.reshape(-1, *pairs), -1, 0)
   grad = 2 * jnp.pi * (of_sin * cos - of_cos * sin)
+  # The sum over all times is a matrix product.
   return (grad @ turns_per_day).reshape(days.shape), days.reshape(-1) @ grad
-
-
-def _waves_forward(days, turns_per_day):
-  codes = waves(days, turns_per_day)
-  return codes, (days, turns_per_day, codes)
 
 
 waves.defvjp(_waves_forward, _waves_backward)
@@ -93,7 +62,7 @@ class TimeEncoding(nn.Module):
 
   dim: int
 
-  def setup(self):
+  def setup(self) -> None:
     periods = np.geomspace(SHORTEST_DAYS, LONGEST_DAYS, self.dim // 2)
     # Learned as logarithms: a step of Adam is as long for every weight, and
     # one that suits hours would overthrow a period of years. The name tells

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax.bases import static_graph
-from dynllm_jax.layers import graph_attention
+from dynllm_jax.kernels import graph_attention
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.types import Array
 from dynllm_jax.types import System

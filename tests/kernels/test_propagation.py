@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dynllm_jax.graph import training_graph
+from dynllm_jax.kernels import graph_attention
 from dynllm_jax.kernels import propagation
-from dynllm_jax.layers import graph_attention
 from tests.testing import logs
 
 DIM, HEADS = 3, 2

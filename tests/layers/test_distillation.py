@@ -1,6 +1,5 @@
 """Distillation against a sort of plain Python (SPEC 3.7)."""
 
-import functools
 import math
 
 from hypothesis import given
@@ -130,36 +129,6 @@ def test_keeping_every_coordinate_loses_none():
   np.testing.assert_array_equal(
     np.sort(_distill(facet, query, DIM, 'score')), np.sort(whole)
   )
-
-
-@pytest.mark.parametrize('order', ['score', 'index', 'mask'])
-@pytest.mark.parametrize(
-  'shape, top_r', [((5, 128), 80), ((2, 3, 7), 7), ((4, 1), 1)]
-)
-def test_counting_selects_what_top_k_does(shape, top_r, order):
-  values = np.array([-np.inf, -1.5, -0.0, 0.0, 1e-40, 2.0, np.inf], np.float32)
-  rng = np.random.default_rng(0)
-  gated = rng.normal(size=shape).astype(np.float32)
-
-  @jax.jit
-  def both(scores):
-    found = []
-    for select in (
-      distillation.select_by_counting,
-      distillation.select_by_sorting,
-    ):
-      run = functools.partial(select, scores=scores, top_r=top_r, order=order)
-      out, pullback = jax.vjp(run, gated)
-      found.append((out, pullback(jnp.cos(out))[0]))
-    return found
-
-  for scores in (
-    rng.normal(size=shape).astype(np.float32),
-    rng.choice(values, shape),
-  ):
-    counted, sorted_ = both(scores)
-    np.testing.assert_array_equal(counted[0], sorted_[0])
-    np.testing.assert_array_equal(counted[1], sorted_[1])
 
 
 def test_a_wide_facet_is_sorted():

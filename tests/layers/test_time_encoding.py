@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynllm_jax.layers import time_encoding
 from dynllm_jax.layers.time_encoding import TimeEncoding
 
 HOUR, TEN_YEARS = 1 / 24, 10 * 365.25  # days
@@ -84,20 +83,6 @@ def test_a_width_of_two_is_one_frequency():
   params = module.init(jax.random.key(0), jnp.zeros([1]))
   assert module.apply(params, jnp.zeros([3])).shape == (3, 2)
   assert frequencies_of(params).shape == (1,)
-
-
-def test_cosine_and_sine_of_turns_are_accurate():
-  turns = np.concatenate(
-    [
-      np.linspace(-2.5, 2.5, 4001),
-      np.linspace(-3e4, 3e4, 1001),
-      [0.5, -0.5, 0.25, 1e6],
-    ]
-  ).astype(np.float32)
-  phases = 2 * np.pi * turns.astype(float)
-  cos, sin = time_encoding.cos_sin_turns(turns)
-  np.testing.assert_allclose(cos, np.cos(phases), atol=1.5e-6)
-  np.testing.assert_allclose(sin, np.sin(phases), atol=1.5e-6)
 
 
 def test_gradients_reach_frequencies_and_days(layer):

@@ -1,4 +1,9 @@
-"""Attention over all neighbors of every node (Velickovic et al. 2018)."""
+"""Attention over all neighbors of every node (Velickovic et al. 2018).
+
+Over the same trees of gathers as `propagation`, with a backward pass of its
+own: what reaches a neighbor from all its neighbors is a sum over the same
+symmetric graph, its weights computed anew from the other side of each edge.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +39,11 @@ def attend(graph: TrainGraph, query: Array, key: Array, value: Array) -> Array:
   return (sums + own[..., None] * value) / (totals + own)[..., None]
 
 
-def _leaky(logits):
+def _leaky(logits: Array) -> Array:
   return jax.nn.leaky_relu(logits, _SLOPE)
 
 
-def _largest_logits(graph, query, key):
+def _largest_logits(graph: TrainGraph, query: Array, key: Array) -> Array:
   """f32[nodes, heads]; -inf for a node without a neighbor."""
   places = graph.levels[0]
   logits = _leaky(query[graph.owners][:, None] + key[places])
@@ -50,12 +55,10 @@ def _largest_logits(graph, query, key):
 
 
 @jax.custom_vjp
-def _exponential_sums(graph, query, key, top, value):
+def _exponential_sums(
+  graph: TrainGraph, query: Array, key: Array, top: Array, value: Array
+) -> tuple[Array, Array]:
   """Numerator and denominator of the softmax, the node itself left out.
-
-  Written with a backward pass of its own, by gathers: what reaches a neighbor
-  from all its neighbors is a sum over the same symmetric graph, its weights
-  computed anew from the other side of each edge.
 
   Args:
     graph: of the training pairs.
@@ -75,17 +78,25 @@ def _exponential_sums(graph, query, key, top, value):
   return _weighted_sums(graph, weights, value), _totals(graph, weights)
 
 
-def _forward(graph, query, key, top, value):
+_Residuals = tuple[TrainGraph, Array, Array, Array, Array]
+
+
+def _forward(
+  graph: TrainGraph, query: Array, key: Array, top: Array, value: Array
+) -> tuple[tuple[Array, Array], _Residuals]:
   return (
     _exponential_sums(graph, query, key, top, value),
     (graph, query, key, top, value),
   )
 
 
-def _backward(kept, cotangents):
-  graph, query, key, top, value = kept
+def _backward(
+  residuals: _Residuals, cotangents: tuple[Array, Array]
+) -> tuple[None, Array, Array, Array, Array]:
+  graph, query, key, top, value = residuals
   d_sums, d_totals = cotangents
   owners, places = graph.owners, graph.levels[0]
+
   # Of the logit of edge (i, j): w' (d_sums_i . value_j + d_totals_i), where
   # w' = w LeakyReLU'. Summed over j at i for the query,
   _, slopes = _weights(
@@ -93,6 +104,7 @@ def _backward(kept, cotangents):
   )
   d_query = jnp.sum(d_sums * _weighted_sums(graph, slopes, value), -1)
   d_query += d_totals * _totals(graph, slopes)
+
   # and over i at j for key and value.
   weights, slopes = _weights(
     graph, query[places], key[owners][:, None], top[places]
@@ -106,39 +118,45 @@ def _backward(kept, cotangents):
 _exponential_sums.defvjp(_forward, _backward)
 
 
-def _weights(graph, query, key, top):
+def _weights(
+  graph: TrainGraph, query: Array, key: Array, top: Array
+) -> tuple[Array, Array]:
   """`w` and `w LeakyReLU'` of every place, f32[rows, fan in, heads]."""
 
-  def compute(level, query, key, top):
+  def compute(
+    level: Array, query: Array, key: Array, top: Array
+  ) -> tuple[Array, Array]:
     logits = query + key
     # Where no edge is, the difference may overflow.
     exponent = jnp.where((level > 0)[..., None], _leaky(logits) - top, -jnp.inf)
     weights = jnp.exp(exponent)
     return weights, weights * jnp.where(logits > 0, 1.0, _SLOPE)
 
-  return propagation.apart(graph, compute, graph.levels[0], query, key, top)
+  return propagation.over_edges(
+    graph, compute, graph.levels[0], query, key, top
+  )
 
 
-def _weighted_sums(graph, weights, x):
+def _weighted_sums(graph: TrainGraph, weights: Array, x: Array) -> Array:
   """`sum_j weights_ij x_j`, f32[nodes, heads, head_dim]."""
   width = x.shape[-1]
 
-  def compute(levels, weights, x):
+  def compute(levels: tuple[Array, ...], weights: Array, x: Array) -> Array:
     first = levels[0]
-    rows = sum(
+    rows = propagation.add_up(
       jnp.repeat(weights[:, k], width, axis=-1)
       * propagation.rows(x, first[:, k])
       for k in range(first.shape[1])
     )
-    return propagation.gather_sums(levels[1:], rows)
+    return propagation.sum_up(levels[1:], rows)
 
-  return propagation.apart(
+  return propagation.over_edges(
     graph, compute, graph.levels, weights, x.reshape(len(x), -1)
   ).reshape(x.shape)
 
 
-def _totals(graph, weights):
+def _totals(graph: TrainGraph, weights: Array) -> Array:
   """`sum_j weights_ij`, f32[nodes, heads]."""
-  return propagation.apart(
-    graph, propagation.gather_sums, graph.levels[1:], weights.sum(axis=1)
+  return propagation.over_edges(
+    graph, propagation.sum_up, graph.levels[1:], weights.sum(axis=1)
   )
