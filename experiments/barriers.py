@@ -31,6 +31,7 @@ import numpy as np
 
 from configs import tmall
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import training_graph
@@ -40,8 +41,8 @@ from dynllm_jax.kernels import propagation
 from dynllm_jax.layers import distillation
 from dynllm_jax.layers import temporal_attention
 from dynllm_jax.types import Array
-from dynllm_jax.types import Inputs
-from dynllm_jax.types import Pending
+from dynllm_jax.types import BoundSystem
+from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import TrainGraph
 from experiments import random_logs
 from experiments import slices
@@ -165,28 +166,32 @@ def replay() -> Case:
   log = random_logs.uniform(64, 1_000, 5_000)
   item_text, facets = random_logs.texts(log, 0)
   trainer, inputs, _, state = slices.build(config, log, item_text, facets)
+  bound = BoundSystem(trainer.system, state.params, inputs)
   plan = evaluate.split_plans(trainer.system, log, 256)['train']
-  chunk = [x[:8] for x in (plan.start, plan.size, plan.part, plan.ready)]
-  candidates = jnp.ones([log.num_items + 1], bool)
+  ranking = Ranking(
+    candidates=jnp.ones([log.num_items + 1], bool),
+    block_size=log.num_items,
+    seen_depth=0,
+  )
+  before = evaluate.ReplayState(
+    state.memory,
+    pending_updates.pending_of(bound, state.memory, plan.batch_size),
+  )
 
-  def run(memory: Any, pending: Pending, inputs: Inputs, rows: Any) -> Any:
+  def run(
+    before: evaluate.ReplayState, bound: BoundSystem, batches: PlannedBatch
+  ) -> Any:
     return evaluate.replay_chunk(
-      trainer.system,
-      evaluate.Ranking(log.num_items, 0),
-      plan.batch_size,
-      state.params,
-      memory,
-      pending,
-      inputs,
-      candidates,
-      rows,
+      bound,
+      ranking,
+      before,
+      batches,
+      jnp.ones([len(batches)], bool),
+      batch_size=plan.batch_size,
     )
 
-  pending = pending_updates.pending_of(
-    trainer.system, state.params, state.memory, inputs, plan.batch_size
-  )
-  rows = (*chunk, np.ones(8, bool))
-  return run, (state.memory, pending, inputs, rows), (0, 1)
+  batches = jax.tree.map(lambda column: column[:8], plan.batches)
+  return run, (before, bound, batches), (0,)
 
 
 CASES = (attention, top_r, sums, edges, write, replay)
