@@ -1,3 +1,37 @@
-"""DynLLM: dynamic graph recommendation with large language models, in JAX."""
+"""DynLLM: dynamic graph recommendation with large language models, in JAX.
+
+    import dynllm_jax
+    from dynllm_jax.config import default
+
+    config = default('dynllm+text')
+    config.data.events = 'events.csv'
+    log = dynllm_jax.load(config)
+    results = dynllm_jax.train(config, 'runs/shop')
+
+The names below come when they are first asked for: importing the package
+imports nothing else, JAX least of all.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = '0.1.0'
+
+# The modules that define the public names.
+_MODULES = {
+  'evaluate': 'dynllm_jax.runs.library',
+  'InputError': 'dynllm_jax.types',
+  'load': 'dynllm_jax.runs.library',
+  'train': 'dynllm_jax.runs.library',
+}
+__all__ = ['evaluate', 'InputError', 'load', 'train']  # noqa: F822 (lazy)
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _MODULES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_MODULES})

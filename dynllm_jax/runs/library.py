@@ -1,0 +1,63 @@
+"""What a program calls instead of the command: load, train, evaluate.
+
+They print the same lines as the command does. Of several processes each calls
+the same function, after `parallel.processes.start`.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.datasets import loading
+from dynllm_jax.progress import say
+from dynllm_jax.runs import modes
+from dynllm_jax.types import EventLog
+
+
+def load(config: ml_collections.ConfigDict) -> EventLog:
+  """The prepared log of a configuration (SPEC 2).
+
+  Args:
+    config: of `dynllm_jax.config.default`; its section `data` is read.
+
+  Raises:
+    InputError: for a field, a file or a row that is not allowed.
+  """
+  config_lib.check_values(config)
+  return loading.load(config.data, say)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """Trains to early stopping, then ranks validation and test.
+
+  Args:
+    config: of `dynllm_jax.config.default`.
+    workdir: the run folder, for checkpoints and reports; a run of the same
+      configuration that stands there goes on.
+
+  Returns:
+    The content of `results.json`; empty where `config.eval.test` is off.
+
+  Raises:
+    InputError: for whatever is wrong with configuration, data or run folder.
+  """
+  config_lib.check_values(config)
+  return modes.train_mode(config, workdir)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """Restores the best epoch of a run, and ranks validation and test again.
+
+  Args:
+    config: as the run had it; fields of `train` and `eval` may differ.
+    workdir: the folder of a run that `train` has made.
+
+  Returns:
+    The content of `results.json`.
+
+  Raises:
+    InputError: for whatever is wrong with configuration, data or run folder.
+  """
+  config_lib.check_values(config)
+  return modes.evaluate_mode(config, workdir)
