@@ -1,0 +1,164 @@
+"""The flags of the command, and what is wrong with a command line."""
+
+import importlib.util
+import os
+import re
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from dynllm_jax.types import InputError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Configuration file, FILE.py or FILE.py:SYSTEM.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Run folder: checkpoints and reports; default runs/<config name>.',
+)
+_MODE = flags.DEFINE_enum(
+  'mode',
+  'train',
+  ('train', 'evaluate', 'facets'),
+  'What to do: train (and test), evaluate (restore '
+  'and test), facets (precompute only).',
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run',
+  False,
+  'With --mode=facets: say how many prompts and tokens '
+  'writing would take, how long and at what cost, and write nothing.',
+)
+_USER = flags.DEFINE_string(
+  'user',
+  None,
+  'With --mode=facets: print the facets of the user of this '
+  'id, with the purchases behind them.',
+)
+_MULTIHOST = flags.DEFINE_bool(
+  'multihost',
+  False,
+  'Let JAX find the other hosts, as on a Cloud TPU VM; '
+  'not needed where variables name them (README, "Many devices").',
+)
+
+
+class Command(NamedTuple):
+  """What a command line asks for; the flags of these names say it."""
+
+  config: ml_collections.ConfigDict
+  workdir: str
+  mode: str  # 'train', 'evaluate' or 'facets'
+  dry_run: bool
+  user: str | None
+  multihost: bool
+
+
+def read(argv: list[str]) -> Command:
+  """Reads a command line.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises:
+    InputError: naming the flag or the field that is wrong.
+  """
+  app.define_help_flags()
+  rest = _parse(argv)
+  if rest[1:]:
+    raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
+  if not flags.FLAGS['config'].present:
+    raise InputError('--config is missing; allowed: a file of configs/')
+  for flag in (_DRY_RUN, _USER):
+    if flag.present and _MODE.value != 'facets':
+      raise InputError(
+        f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}'
+      )
+
+  named = config_flags.get_config_filename(flags.FLAGS['config'])
+  name = os.path.basename(named.partition(':')[0]).removesuffix('.py')
+  return Command(
+    config=_CONFIG.value,
+    workdir=_WORKDIR.value or os.path.join('runs', name),
+    mode=_MODE.value,
+    dry_run=_DRY_RUN.value,
+    user=_USER.value,
+    multihost=_MULTIHOST.value,
+  )
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Has the flags take their arguments; returns those that are none's."""
+  try:
+    if named := _named_config(argv):
+      _check_config_file(named)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise InputError(str(error)) from error
+  # ml_collections raises these for a field that is not there, and may suggest
+  # one of a like name.
+  except (AttributeError, KeyError) as error:
+    text = str(error)
+    field = re.search(r"'([^'\\]+)", text)
+    near = re.search(r'mean "([^"]+)"', text)
+    hint = f', as {near[1]!r}' if near else ''
+    raise InputError(
+      f'--config: there is no field {field[1] if field else text!r}; '
+      f'allowed: the fields of dynllm_jax/config.py and of the system{hint}'
+    ) from error
+
+
+def _named_config(argv: list[str]) -> str:
+  """The config file that a command line names, '' if none."""
+  flag = re.compile(r'--?config(=.*)?', re.DOTALL)
+  for argument, following in zip(argv[1:], [*argv[2:], '']):
+    if match := flag.fullmatch(argument):
+      return (match[1] or f'={following}')[1:]
+  return ''
+
+
+def _check_config_file(named: str) -> None:
+  """Runs a config file as the flags will, to say what is wrong with it.
+
+  The flags would report an error of its own, or that there is no such file, as
+  their own failure to parse.
+
+  Args:
+    named: `FILE.py` or `FILE.py:ARGUMENT`.
+
+  Raises:
+    InputError: naming the file and what is wrong with it.
+    AttributeError, KeyError: for a misspelt field, as ml_collections words it.
+  """
+  file, _, argument = named.partition(':')
+  if not os.path.isfile(file):
+    raise InputError(
+      f'--config: {file!r} is no file; allowed: a file of configs/, or one '
+      'like them'
+    )
+
+  try:
+    spec = importlib.util.spec_from_file_location('config_file', file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.get_config(*[argument] if argument else [])
+  except (InputError, KeyError):
+    raise
+  # Whatever a config file may raise; its author needs to know what and where.
+  except Exception as error:
+    if 'did you mean' in str(error).lower():
+      raise
+    raise InputError(
+      f'--config: {file} cannot be used ({type(error).__name__}: {error}); '
+      'allowed: a file like those of configs/'
+    ) from error
+
+  if not isinstance(made, ml_collections.ConfigDict):
+    raise InputError(
+      f'--config: get_config of {file} returns {type(made).__name__}; '
+      'allowed: what dynllm_jax.config.default returns'
+    )
