@@ -1,4 +1,4 @@
-"""The configuration: defaults, the argument after the colon, checks.
+"""The configuration: all fields with their defaults, and what config files use.
 
 A config file says only what differs from `default()`:
 
@@ -6,8 +6,12 @@ A config file says only what differs from `default()`:
       config = default(arg)
       config.data.source = 'online_retail'
       return config
+
+The sections below are the reference of the fields: a field's comment is what a
+user can read about it. Those of `config.model` are in the system's own file.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import json
 import operator
@@ -21,44 +25,225 @@ from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
 from dynllm_jax.types import InputError
 
-# Terms of a temporal system's score, by variant; each has those of the former.
+# Terms of the score that a variant of a temporal system switches on. Each
+# variant has those of the one before.
 VARIANTS = {
   'walk': ('copy_term', 'walk_term'),  # SPEC 3.11
   'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
 }
 
 
-class _Path(str):
-  """A path that answers a call like the mapping's method it hides."""
-
-  pairs = ()
-
-  def __call__(self):
-    return self.pairs
+# -------------------------------------------- the fields and their defaults
 
 
-class DataConfig(ml_collections.ConfigDict):
-  """`config.data`; its field `items` hides the mapping's method of that name.
+def _data() -> dict[str, Any]:
+  """`config.data`: which log is read, and how it is prepared (SPEC 2)."""
+  return {
+    # Where the log comes from: a file name in dynllm_jax/datasets/sources, or
+    # the full name of a module of your own.
+    'source': 'event_log',
+    # Paths of the event log and of the item table; '' for no item table.
+    # Text with delimiters, JSON, Parquet or Excel, by the file's name; text
+    # also gzipped, and all of them also in a bucket (gs://).
+    'events': '',
+    'items': '',
+    # Columns, by name or by position from 0.
+    'user_column': 'user_id',
+    'item_column': 'item_id',
+    'time_column': 'timestamp',
+    # Those of the item table, any of which may be missing.
+    'title_column': 'title',
+    'category_column': 'category',
+    'brand_column': 'brand',
+    # The item table's column of item ids; '' where it is named as item_column.
+    'items_item_column': '',
+    # Whether the first row has the columns' names: of the log, and of the item
+    # table, None where it is as in the log.
+    'header': True,
+    'items_header': ml_collections.config_dict.placeholder(bool),
+    # What separates the columns of a text file. '' looks for it in the first
+    # line: a tab in .tsv; in .csv the first of comma, semicolon, tab and bar
+    # that is there, elsewhere a tab before the others.
+    'delimiter': '',
+    # Whether double quotes enclose values of a text file: 'double', 'none', or
+    # 'auto', which is 'double' but lets no value span lines where tabs
+    # separate the columns.
+    'quoting': 'auto',
+    # Which rows are kept, as {'column': 'value'} or {'column': [values]}; None
+    # for all.
+    'where': ml_collections.config_dict.placeholder(object),
+    # Of the times: s, ms, us, ns (since 1970), iso, or auto to find out.
+    'time_unit': 'auto',
+    # What a row that cannot be read does: 'error' stops, 'drop' leaves it out.
+    'bad_rows': 'error',
+    # The share of users that is kept, drawn at random by the seed.
+    'sample_users': 1.0,
+    'sample_seed': 0,
+    # The core that is kept: every user has so many distinct items, every item
+    # so many users.
+    'min_user_items': 20,
+    'min_item_users': 5,
+    # Of source 'simulated': the log that is made, tmall, alibaba or demo.
+    'size': 'tmall',
+    'simulation_seed': 0,
+    # Where prepared logs, facets and embeddings are kept; '' is
+    # $XDG_CACHE_HOME/dynllm_jax or ~/.cache/dynllm_jax.
+    'dir': '',
+  }
 
-  The field's value can still be called as the method.
-  """
 
-  @property
-  def items(self) -> str:
-    path = _Path(self['items'])
-    path.pairs = super().items()
-    return path
+def _facets() -> dict[str, Any]:
+  """`config.facets`: who writes the facets and who embeds texts (SPEC 3.6)."""
+  return {
+    # Days of a window; a user has facets for each window with purchases.
+    'window_days': 30.0,
+    # GiB of the device that embeddings of facets may take. If there are more,
+    # they stay on the host, and go to the device as a chunk of batches needs
+    # them.
+    'device_gib': 4.0,
+    'writer': _writer(),
+    'encoder': _encoder(),
+  }
 
-  def __setattr__(self, name: str, value: Any) -> None:
-    if name == 'items':
-      self['items'] = value
-    else:
-      super().__setattr__(name, value)
 
-  def __setitem__(self, name: str, value: Any) -> None:
-    if name.endswith('_column') and isinstance(value, int):
-      value = str(value)  # a position
-    super().__setitem__(name, value)
+def _writer() -> dict[str, Any]:
+  """`config.facets.writer`: LLM_S, purchases to texts."""
+  return {
+    # rules, flax, openai: a file of dynllm_jax/facets/writers; or the full name
+    # of a module of your own.
+    'name': 'rules',
+    # The fields from here to tokens_per_s are of language models (flax,
+    # openai). The model: of flax a directory or a name on the Hugging Face
+    # Hub, of openai the name that the endpoint knows it by.
+    'model': '',
+    # Tokens of a prompt (the oldest purchases give way) and of an answer.
+    'max_input_tokens': 1024,
+    'max_output_tokens': 256,
+    'temperature': 0.0,  # 0 is greedy
+    'seed': 0,  # of sampling
+    # How often a prompt is asked until its answer can be read.
+    'max_attempts': 3,
+    # The share of prompts that may end without facets; more stop the run.
+    'max_failure_rate': 0.05,
+    # For --dry_run: tokens a second, in and out together; 0 takes the rate that
+    # was last measured.
+    'tokens_per_s': 0.0,
+    # Of flax: float32 or bfloat16, and prompts that are answered together.
+    'dtype': 'float32',
+    'batch_size': 16,
+    # Of openai, whose key is read from OPENAI_API_KEY: the endpoint's address,
+    # such as http://host:8000/v1; '' for OpenAI itself.
+    'base_url': '',
+    'concurrency': 8,  # calls at once
+    'timeout_s': 120.0,  # that an answer may take
+    'num_retries': 6,  # of a call that got no answer
+    # What one run may spend, 0 for no limit: calls, and tokens in and out.
+    'max_calls': 0,
+    'max_tokens': 0,
+    # For --dry_run: prices of a million tokens.
+    'price_per_million_input': 0.0,
+    'price_per_million_output': 0.0,
+  }
+
+
+def _encoder() -> dict[str, Any]:
+  """`config.facets.encoder`: LLM_E, texts to embeddings."""
+  return {
+    # hashing, flax, openai: a file of dynllm_jax/text/encoders; or the full
+    # name of a module of your own.
+    'name': 'hashing',
+    # Of hashing: the width of its embeddings.
+    'dim': 384,
+    # Of flax a directory or a name on the Hugging Face Hub, of openai the name
+    # that the endpoint knows the model by.
+    'model': '',
+    # Of flax: which hidden states become the vector (mean, cls, last) and
+    # whether it gets length 1 (yes, no); auto is as the model's directory says.
+    'pooling': 'auto',
+    'normalize': 'auto',
+    # Of flax: tokens that are read of a text, 0 for the model's own limit, and
+    # tokens of a batch with its padding, 0 for what suits the device.
+    'max_length': 0,
+    'batch_tokens': 0,
+    # Of openai, as of the writer.
+    'base_url': '',
+    'concurrency': 8,
+    'timeout_s': 60.0,
+    'num_retries': 6,
+    'max_calls': 0,
+    'max_tokens': 0,
+  }
+
+
+def _train() -> dict[str, Any]:
+  """`config.train`: objective, optimizer and early stopping (SPEC 3.9, 4)."""
+  return {
+    'num_epochs': 200,  # at most
+    # Events of a batch; sequences, of a system that is fed by them.
+    'batch_size': 2048,
+    # Adam's rate: it rises over the warm-up and falls as a cosine to the given
+    # share of itself after the last epoch.
+    'learning_rate': 1e-3,
+    'warmup_steps': 0,
+    'final_learning_rate': 1.0,
+    # Norms that gradients are clipped to: those of the time encoding's
+    # frequencies have a limit of their own.
+    'max_gradient_norm': 1.0,
+    'max_time_gradient_norm': 0.1,
+    'loss': 'bpr',  # bpr, margin, softmax, bce
+    'margin': 1.0,  # of the loss 'margin'
+    # Negatives of an event, which the batch shares for softmax; and how they
+    # are drawn: uniform, popularity.
+    'num_negatives': 1,
+    'negatives': 'uniform',
+    'regularization': 0.0,  # lambda of SPEC 3.9
+    # Epochs without a better recall@10 on validation that end training.
+    'patience': 10,
+    # Batches between two looks at progress, one compiled program.
+    'chunk': 16,
+  }
+
+
+def _eval() -> dict[str, Any]:
+  """`config.eval`: how events are ranked (SPEC 5)."""
+  return {
+    # Events that share one state of the system.
+    'batch_size': 256,
+    # Cut-offs of recall and NDCG.
+    'ks': (10, 20, 30),
+    # What the item is ranked among: all items, or the future ones, which occur
+    # in the two last splits.
+    'candidates': 'all',
+    # Whether items that the user took before are left out.
+    'filter_seen': False,
+    # Items that are scored at once.
+    'block_size': 65_536,
+    # Validation events that are ranked between epochs, a fixed sample; 0 for
+    # all. The report after training ranks all.
+    'validation_events': 0,
+    # Whether a run ends with test and report; False is for tuning.
+    'test': True,
+    # Systems without training that are ranked beside this one.
+    'compare': (
+      'popularity',
+      'recent_popularity',
+      'repeat',
+      'transitions',
+      'itemknn',
+    ),
+  }
+
+
+def _mesh() -> dict[str, Any]:
+  """`config.mesh`: devices and processes."""
+  return {
+    # Devices that share a batch (0: all there are), and devices that share the
+    # node tables.
+    'data': 0,
+    'nodes': 1,
+    # How long processes wait for each other at the start.
+    'start_timeout_s': 300.0,
+  }
 
 
 def default(arg: str = '') -> ml_collections.ConfigDict:
@@ -72,143 +257,26 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
     A locked config; `config.model` holds the fields of the chosen system.
 
   Raises:
-    InputError: if there is no such system.
+    InputError: if there is no such system, or it has no such variant.
   """
   name, _, variant = (arg or 'dynllm').partition('+')
   config = ml_collections.ConfigDict(
     {
-      'seed': 0,
-      'data': DataConfig(
-        {
-          # The file name of a source in dynllm_jax/datasets.
-          'source': 'event_log',
-          'events': '',  # path of the event log
-          'items': '',  # path of the item table, '' without one
-          # Column names, or positions (from 0).
-          'user_column': 'user_id',
-          'item_column': 'item_id',
-          'time_column': 'timestamp',
-          'title_column': 'title',
-          'category_column': 'category',
-          'brand_column': 'brand',
-          # Of the item table's ids, where its name is another; '' where not.
-          'items_item_column': '',
-          'header': True,
-          # Of the item table, where it is otherwise; None where not.
-          'items_header': ml_collections.config_dict.placeholder(bool),
-          # '': of comma, tab, semicolon and bar what the first line has.
-          'delimiter': '',
-          # Whether double quotes enclose values of text files: double, none;
-          # auto is double, but no value may span lines of tab-separated files.
-          'quoting': 'auto',
-          # Rows to keep, {'column': 'value'}; None for all.
-          'where': ml_collections.config_dict.placeholder(object),
-          'time_unit': 'auto',  # auto, s, ms, us, ns, iso
-          'bad_rows': 'error',  # or 'drop'
-          'sample_users': 1.0,  # seeded share of the users kept
-          'sample_seed': 0,
-          'min_user_items': 20,
-          'min_item_users': 5,
-          'size': 'tmall',  # of a simulated log: tmall, alibaba, demo
-          'simulation_seed': 0,
-          # Where prepared data sets and facets are kept; '' is
-          # $XDG_CACHE_HOME/dynllm_jax or ~/.cache/dynllm_jax.
-          'dir': '',
-        }
-      ),
-      'facets': {
-        'window_days': 30.0,
-        # Embeddings beyond this stay on the host, and go to the device as a
-        # chunk of batches needs them.
-        'device_gib': 4.0,
-        'writer': {
-          'name': 'rules',  # rules, flax, openai
-          # Of a language model ("flax", "openai"):
-          'model': '',  # hub name or directory; the endpoint's name of it
-          'max_input_tokens': 1024,  # the oldest purchases give way
-          'max_output_tokens': 256,
-          'temperature': 0.0,  # 0: greedy
-          'seed': 0,
-          'max_attempts': 3,  # for an answer that can be read
-          'max_failure_rate': 0.05,  # of the prompts; more stop the run
-          'tokens_per_s': 0.0,  # for --dry_run; 0: as last measured
-          # Of "flax":
-          'dtype': 'float32',  # or bfloat16
-          'batch_size': 16,  # prompts generated together
-          # Of "openai"; the key is read from OPENAI_API_KEY:
-          'base_url': '',  # '': OpenAI; else as http://host:8000/v1
-          'concurrency': 8,  # calls at once
-          'timeout_s': 120.0,
-          'num_retries': 6,  # of a call that got no answer
-          'max_calls': 0,  # that one run may make; 0: no limit
-          'max_tokens': 0,  # that one run may use, in and out
-          'price_per_million_input': 0.0,
-          'price_per_million_output': 0.0,
-        },
-        'encoder': {
-          'name': 'hashing',  # a file of dynllm_jax/text: flax, openai
-          'dim': 384,  # of hashing
-          # A directory, a name on the Hugging Face Hub, or of a server.
-          'model': '',
-          # Of flax; auto: as the model's directory has it.
-          'pooling': 'auto',  # auto, mean, cls, last
-          'normalize': 'auto',  # auto, yes, no
-          'max_length': 0,  # tokens of a text; 0: the model's
-          'batch_tokens': 0,  # padding included; 0: by the device
-          # Of openai, in text/endpoint.py; 0 is no limit.
-          'base_url': '',
-          'concurrency': 8,
-          'timeout_s': 60.0,
-          'num_retries': 6,
-          'max_calls': 0,
-          'max_tokens': 0,
-        },
-      },
+      'seed': 0,  # of parameters, negatives and dropout
+      'data': DataConfig(_data()),
+      'facets': _facets(),
       'model': {},
-      'train': {
-        'num_epochs': 200,
-        'batch_size': 2048,  # events; sequences of a system fed by them
-        'learning_rate': 1e-3,
-        'warmup_steps': 0,
-        'final_learning_rate': 1.0,  # share of it left after the last epoch
-        'max_gradient_norm': 1.0,
-        'max_time_gradient_norm': 0.1,  # of the time encoding's frequencies
-        'loss': 'bpr',  # bpr, margin, softmax, bce
-        'margin': 1.0,
-        'num_negatives': 1,  # per event; shared by the batch for softmax
-        'negatives': 'uniform',  # uniform, popularity
-        'regularization': 0.0,  # lambda of SPEC 3.9
-        'patience': 10,
-        'chunk': 16,  # batches between two looks at progress
-      },
-      'eval': {
-        'batch_size': 256,
-        'ks': (10, 20, 30),
-        'candidates': 'all',  # all, future
-        'filter_seen': False,
-        'block_size': 65_536,  # items scored at once
-        # Between epochs a fixed sample of so many validation events is
-        # ranked; 0 for all. The report after training ranks all.
-        'validation_events': 0,
-        'test': True,  # False: train and validate alone, as tuning should
-        # Systems without training that are ranked beside this one.
-        'compare': (
-          'popularity',
-          'recent_popularity',
-          'repeat',
-          'transitions',
-          'itemknn',
-        ),
-      },
-      # Devices that share a batch (0: all there are) and node tables, and how
-      # long processes wait for each other at the start.
-      'mesh': {'data': 0, 'nodes': 1, 'start_timeout_s': 300.0},
+      'train': _train(),
+      'eval': _eval(),
+      'mesh': _mesh(),
     }
   )
-  module = system_module(name)
+
+  module = plugins.load(plugins.SYSTEMS, name, 'config argument')
   config.model = module.default_config()
   config.model.name = name
   config.train.update(_own_train(module))
+
   if variant:
     variants = variants_of(config.model)
     if variant not in variants:
@@ -221,9 +289,42 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   return config
 
 
-def variants_of(model: ml_collections.ConfigDict) -> list[str]:
-  """The variants whose terms a system's `config.model` has."""
-  return [name for name, terms in VARIANTS.items() if set(terms) <= set(model)]
+class DataConfig(ml_collections.ConfigDict):
+  """`config.data`, in which `items` is a field and not the mapping's method.
+
+  ml_collections itself calls `config.data.items()`, so the field's value can
+  be called like the method.
+  """
+
+  @property
+  def items(self) -> str:
+    path = _CallablePath(self['items'])
+    path.pairs = super().items()
+    return path
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if name == 'items':
+      self['items'] = value
+    else:
+      super().__setattr__(name, value)
+
+  def __setitem__(self, name: str, value: Any) -> None:
+    # A column's position; its field holds a name otherwise.
+    if name.endswith('_column') and isinstance(value, int):
+      value = str(value)
+    super().__setitem__(name, value)
+
+
+class _CallablePath(str):
+  """A path that, called like a mapping's `items`, returns the pairs."""
+
+  pairs: Iterable[tuple[str, Any]] = ()
+
+  def __call__(self) -> Iterable[tuple[str, Any]]:
+    return self.pairs
+
+
+# ------------------------------------------------------ what config files call
 
 
 def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
@@ -237,9 +338,9 @@ def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
     **fields: values by name; `top_r` stands for `distill.top_r`.
   """
   for name, value in fields.items():
-    part = model.get('distill', {}) if name == 'top_r' else model
-    if name in part:
-      part[name] = value
+    section = model.get('distill', {}) if name == 'top_r' else model
+    if name in section:
+      section[name] = value
 
 
 def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
@@ -260,8 +361,12 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
   )
 
 
-def _own_train(module):
+def _own_train(module: types.ModuleType) -> dict[str, Any]:
+  """Fields of `config.train` that a system's paper prescribes."""
   return module.default_train() if hasattr(module, 'default_train') else {}
+
+
+# ----------------------------------------------------------------- the systems
 
 
 def system_names() -> list[str]:
@@ -275,7 +380,15 @@ def system_module(name: str) -> types.ModuleType:
   Raises:
     InputError: if there is no such system.
   """
-  return plugins.load(plugins.SYSTEMS, name, 'config argument')
+  return plugins.load(plugins.SYSTEMS, name, 'config.model.name')
+
+
+def variants_of(model: ml_collections.ConfigDict) -> list[str]:
+  """The variants whose terms a system's `config.model` has."""
+  return [name for name, terms in VARIANTS.items() if set(terms) <= set(model)]
+
+
+# ---------------------------------------------------------------------- checks
 
 
 def check_system(config: ml_collections.ConfigDict) -> None:
@@ -301,10 +414,12 @@ def check_values(config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: naming the field.
   """
+  # The fields that there should be: those of the chosen system in `model`.
   usual = default().to_dict()
   if isinstance(config.get('model'), ml_collections.ConfigDict):
     name = config.model.get('name')
     usual['model'] = {'name': '', **system_module(name).default_config()}
+
   for name, value in flatten(usual):
     try:
       found = operator.attrgetter(name)(config)
@@ -314,6 +429,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
       raise InputError(
         f'config.{name}: it has no value; allowed: one like {value!r}'
       )
+
   compare = Rule(
     'eval.compare',
     'a tuple of names of systems',
@@ -330,7 +446,10 @@ def check_values(config: ml_collections.ConfigDict) -> None:
   checks.check('config', config, [compare, seed])
 
 
-# Where a host keeps the data; what the data is, its fingerprint says.
+# ------------------------------------------------------------ fields as a list
+
+# Where a host keeps the data. Hosts may differ in it: what the data is, the
+# prepared log's fingerprint says.
 _PLACES = ('data.events', 'data.items', 'data.dir')
 
 
