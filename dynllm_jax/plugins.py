@@ -1,10 +1,10 @@
 """Plug-ins: systems, data sources, text encoders and facet writers, by name.
 
-A plug-in is a module. Those of this package are files of one folder, known by
-their file names. One from outside is named in the configuration by its full
-module name, which has a dot (`my_shop.my_system`), or by a short name that an
-installed distribution gives it as an entry point of the kind's group. No list
-of plug-ins is kept anywhere.
+A plug-in is a module with the functions that its kind asks for. Those of this
+package are the files of one folder, and their names are the files'. One from
+outside has the full name of its module, such as `my_shop.my_system`, or the
+short name that an installed distribution gives it as an entry point in the
+kind's group. No list of plug-ins is kept anywhere.
 """
 
 import functools
@@ -23,10 +23,11 @@ class Kind(NamedTuple):
 
   Attributes:
     word: what one is called in messages.
-    package: where the files of this package's own plug-ins are.
-    suffix: of their file names; `flax_encoder.py` is the encoder `flax`.
-    group: of entry points of installed distributions.
-    functions: what every plug-in of the kind has.
+    package: the folder of this package's own plug-ins.
+    suffix: what their file names have after the plug-in's name:
+      `flax_encoder.py` is the encoder `flax`.
+    group: the entry points of installed distributions that are of this kind.
+    functions: the functions that a plug-in must have.
   """
 
   word: str
@@ -76,8 +77,9 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
 
   Args:
     kind: one of the kinds above.
-    name: a name of `names`, or the full name of a module anywhere.
-    field: the configuration's field that has the name, for errors.
+    name: one of `names`, or the full name of a module anywhere.
+    field: the full name of the field that has the name, such as
+      `config.data.source`, for errors.
 
   Raises:
     InputError: if there is no such plug-in, it cannot be imported, or it
@@ -85,6 +87,7 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
   """
   if name in _own_names(kind):
     return importlib.import_module(f'{kind.package}.{name}{kind.suffix}')
+
   target = _entry_points(kind).get(name, name)
   if not _is_module(target):
     raise InputError(
@@ -93,13 +96,14 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
     )
   try:
     module = importlib.import_module(target)
-  # Whatever its author's code may raise; they need to know what and where.
+  # Whatever its author's code raises: they need to know what and where.
   except Exception as error:
     raise InputError(
       f'{field}: the {kind.word} {name!r} cannot be imported '
       f'({type(error).__name__}: {error}); allowed: '
       f'{", ".join(names(kind))}, or a module that Python finds (PYTHONPATH)'
     ) from error
+
   missing = [f for f in kind.functions if not hasattr(module, f)]
   if missing:
     raise InputError(

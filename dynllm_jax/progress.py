@@ -10,26 +10,30 @@ _LINE_SECONDS = 60  # between two lines of progress off a terminal
 
 
 def is_writer() -> bool:
-  """Whether this process is the one that reports; asks no device alone."""
+  """Whether this process is the one that reports and writes files.
+
+  Asking for the process's number would start the devices; a process alone does
+  not ask.
+  """
   return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def say(line: str) -> None:
-  """Prints a line of the run's story at once; of many processes the first."""
+  """Prints a line of the run's story at once, in the first process alone."""
   if is_writer():
     print(line, flush=True)
 
 
 class Progress:
-  """Things done: a bar on a terminal, a line a minute elsewhere.
+  """How far a piece of work is: a bar on a terminal, a line a minute elsewhere.
 
   Args:
     what: the work, in a word or two.
-    total: of things.
+    total: how many things are to be done.
     unit: one of them, in a word.
   """
 
-  def __init__(self, what: str, total: int, unit: str = 'event'):
+  def __init__(self, what: str, total: int, unit: str = 'event') -> None:
     self._bar = tqdm.tqdm(
       total=total,
       desc=what,
@@ -40,7 +44,7 @@ class Progress:
     )
     self._what, self._total, self._done = what, total, 0
     self._unit = unit
-    self._began = self._said = time.perf_counter()
+    self._began = self._last_line = time.perf_counter()
 
   def __call__(self, count: int, loss: float | None = None) -> None:
     """Adds finished things and, in training, shows their mean loss."""
@@ -48,9 +52,10 @@ class Progress:
     if loss is not None:
       self._bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
     self._bar.update(count)
+
     now = time.perf_counter()
-    if self._bar.disable and now - self._said >= _LINE_SECONDS:
-      self._said = now
+    if self._bar.disable and now - self._last_line >= _LINE_SECONDS:
+      self._last_line = now
       rate = self._done / (now - self._began)
       left = (self._total - self._done) / rate
       note = '' if loss is None else f', loss {loss:.4f}'

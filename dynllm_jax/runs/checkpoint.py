@@ -1,12 +1,13 @@
 """Orbax checkpoints: the latest epoch, and the best one.
 
-Two managers, because one that keeps the best evicts the newest. Each step
-holds the whole TrainState as it stood at the end of an epoch, and `status`, a
-JSON record: configuration, stopping state, history. Orbax writes a step into
-a temporary folder and renames it, so a step that is there is complete. Check
-sums of the arrays and of the record tell whether it still is what was saved.
+Each has a manager of its own, because one manager that keeps the best evicts
+the newest. A step holds the whole TrainState as it stood at the end of an
+epoch, and a JSON record of the run (status.py). Orbax writes a step into a
+temporary folder and renames it, so a step that is there is complete. Checksums
+of the arrays and of the record tell whether it still is what was saved.
 """
 
+from collections.abc import Callable
 import contextlib
 import json
 from typing import Any
@@ -29,14 +30,15 @@ class Checkpoints:
   """The checkpoints of one run folder; a context manager.
 
   Args:
-    folder: the run folder, also in a bucket: there Orbax ends a step with a
-      marker, and a step without it is none.
+    folder: the run folder. It may lie in a bucket, where nothing can be
+      renamed: there Orbax marks a step that is complete.
   """
 
-  def __init__(self, folder: bucket.Path):
+  def __init__(self, folder: bucket.Path) -> None:
     if not bucket.is_url(folder):
       folder = folder.resolve()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells every save
+    # Orbax would report every save.
+    absl_logging.set_verbosity(absl_logging.ERROR)
     options = ocp.CheckpointManagerOptions(
       max_to_keep=1, enable_async_checkpointing=False
     )
@@ -52,22 +54,22 @@ class Checkpoints:
       for kind in KINDS
     }
 
-  def __enter__(self):
+  def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *error):
+  def __exit__(self, *error: object) -> None:
     for manager in self._managers.values():
       with contextlib.suppress(Exception):
         manager.close()
 
   def epoch(self, kind: str) -> int | None:
-    """The epoch that is stored, None without one."""
+    """The number of the epoch that is stored; None if there is none."""
     return self._managers[kind].latest_step()
 
   def save(
     self, kind: str, epoch: int, state: TrainState, status: dict[str, Any]
   ) -> None:
-    """Stores an epoch; the one stored before goes once this one is complete.
+    """Stores an epoch; the one before is removed once this one is complete.
 
     Args:
       kind: 'latest' or 'best'.
@@ -79,27 +81,27 @@ class Checkpoints:
       InputError: if it cannot be written; what was stored before stays.
     """
     manager = self._managers[kind]
-    # A run whose latest checkpoint was removed starts anew. Orbax would leave
-    # out an epoch that is not later than what is there.
+    # A run whose latest checkpoint was removed starts anew, and Orbax would
+    # skip an epoch that is not later than what is there.
     for step in manager.all_steps():
       if step >= epoch:
         manager.delete(step)
-    state = _plain(state)
+
+    state = _with_raw_key(state)
+    record = {
+      'status': status,
+      'sum': _json_checksum(status),
+      'arrays': _array_checksums(state),
+    }
     try:
       manager.save(
         epoch,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
-          status=ocp.args.JsonSave(
-            {
-              'status': status,
-              'sum': _sum_of_json(status),
-              'arrays': _sums(state),
-            }
-          ),
+          status=ocp.args.JsonSave(record),
         ),
       )
-    # A full disk is a ValueError of tensorstore's.
+    # tensorstore reports a full disk as a ValueError.
     except (OSError, ValueError) as error:
       raise InputError(
         f'{manager.directory}: the checkpoint cannot be written '
@@ -128,24 +130,28 @@ class Checkpoints:
     Raises:
       InputError: if what is stored has other arrays, or cannot be read.
     """
-    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(template))
+    wanted = jax.tree.map(
+      ocp.utils.to_shape_dtype_struct, _with_raw_key(template)
+    )
 
-    def read(manager, epoch):
-      # Not the manager's: where it has saved into a bucket, as any process but
-      # the first, it would take the step for unfinished.
+    def read(manager: ocp.CheckpointManager, epoch: int) -> TrainState:
+      # Not by the manager: in a bucket, in any process but the first, it takes
+      # a step that it has saved itself for unfinished.
       stored = ocp.StandardCheckpointHandler().metadata(
         manager.directory / str(epoch) / 'state'
       )
       _check_shapes(stored.tree, wanted)
+
       state = manager.restore(
         epoch,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(wanted, strict=False)
         ),
       )['state']
+
       saved = _record(manager, epoch)['arrays']
-      for name, found in _sums(state).items():
-        # A mesh that pads tables otherwise has arrays of another shape.
+      for name, found in _array_checksums(state).items():
+        # Another mesh pads tables to another shape; those are not compared.
         old = saved.get(name, {})
         if old.get('shape') == found['shape'] and old != found:
           raise ValueError(f'{name} is not as it was saved')
@@ -154,41 +160,51 @@ class Checkpoints:
     state = self._read(kind, read)
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
-  def _read(self, kind, read):
-    """What `read(manager, epoch)` finds in a stored epoch."""
-    manager = self._managers[kind]
-    if self.epoch(kind) is None:
+  def _read(
+    self, kind: str, read: Callable[[ocp.CheckpointManager, int], Any]
+  ) -> Any:
+    """What `read(manager, epoch)` returns for the epoch that is stored.
+
+    Raises:
+      InputError: if there is no epoch, or whatever `read` raises.
+    """
+    manager, epoch = self._managers[kind], self.epoch(kind)
+    if epoch is None:
       raise InputError(
         f'{manager.directory}: there is no checkpoint; allowed: the folder of '
         'a run whose checkpoints are both there, latest and best'
       )
     try:
-      return read(manager, self.epoch(kind))
+      return read(manager, epoch)
     # Orbax raises a bare Exception for an array that is cut short.
     except Exception as error:
       raise InputError(
-        f'{manager.directory / str(self.epoch(kind))}: the checkpoint cannot '
+        f'{manager.directory / str(epoch)}: the checkpoint cannot '
         f'be restored ({_first_line(error)}); allowed: an undamaged one of '
         'the same configuration'
       ) from error
 
 
-def _record(manager, epoch):
-  """The JSON record of a step: `status`, and check sums."""
+def _record(manager: ocp.CheckpointManager, epoch: int) -> dict[str, Any]:
+  """The JSON record of a step: `status`, and checksums.
+
+  Raises:
+    ValueError: if the record is not what was saved.
+  """
   record = manager.restore(
     epoch, args=ocp.args.Composite(status=ocp.args.JsonRestore())
   )['status']
-  if record['sum'] != _sum_of_json(record['status']):
+  if record['sum'] != _json_checksum(record['status']):
     raise ValueError('the record is not as it was saved')
   return record
 
 
-def _sum_of_json(value):
+def _json_checksum(value: Any) -> int:
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _sums(state):
-  """Shape and check sum of each array that this process has as a whole."""
+def _array_checksums(state: TrainState) -> dict[str, dict[str, Any]]:
+  """Shape and checksum of each array that this process has as a whole."""
   return {
     _name(path): {
       'shape': list(leaf.shape),
@@ -199,15 +215,19 @@ def _sums(state):
   }
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
   return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _check_shapes(stored, wanted):
-  """Raises ValueError where an array has another shape.
+def _check_shapes(stored: Any, wanted: TrainState) -> None:
+  """Compares the arrays of a checkpoint with those that are wanted.
 
-  Rows that a mesh adds to shared tables, or has no need of, are cut or filled
-  with zeros by Orbax: nothing reads them.
+  The number of rows of a sharded table may differ, since each mesh pads it to
+  its own number of devices. Orbax cuts such rows or fills them with zeros, and
+  nothing reads them.
+
+  Raises:
+    ValueError: naming an array that is missing, too many, or of another shape.
   """
   old = {
     _name(path): x.shape
@@ -219,18 +239,20 @@ def _check_shapes(stored, wanted):
   )
   new = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, leaf), spec in zip(new, specs):
-    name, first = _name(path), len(spec)  # 1 where rows are shared, else 0
-    if old.get(name, ())[first:] != leaf.shape[first:]:
+    name = _name(path)
+    compared_from = len(spec)  # 1 where rows are sharded, else 0
+    if old.get(name, ())[compared_from:] != leaf.shape[compared_from:]:
       raise ValueError(f'{name} is {leaf.shape} here, {old.get(name)} there')
   more = old.keys() - {_name(path) for path, _ in new}
   if more:
     raise ValueError(f'{min(more)} is not here')
 
 
-def _name(path):
+def _name(path: jax.tree_util.KeyPath) -> str:
+  """An array's full name, such as `params.network.kernel`."""
   return jax.tree_util.keystr(path, simple=True, separator='.')
 
 
-def _plain(state: TrainState) -> TrainState:
-  """The state with its key as ordinary integers."""
+def _with_raw_key(state: TrainState) -> TrainState:
+  """The state with its random key as integers, which Orbax can store."""
   return state.replace(key=jax.random.key_data(state.key))

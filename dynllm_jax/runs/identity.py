@@ -8,7 +8,8 @@ import ml_collections
 from dynllm_jax import config as config_lib
 from dynllm_jax.types import InputError
 
-# What may change between a checkpoint and a run that goes on from it.
+# Fields, or sections of them, that may differ between a checkpoint and a run
+# that goes on from it.
 _FREE_TO_RESUME = (
   'facets.device_gib',
   'train.num_epochs',
@@ -19,12 +20,13 @@ _FREE_TO_RESUME = (
   'eval.ks',
   'eval.test',
 )
-# And an evaluation, which trains nothing.
+# Those that may differ when a checkpoint is only evaluated.
 _FREE_TO_EVALUATE = ('facets.device_gib', 'train', 'eval', 'seed')
-# But never this one, of which the checkpoint has arrays.
-_BOUND = 'train.batch_size'
+# The one field of `train` that may never differ: the pending events in the
+# checkpoint are arrays of its size.
+_NEVER_FREE = 'train.batch_size'
 
-# Fields of an encoder that change no embedding.
+# Fields of an encoder that change no embedding, only what computing one costs.
 _COST_OF_ENCODING = (
   'batch_tokens',
   'base_url',
@@ -46,10 +48,10 @@ def identity(
 
   Args:
     config: the configuration.
-    fingerprint: of the prepared log, which stands for its paths, so that it
-      may lie elsewhere.
-    writer, encoder: of `facet_bank.identities`, what the facets' texts and
-      embeddings depend on: a model's files, not its folder.
+    fingerprint: of the prepared log. It stands in for `config.data`, so that
+      the files may lie elsewhere.
+    writer, encoder: what the facets' texts and embeddings depend on, of
+      `facet_bank.identities`: a model's files, not its folder.
   """
   fields = json.loads(json.dumps(config.to_dict()))
   del fields['data'], fields['mesh']
@@ -66,9 +68,9 @@ def check(stored: dict, current: dict, where: str, resume: bool) -> None:
   """Stops where a checkpoint comes from another configuration.
 
   Args:
-    stored, current: of `identity`.
-    where: the checkpoint.
-    resume: whether training goes on from it, or it is only evaluated.
+    stored, current: what `identity` returned for the checkpoint, and for now.
+    where: the run folder of the checkpoint, for the error.
+    resume: whether training goes on from it; it is only evaluated otherwise.
 
   Raises:
     InputError: naming the first field that differs.
@@ -76,10 +78,11 @@ def check(stored: dict, current: dict, where: str, resume: bool) -> None:
   free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
   old, new = dict(config_lib.flatten(stored)), dict(config_lib.flatten(current))
   for field in sorted(old.keys() | new.keys()):
-    if field != _BOUND and any(
+    if field != _NEVER_FREE and any(
       field == f or field.startswith(f + '.') for f in free
     ):
       continue
+
     if old.get(field) != new.get(field):
       name = (
         'the prepared data (config.data)'

@@ -1,8 +1,16 @@
-"""A configuration made ready: data, inputs, system, and one epoch of it."""
+"""A configuration made ready to run, and what a run is made of.
 
+`prepare` loads the data and builds the system; the functions after it train an
+epoch and rank the splits. modes.py puts them together.
+"""
+
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
+from typing import Concatenate
+from typing import ParamSpec
+from typing import TypeVar
 
 import jax
 import ml_collections
@@ -32,6 +40,9 @@ from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainState
+
+_Arguments = ParamSpec('_Arguments')
+_Result = TypeVar('_Result')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +100,10 @@ def system_name(config: ml_collections.ConfigDict) -> str:
 
 
 def keep_compiled(config: ml_collections.ConfigDict) -> None:
-  """Keeps what is compiled, so that a later run need not do it again.
+  """Keeps compiled programs in `config.data.dir`, for later runs.
 
-  Where JAX was told already what to keep (JAX_COMPILATION_CACHE_DIR), it does.
+  Where JAX was told already where to keep them (JAX_COMPILATION_CACHE_DIR),
+  they are kept there.
   """
   if jax.config.jax_compilation_cache_dir is not None:
     return
@@ -99,7 +111,8 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
     'jax_compilation_cache_dir',
     str(loading.data_folder(config.data) / 'compiled'),
   )
-  # Programs that compile in less than a second are many.
+  # JAX would leave out those that compile in less than a second, of which there
+  # are many.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
@@ -111,34 +124,39 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
+  # First what the configuration alone can show to be wrong.
   processes.agree('configuration', config_lib.leaves(config))
   mesh = device_mesh.make_mesh(config)
   keep_compiled(config)
   config_lib.check_system(config)
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}
+
+  # Then what the log shows, before facets are written, which may be dear.
   log = loading.load(config.data, say)
   processes.agree('log', {'the prepared data (config.data)': log.fingerprint})
   ranking.make_ranking(config, log)
+
   folder = loading.data_folder(config.data)
   bank, facets = facet_bank.build(config.facets, log, folder, say)
   item_text = facet_bank.item_text(config.facets.encoder, log, folder)
-  train_plan = feeds.training_plan(system, log, config.train.batch_size)
-  largest = max(
-    config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
-  )
   bank, facet_texts = resident_texts.split(
     bank, system.reads_facets, config.facets.device_gib
+  )
+  largest_batch = max(
+    config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
   )
   inputs = device_mesh.put_on_mesh(
     mesh,
     device_mesh.cut_into_blocks(
       mesh,
       inputs_lib.build_inputs(
-        log, item_text, bank, largest, system.reads_train_graph
+        log, item_text, bank, largest_batch, system.reads_train_graph
       ),
     ),
   )
+
+  train_plan = feeds.training_plan(system, log, config.train.batch_size)
   trainer = train.make_trainer(system, config, mesh, len(train_plan.batches))
   identity = identity_lib.identity(
     config, log.fingerprint, *facet_bank.identities(config.facets, folder)
@@ -158,8 +176,12 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   )
 
 
-def _build_floor(name):
-  """A system of `eval.compare` at its defaults."""
+def _build_floor(name: str) -> System:
+  """A system of `eval.compare` at its defaults.
+
+  Raises:
+    InputError: if there is no such system, or it needs training.
+  """
   config = config_lib.default(name)
   system = config_lib.system_module(name).build(config.model)
   if system.feed != 'none':
@@ -170,11 +192,15 @@ def _build_floor(name):
   return system
 
 
-def _on_mesh(function):
+def _on_mesh(
+  function: Callable[Concatenate[PreparedRun, _Arguments], _Result],
+) -> Callable[Concatenate[PreparedRun, _Arguments], _Result]:
   """A function of a run, called within the run's mesh."""
 
   @functools.wraps(function)
-  def wrapped(run, *args, **kwargs):
+  def wrapped(
+    run: PreparedRun, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+  ) -> _Result:
     with sharded_table.use_mesh(run.mesh):
       return function(run, *args, **kwargs)
 
@@ -183,7 +209,7 @@ def _on_mesh(function):
 
 @_on_mesh
 def initial_state(run: PreparedRun) -> TrainState:
-  """The state before training, placed on the mesh."""
+  """The state before training, on the mesh."""
   return device_mesh.compute_on_mesh(
     run.mesh,
     functools.partial(
@@ -200,7 +226,9 @@ def initial_state(run: PreparedRun) -> TrainState:
 def rank_splits(
   run: PreparedRun, state: TrainState, splits: tuple[str, ...], sample: int = 0
 ) -> dict[str, tuple[np.ndarray, float]]:
-  """Ranks validation, then test, from the end of the training split.
+  """Ranks validation, then test, from the end of the training split (SPEC 5).
+
+  The memory goes on from one split to the next.
 
   Args:
     run: the run.
@@ -215,7 +243,9 @@ def rank_splits(
     run.mesh, ranking.make_ranking(run.config, run.log)
   )
   bound = BoundSystem(run.system, state.params, run.inputs)
+  # Events whose update training had still to apply come first.
   memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
+
   results = {}
   for split in splits:
     plan = run.rank_plans[split]
@@ -265,7 +295,7 @@ def run_floor(run: PreparedRun, name: str) -> dict[str, Any]:
 def train_one_epoch(
   run: PreparedRun, state: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-  """An epoch as the system is fed.
+  """Trains on all training events once, or replays them where nothing learns.
 
   Args:
     run: the run.
@@ -277,6 +307,7 @@ def train_one_epoch(
   """
   events = run.log.train_end
   progress = Progress('training', events)
+
   if run.system.feed == 'none':
     memory, _ = evaluate.replay(
       BoundSystem(run.system, state.params, run.inputs),
@@ -288,6 +319,7 @@ def train_one_epoch(
     seconds = progress.close()
     record = {'seconds': seconds, 'events_per_s': events / seconds}
     return state.replace(memory=memory), record
+
   state, record = train.run_epoch(
     run.trainer, state, run.inputs, run.train_plan, progress, run.facet_texts
   )

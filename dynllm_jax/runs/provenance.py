@@ -1,4 +1,4 @@
-"""What made a run's figures: the commit, the machine, its memory."""
+"""Where a run's figures come from: the commit, the machine, its memory."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ def commit() -> str:
   """The commit of the running code, or its version where there is no git."""
   folder = pathlib.Path(__file__).parent
 
-  def git(*args):
+  def git(*args: str) -> str:
     return subprocess.run(
       ['git', '-C', str(folder), *args],
       capture_output=True,
@@ -26,7 +26,7 @@ def commit() -> str:
     ).stdout.strip()
 
   try:
-    # What experiments write beside each other's runs is not code.
+    # Not what experiments write there, one beside the other: it is no code.
     changed = git(
       'status',
       '--porcelain',
@@ -58,5 +58,6 @@ def machine() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-  """The process's peak resident memory (Linux counts it in KiB)."""
+  """The most resident memory that this process has had."""
+  # Linux counts it in KiB.
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -21,17 +21,17 @@ class RunFolder:
   """The files that a run leaves in its folder; process 0 alone writes them.
 
   Args:
-    path: the folder, also in a bucket; made when first written to.
+    path: the folder, on a disk or in a bucket; made when first written to.
 
   Raises:
-    InputError: if it is of a place that is not supported.
+    InputError: if the path is neither of a disk nor of a supported bucket.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str) -> None:
     self.path = bucket.open_path('--workdir', path)
 
   def check(self) -> None:
-    """Stops, before work is spent, where the folder cannot be written.
+    """Stops, before any work is done, where the folder cannot be written.
 
     Raises:
       InputError: if the folder cannot be made or written in.
@@ -39,23 +39,26 @@ class RunFolder:
     if bucket.is_url(self.path):
       bucket.check_writable('--workdir', self.path)
       return
-    place = self.path.absolute()
-    while not place.exists() and place != place.parent:
-      place = place.parent
+
+    # The nearest folder above that is there; the others are to be made.
+    above = self.path.absolute()
+    while not above.exists() and above != above.parent:
+      above = above.parent
     try:
-      with tempfile.TemporaryDirectory(prefix='.dynllm_jax-', dir=place):
+      with tempfile.TemporaryDirectory(prefix='.dynllm_jax-', dir=above):
         pass
     except OSError as error:
       raise InputError(
         f'--workdir: {str(self.path)!r} cannot be written ({error.strerror}: '
-        f'{str(place)!r}); allowed: a folder that can be'
+        f'{str(above)!r}); allowed: a folder that can be'
       ) from error
 
   @contextlib.contextmanager
   def held(self) -> Iterator[None]:
-    """Keeps other runs out of the folder; a killed process lets go of it.
+    """Keeps other runs out of the folder while this one works in it.
 
-    Not in a bucket, nor where files have no locks.
+    The system frees the lock when a process ends, however it does. There is
+    no lock in a bucket, nor on a file system without locks.
 
     Raises:
       InputError: if another process has it.
@@ -74,29 +77,30 @@ class RunFolder:
         ) from error
       except OSError:  # a file system without locks
         pass
+
       yield
 
   def read_json(self, name: str) -> Any:
-    """The JSON value of a file, None where there is no such file."""
+    """The JSON value of a file; None if there is no such file."""
     try:
       return json.loads((self.path / name).read_text())
     except FileNotFoundError:
       return None
 
   def write_json(self, name: str, value: Any) -> None:
-    """Writes a JSON file whole, or not at all."""
+    """Writes a JSON file, whole or not at all."""
     self._write(name, json.dumps(value, indent=2, sort_keys=False) + '\n')
 
   def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a compressed npz file whole, or not at all."""
+    """Writes a compressed npz file, whole or not at all."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     self._write(name, content.getvalue())
 
-  def _write(self, name, content):
+  def _write(self, name: str, content: str | bytes) -> None:
     if not is_writer():
       return
-    if bucket.is_url(self.path):  # where files appear whole
+    if bucket.is_url(self.path):  # where a file appears whole
       content = content.encode() if isinstance(content, str) else content
       (self.path / name).write_bytes(content)
     else:
@@ -105,22 +109,27 @@ class RunFolder:
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
 
-    Both hold what the epochs so far have shown, so that a resumed run neither
-    repeats an epoch nor leaves one out: to write the same again changes
-    nothing.
+    The first is written anew with all epochs so far; the latter get a file of
+    the last one, under a name of its own. So a resumed run, which calls this
+    again for its last epoch, neither repeats an epoch nor leaves one out.
+
+    Args:
+      records: one of each finished epoch, with its number as `epoch`.
     """
     if not is_writer():
       return
+
     self._write(
       'metrics.jsonl', ''.join(json.dumps(record) + '\n' for record in records)
     )
-    # Imported here: it takes a second that a mistyped command need not wait.
+    # Here, as it takes a second that a mistyped command need not wait for.
     import tensorboardX
 
     folder = self.path / 'tensorboard'
     if len(records) <= 1 and folder.exists():
       for old in folder.iterdir():
         old.unlink()
+    # TensorBoard would name the file by the time.
     with tempfile.TemporaryDirectory() as scratch:
       with tensorboardX.SummaryWriter(scratch) as writer:
         for name, value in records[-1].items():
