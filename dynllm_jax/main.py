@@ -8,6 +8,7 @@ dynllm_jax/config.py and the system's file list them all. Your own log:
       --config.data.events=events.csv --config.data.items=items.csv
 """
 
+import io
 import os
 import sys
 
@@ -30,7 +31,8 @@ def main(argv: list[str]) -> int:
     The exit status; bad input ends in one line `error: ...` on stderr.
   """
   # A name that the terminal's encoding lacks must not end a run.
-  sys.stdout.reconfigure(errors='backslashreplace')
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     _run(command_line.read(argv))
     return 0

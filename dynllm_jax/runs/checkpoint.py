@@ -208,7 +208,7 @@ def _array_checksums(state: TrainState) -> dict[str, dict[str, Any]]:
   return {
     _name(path): {
       'shape': list(leaf.shape),
-      'sum': zlib.crc32(np.ascontiguousarray(leaf).ravel().view('u1')),
+      'sum': zlib.crc32(np.ascontiguousarray(leaf).ravel().view('u1').data),
     }
     for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     if leaf.is_fully_addressable

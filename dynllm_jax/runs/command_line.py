@@ -143,6 +143,8 @@ def _check_config_file(named: str) -> None:
 
   try:
     spec = importlib.util.spec_from_file_location('config_file', file)
+    if spec is None or spec.loader is None:
+      raise ImportError('its name does not end in .py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     made = module.get_config(*[argument] if argument else [])

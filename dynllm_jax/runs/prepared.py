@@ -105,7 +105,8 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
   Where JAX was told already where to keep them (JAX_COMPILATION_CACHE_DIR),
   they are kept there.
   """
-  if jax.config.jax_compilation_cache_dir is not None:
+  # JAX makes the attributes of its configuration at run time.
+  if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
     return
   jax.config.update(
     'jax_compilation_cache_dir',

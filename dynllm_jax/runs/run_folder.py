@@ -94,7 +94,7 @@ class RunFolder:
   def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> None:
     """Writes a compressed npz file, whole or not at all."""
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     self._write(name, content.getvalue())
 
   def _write(self, name: str, content: str | bytes) -> None:
