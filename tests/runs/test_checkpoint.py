@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from dynllm_jax.graph import pending_updates
@@ -85,13 +86,11 @@ def test_another_digit_in_the_record_is_found(folder):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
   folder, monkeypatch
 ):
+  def full(*args, **kwargs):
+    raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', full)
   with Checkpoints(folder) as checkpoints:
-    manager = checkpoints._managers['best']
-
-    def full(*args, **kwargs):
-      raise ValueError('RESOURCE_EXHAUSTED: No space left on device')
-
-    monkeypatch.setattr(manager, 'save', full)
     with pytest.raises(InputError, match='cannot be written .*No space left'):
       checkpoints.save('best', 4, state(2), STATUS)
   with Checkpoints(folder) as checkpoints:
