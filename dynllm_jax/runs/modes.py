@@ -96,9 +96,12 @@ def facets_mode(
     config: the configuration.
     dry_run: say what that would take instead, and spend nothing.
     user: print the facets of this user instead, which must be there.
+
+  Raises:
+    InputError: for whatever is wrong with configuration or data.
   """
   log = loading.load(config.data, say)
-  folder = loading.data_folder(config.data)
+  folder = str(loading.data_folder(config.data))
   if user is not None:
     user_report.show(config.facets, log, folder, user, say)
   elif dry_run:

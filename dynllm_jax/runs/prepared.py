@@ -138,7 +138,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   processes.agree('log', {'the prepared data (config.data)': log.fingerprint})
   ranking.make_ranking(config, log)
 
-  folder = loading.data_folder(config.data)
+  folder = str(loading.data_folder(config.data))
   bank, facets = facet_bank.build(config.facets, log, folder, say)
   item_text = facet_bank.item_text(config.facets.encoder, log, folder)
   bank, facet_texts = resident_texts.split(

@@ -13,6 +13,7 @@ FIELD = 'jax_compilation_cache_dir'
 def test_compiled_programs_are_kept_where_jax_was_told(told, tmp_path):
   config = config_lib.default('popularity')
   config.data.dir = str(tmp_path)
+
   before = getattr(jax.config, FIELD)
   try:
     jax.config.update(FIELD, told)

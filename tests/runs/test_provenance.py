@@ -7,17 +7,9 @@ from dynllm_jax.runs import provenance
 
 def test_changed_code_is_said_and_results_are_not_code(tmp_path, monkeypatch):
   def git(*args):
+    who = ['-c', 'user.name=n', '-c', 'user.email=e']
     return subprocess.run(
-      [
-        'git',
-        '-C',
-        str(tmp_path),
-        '-c',
-        'user.name=n',
-        '-c',
-        'user.email=e',
-        *args,
-      ],
+      ['git', '-C', str(tmp_path), *who, *args],
       check=True,
       capture_output=True,
       text=True,
@@ -33,6 +25,7 @@ def test_changed_code_is_said_and_results_are_not_code(tmp_path, monkeypatch):
   git('add', '.')
   git('commit', '-m', 'first')
   monkeypatch.setattr(provenance, '__file__', str(code))
+
   head = git('rev-parse', 'HEAD')
   assert provenance.commit() == head
   page.write_text('second')
