@@ -4,7 +4,8 @@
 configurations, `tiny_runs` and `tiny_slices` what is trained on them, `replays`
 scores of a whole log. `meshes` runs on fake devices, in a process of its own.
 `tiny_models` saves language models, `facet_answers` answers as they do;
-`fake_endpoint` and `fake_bucket` are servers on this machine.
+`fake_endpoint` and `fake_bucket` are servers on this machine, and `commands`
+runs the command as a user does.
 """
 
 import pathlib
