@@ -38,6 +38,7 @@ def test_a_chunk_has_the_texts_of_its_events_and_few_others():
     assert not lookup.lookup(bank, 0, 0).any() and bank.present[0] == 0
 
 
+@pytest.mark.slow  # compiles two epochs and two replays
 def test_training_and_ranking_are_the_same_wherever_texts_are():
   log = logs.random_log(3, num_events=200, num_times=120)
   config = variants.tiny_config('dynllm+text')
