@@ -8,8 +8,8 @@
     log = dynllm_jax.load(config)
     results = dynllm_jax.train(config, 'runs/shop')
 
-The names below come when they are first asked for: importing the package
-imports nothing else, JAX least of all.
+A name is imported when it is first asked for, so that importing the package
+imports no library, not even JAX.
 """
 
 import importlib

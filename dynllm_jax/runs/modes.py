@@ -103,7 +103,7 @@ def facets_mode(
   log = loading.load(config.data, say)
   folder = str(loading.data_folder(config.data))
   if user is not None:
-    user_report.show(config.facets, log, folder, user, say)
+    user_report.show(config.facets, log, folder, user, report=say)
   elif dry_run:
     facet_bank.plan(config.facets, log, folder, say)
   else:
@@ -133,7 +133,9 @@ def fit(
   state, status = _start(run, checkpoints, folder)
   folder.write_json('config.json', run.config.to_dict())
   while not _is_finished(run, status):
-    state = _fit_one_epoch(run, state, status, checkpoints, folder)
+    state = _fit_one_epoch(
+      run, state, status, checkpoints=checkpoints, folder=folder
+    )
   return status
 
 
@@ -184,6 +186,7 @@ def _fit_one_epoch(
   run: PreparedRun,
   state: TrainState,
   status: Status,
+  *,
   checkpoints: Checkpoints,
   folder: RunFolder,
 ) -> TrainState:
@@ -271,7 +274,9 @@ def report(
 
   state = checkpoints.restore('best', prepared.initial_state(run))
   ranked = prepared.rank_splits(run, state, ('validation', 'test'))
-  results = results_lib.collect(run, status, latest, state, ranked)
+  results = results_lib.collect(
+    run, best=status, latest=latest, state=state, ranked=ranked
+  )
 
   validation, test = (ranked[split][0] for split in ('validation', 'test'))
   users = run.log.users[run.log.train_end :]

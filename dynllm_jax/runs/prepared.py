@@ -152,7 +152,11 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
     device_mesh.cut_into_blocks(
       mesh,
       inputs_lib.build_inputs(
-        log, item_text, bank, largest_batch, system.reads_train_graph
+        log,
+        item_text,
+        bank,
+        padding=largest_batch,
+        train_graph=system.reads_train_graph,
       ),
     ),
   )
@@ -322,7 +326,12 @@ def train_one_epoch(
     return state.replace(memory=memory), record
 
   state, record = train.run_epoch(
-    run.trainer, state, run.inputs, run.train_plan, progress, run.facet_texts
+    run.trainer,
+    state,
+    run.inputs,
+    run.train_plan,
+    progress=progress,
+    facet_texts=run.facet_texts,
   )
   progress.close()
   return state, record
