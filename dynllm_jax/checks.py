@@ -73,7 +73,7 @@ def above_zero(field: str) -> Rule:
   return Rule(field, 'a number above 0', lambda value: value > 0)
 
 
-def share(field: str) -> Rule:
+def fraction(field: str) -> Rule:
   """A number from 0 to 1."""
   return Rule(field, '0 to 1', lambda value: 0 <= value <= 1)
 

@@ -40,7 +40,7 @@ def test_the_first_rule_that_does_not_hold_is_told():
   [
     (checks.at_least('x', 2), (2, 2.5), (1, float('nan'))),
     (checks.above_zero('x'), (1e-9, 3), (0, -1, float('nan'))),
-    (checks.share('x'), (0, 0.5, 1), (-0.1, 1.1, float('nan'))),
+    (checks.fraction('x'), (0, 0.5, 1), (-0.1, 1.1, float('nan'))),
     (checks.one_of('x', 'ab'), ('a', 'b'), ('ab', '', None)),
   ],
 )

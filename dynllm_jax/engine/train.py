@@ -61,7 +61,7 @@ def make_trainer(
       checks.at_least('num_negatives', 1),
       checks.at_least('num_epochs', 1),
       checks.above_zero('learning_rate'),
-      checks.share('final_learning_rate'),
+      checks.fraction('final_learning_rate'),
       checks.at_least('warmup_steps', 0),
       checks.above_zero('max_gradient_norm'),
       checks.above_zero('max_time_gradient_norm'),

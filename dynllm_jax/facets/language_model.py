@@ -91,7 +91,7 @@ def check(writer_config: Any) -> None:
       ),
       checks.at_least('seed', 0),
       checks.at_least('max_attempts', 1),
-      checks.share('max_failure_rate'),
+      checks.fraction('max_failure_rate'),
     ],
   )
 

@@ -247,7 +247,7 @@ def build(config: ml_collections.ConfigDict) -> System:
       top_r,
       checks.one_of('fusion.mode', fusion.FUSIONS),
       checks.at_least('fusion.num_layers', 1),
-      checks.share('fusion.alpha'),
+      checks.fraction('fusion.alpha'),
     ],
   )
   system = stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
