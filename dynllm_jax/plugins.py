@@ -5,6 +5,12 @@ package are the files of one folder, and their names are the files'. One from
 outside has the full name of its module, such as `my_shop.my_system`, or the
 short name that an installed distribution gives it as an entry point in the
 kind's group. No list of plug-ins is kept anywhere.
+
+What a source, an encoder or a writer gives is kept on disk and found again
+without asking it. One from outside therefore has a `VERSION`, a whole number
+that its author raises whenever the same input gives something else: `version`
+returns it with the module's name, and both are part of what the files are
+found by.
 """
 
 import functools
@@ -13,6 +19,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import types
+from typing import Any
 from typing import NamedTuple
 
 from dynllm_jax.types import InputError
@@ -28,6 +35,7 @@ class Kind(NamedTuple):
       `flax_encoder.py` is the encoder `flax`.
     group: the entry points of installed distributions that are of this kind.
     functions: the functions that a plug-in must have.
+    kept: whether what it gives is kept on disk, so that it needs a VERSION.
   """
 
   word: str
@@ -35,6 +43,7 @@ class Kind(NamedTuple):
   suffix: str
   group: str
   functions: tuple[str, ...]
+  kept: bool = True
 
 
 SYSTEMS = Kind(
@@ -43,6 +52,7 @@ SYSTEMS = Kind(
   suffix='',
   group='dynllm_jax.systems',
   functions=('default_config', 'build'),
+  kept=False,
 )
 SOURCES = Kind(
   word='source',
@@ -83,7 +93,7 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
 
   Raises:
     InputError: if there is no such plug-in, it cannot be imported, or it
-      lacks a function.
+      lacks a function or its VERSION.
   """
   if name in _own_names(kind):
     return importlib.import_module(f'{kind.package}.{name}{kind.suffix}')
@@ -110,7 +120,28 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
       f'{field}: {target} has no function {missing[0]!r}; a {kind.word} has '
       f'{", ".join(kind.functions)}'
     )
+  if kind.kept and not isinstance(getattr(module, 'VERSION', None), int):
+    raise InputError(
+      f'{field}: {target} has no VERSION; a {kind.word} from outside has '
+      'VERSION = 1, or a larger whole number once it gives something else'
+    )
   return module
+
+
+def version(kind: Kind, module: types.ModuleType) -> dict[str, Any]:
+  """What tells a plug-in from outside from any other and from older code.
+
+  Args:
+    kind: one of the kinds above.
+    module: a plug-in of that kind, of `load`.
+
+  Returns:
+    JSON values: the module's name and its VERSION. Nothing for a plug-in of
+    this package, whose versions are in what it is kept by already.
+  """
+  if module.__name__.startswith(f'{kind.package}.'):
+    return {}
+  return {'module': module.__name__, 'module_version': module.VERSION}
 
 
 @functools.cache

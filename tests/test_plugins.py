@@ -7,6 +7,8 @@ installed distributions (plugins.py) are found as well.
 import dataclasses
 import inspect
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from dynllm_jax.facets import writing
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
 from tests.testing import logs
+from tests.testing import ROOT
 
 # What each function is called with, wherever the package calls it.
 CALLS = {
@@ -197,12 +200,14 @@ def module_file(tmp_path, monkeypatch):
   return make
 
 
-FUNCTIONS = 'def files(data_config): ...\ndef read(data_config): ...\n'
+SOURCE = (
+  'VERSION = 1\ndef files(data_config): ...\ndef read(data_config): ...\n'
+)
 
 
 @pytest.mark.parametrize('name', ['shop_a.till', 'till_without_a_package'])
 def test_a_module_anywhere_is_a_plug_in(module_file, name):
-  module_file(name, FUNCTIONS)
+  module_file(name, SOURCE)
   module = plugins.load(plugins.SOURCES, name, 'data.source')
   assert module.__name__ == name
   assert name not in plugins.names(plugins.SOURCES)
@@ -214,6 +219,11 @@ def test_a_module_anywhere_is_a_plug_in(module_file, name):
     ('shop_b.till', 'def files(): ...', "data.source: .*no function 'read'"),
     ('shop_c.till', '1 / 0', 'data.source: .*ZeroDivisionError'),
     ('shop_d.till', 'import no_such_module', 'data.source: .*no_such_module'),
+    (
+      'shop_e.till',
+      SOURCE.replace('1', '"new"'),
+      'data.source: .*has no VERSION; a source from outside has VERSION = 1',
+    ),
   ],
 )
 def test_a_module_that_cannot_serve_is_named(module_file, name, text, error):
@@ -228,29 +238,171 @@ def test_an_unknown_name_is_refused(name):
     plugins.load(plugins.SOURCES, name, 'data.source')
 
 
-SOURCE = """
+def test_a_short_name_of_an_installed_distribution(module_file, tmp_path):
+  """As `pip install` leaves it: an entry point beside the module."""
+  kind = plugins.SOURCES._replace(group='shop_f.sources')
+  module_file('shop_f.till', SOURCE)
+  about = tmp_path / 'shop_f-1.0.dist-info'
+  about.mkdir()
+  about.joinpath('METADATA').write_text('Name: shop_f\nVersion: 1.0\n')
+  about.joinpath('entry_points.txt').write_text(
+    f'[{kind.group}]\ntill = shop_f.till\n'
+  )
+  assert set(plugins.names(kind)) - set(plugins.names(plugins.SOURCES)) == {
+    'till'
+  }
+  module = plugins.load(kind, 'till', 'data.source')
+  assert module.__name__ == 'shop_f.till'
+  assert plugins.version(kind, module) == {
+    'module': 'shop_f.till',
+    'module_version': 1,
+  }
+
+
+SHOP = {
+  'config': """
+from dynllm_jax import config as config_lib
+
+def get_config(arg=''):
+  config = config_lib.default(arg)
+  config.data.source = 'shop.till'
+  config.data.min_user_items = config.data.min_item_users = 1
+  config.facets.writer.name = 'shop.clerk'
+  config.facets.encoder.name = 'shop.lengths'
+  config.eval.compare, config.eval.ks = (), (1, 5)
+  return config
+""",
+  'till': """
 import numpy as np
 from dynllm_jax.types import RawLog
+
+VERSION = 1
 
 def files(data_config):
   return []
 
 def read(data_config):
-  few = np.array(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'], object)
-  none = np.array([], object)
-  return RawLog(few, few, np.arange(9), none, none, none, none, {}, 'a till')
-"""
+  number = np.arange(90)
+  names = np.array([f'name {n}' for n in range(7)], object)
+  users, items, times = names[number % 7], names[number % 5], 9_000 * number
+  table = [names] * 4
+  return RawLog(users, items, times, *table, {'receipts': 90}, 'a till')
+""",
+  'clerk': """
+import numpy as np
+from dynllm_jax.facets import writing
+
+VERSION = 1
+
+def write(writer_config, log, profiles, store='', report=print):
+  ones = np.ones(len(profiles), np.int32)
+  return writing.collect([('a', 'b', 'c', '')] * len(profiles), ones)
+
+def plan(writer_config, log, profiles, store='', report=print):
+  report('nothing')
+
+def identity(writer_config, store=''):
+  return {'name': 'clerk'}
+
+def describe(writer_config):
+  return 'a clerk'
+""",
+  'lengths': """
+import numpy as np
+
+VERSION = 1
+
+def encode(encoder_config, texts, store=''):
+  lengths = np.array([len(text) for text in texts], np.float16)
+  return np.stack([lengths, lengths], axis=1)
+
+def identity(encoder_config, store=''):
+  return {'name': 'lengths'}
+
+def describe(encoder_config):
+  return 'lengths'
+""",
+  'newest': """
+import jax.numpy as jnp
+import ml_collections
+from dynllm_jax.bases import counts
+from dynllm_jax.types import System
+
+def default_config():
+  return ml_collections.ConfigDict()
+
+def build(config):
+  def init(key, inputs, capacity):
+    return {}, jnp.zeros([inputs.num_items + 1])
+
+  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+    return counts.embeddings(users, items, memory)
+
+  def update(params, memory, inputs, pending):
+    events = pending.events
+    rows = counts.rows_to_write(events.items, events.mask)
+    return memory.at[rows].max(events.times, mode='drop')
+
+  return System('none', True, init, jnp.zeros_like, embed, update)
+""",
+}
 
 
 def test_a_source_of_another_version_reads_again(module_file, tmp_path):
   config = config_lib.default().data
-  config.source, config.dir = 'shop_e.till', str(tmp_path / 'store')
+  config.source, config.dir = 'shop_g.till', str(tmp_path / 'store')
   config.min_user_items = config.min_item_users = 1
-  module_file('shop_e.till', SOURCE)
+  module_file('shop_g.till', SHOP['till'])
   lines = []
   for version, again in ((1, False), (1, True), (2, False)):
-    module = plugins.load(plugins.SOURCES, 'shop_e.till', 'data.source')
-    module.VERSION = version
+    module = plugins.load(plugins.SOURCES, 'shop_g.till', 'data.source')
+    module.VERSION = version  # as if its author had raised it
     lines.clear()
     loading.load(config, lines.append)
     assert any('loaded from' in line for line in lines) == again
+
+
+@pytest.mark.slow
+def test_a_run_of_which_all_plug_ins_are_from_outside(tmp_path):
+  """It gives a result, and newer code is never answered from old files."""
+  folder = tmp_path / 'shop'
+  folder.mkdir()
+  for name, text in SHOP.items():
+    (folder / f'{name}.py').write_text(text)
+
+  def run(*args):
+    done = subprocess.run(
+      [
+        *(sys.executable, '-m', 'dynllm_jax.main', *args),
+        f'--config={folder}/config.py:shop.newest',
+        f'--config.data.dir={tmp_path / "data"}',
+      ],
+      cwd=tmp_path,
+      env={**logs.on_devices(1), 'PYTHONPATH': f'{tmp_path}:{ROOT}'},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+  written = run('--workdir=run')
+  assert 'receipts: 90' in written and 'data: stored in' in written
+  found = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert found['test']['recall@5'] == 1.0  # there are five items
+  assert 'data: loaded from' in run('--mode=facets')
+
+  def made():
+    kinds = ('event_logs', 'facets', 'item_text')
+    return [len(list((tmp_path / 'data' / kind).iterdir())) for kind in kinds]
+
+  assert made() == [1, 1, 1]
+  # What follows from the module is made anew, and all that follows from that.
+  for name, expected in (
+    ('clerk', [1, 2, 1]),
+    ('lengths', [1, 3, 2]),
+    ('till', [2, 4, 3]),
+  ):
+    path = folder / f'{name}.py'
+    path.write_text(path.read_text().replace('VERSION = 1', 'VERSION = 2'))
+    run('--mode=facets')
+    assert made() == expected, name

@@ -1,25 +1,55 @@
-"""Prepared logs: read by a source, prepared once, kept on disk.
+"""Loading the log of `config.data`: read and prepared once, then kept.
 
-A source is a file of datasets/sources, or a module from elsewhere (plugins.py),
-with two functions of `config.data`: `files(data_config)`, the files that it
-reads (`source_files.File`), and `read(data_config)`, which gives a `RawLog`.
-It may have a `VERSION`, raised whenever `read` gives another log of the same
-files: without it a log that was prepared before the change would still serve.
+The log is read by a source, which `config.data.source` names: a module of
+`datasets/sources`, by its file name, or any other that Python finds, by its
+full name (`config.data.source=my_shop.receipts`; see plugins.py). A source has
+
+    VERSION: int
+    files(data_config: ml_collections.ConfigDict) -> list[source_files.File]
+    read(data_config: ml_collections.ConfigDict) -> RawLog
+
+`files` returns the files that the log is made of, in the order in which their
+fields stand in the configuration; `source_files.File.of(data_config, 'events')`
+is the file that `config.data.events` names, checked to be there. A log that is
+made and not read has none. Every file's content is hashed before `read` and
+after it.
+
+`read` returns the log as it stands there (types.py): `users` and `items`,
+str[events] of dtype object, none empty; `times`, i64[events], unix seconds, in
+any order; the item table's `item_ids`, each once, `titles`, `categories` and
+`brands`, str[table] of dtype object and of one length, '' where there is no
+text, all of length 0 without a table; `counts`, int by what was counted, in
+words; `source`, what was read, in words. Duplicates, sampling, the core,
+numbering and the split follow for every source (prepare.py). The same files
+and fields of `config.data` must give the same log. What is shared by sources,
+such as formats, columns and bad rows, is in `datasets/reading`.
+
+Both raise `InputError`, in one line, for a field, a file or a row that is not
+allowed: the field, its value, the place and what is allowed.
+
+A prepared log is found again by its fingerprint: the content of the files, the
+fields of `config.data` other than places, and for a source from outside its
+module's name and `VERSION`. So raise `VERSION` whenever the same files and
+fields give another log; in this package that is `_VERSION`, below, for all
+sources.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import hashlib
 import json
 import pathlib
+import types
 from typing import Any
+
+import ml_collections
 
 from dynllm_jax import checks
 from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
-from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import time_columns
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import bucket_copy
@@ -27,11 +57,14 @@ from dynllm_jax.storage import build_folder
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 
-# Raised whenever reading or preparing changes what comes out.
+# Raised whenever reading or preparing changes what comes out, of any source of
+# this package.
 _VERSION = 2
 
 
-def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
+def load(
+  data_config: ml_collections.ConfigDict, report: Callable[[str], None] = print
+) -> EventLog:
   """The prepared log of `config.data` (SPEC 2).
 
   It is prepared once for each content of the files and each set of fields, and
@@ -52,38 +85,26 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
     'event_log' if named else data_config.source,
     'config.data.source',
   )
-  version = getattr(source, 'VERSION', None)
-  fingerprint = _fingerprint(data_config, source.files(data_config), version)
+  fingerprint = _fingerprint(data_config, source)
   folder = data_folder(data_config) / 'event_logs' / fingerprint
-  if bucket_copy.fetch_folder(folder):
-    try:
-      log = log_store.load(folder, fingerprint)
-      report(f'data: {log.source}')
-      report(f'data: loaded from {folder}')
-      _report_counts(log.counts, report)
-      return log
-    except log_store.DamagedError as error:
-      report(f'data: {folder} is damaged: {error}; it is prepared again')
-      with _writing(folder):
-        build_folder.remove(folder)
-  files = source.files(data_config)
+  log = _load_stored(folder, fingerprint, report)
+  if log is not None:
+    return log
+
   raw = source.read(data_config)
-  if _fingerprint(data_config, files, version) != fingerprint:
+  if _fingerprint(data_config, source) != fingerprint:
+    first = source.files(data_config)[0]
     raise InputError(
-      f'{files[0].field}: {files[0].path} or a file read with it was changed '
+      f'{first.field}: {first.path} or a file read with it was changed '
       'while it was read; allowed: files that stay as they are'
     )
   report(f'data: {raw.source}')
   _report_counts(raw.counts, report)
+
   log = prepare.prepare(raw, data_config, fingerprint)
-  _report_counts(
-    {
-      name: count
-      for name, count in log.counts.items()
-      if name not in raw.counts
-    },
-    report,
-  )
+  new = [name for name in log.counts if name not in raw.counts]
+  _report_counts({name: log.counts[name] for name in new}, report)
+
   with _writing(folder):
     log_store.save(log, folder)
     bucket_copy.publish_folder(folder)
@@ -91,31 +112,51 @@ def load(data_config: Any, report: Callable[[str], None] = print) -> EventLog:
   return log
 
 
+def _load_stored(
+  folder: pathlib.Path, fingerprint: str, report: Callable[[str], None]
+) -> EventLog | None:
+  """The log that a folder holds; None without one, and a damaged one goes."""
+  if not bucket_copy.fetch_folder(folder):
+    return None
+  try:
+    log = log_store.load(folder, fingerprint)
+  except log_store.DamagedError as error:
+    report(f'data: {folder} is damaged: {error}; it is prepared again')
+    with _writing(folder):
+      build_folder.remove(folder)
+    return None
+  report(f'data: {log.source}')
+  report(f'data: loaded from {folder}')
+  _report_counts(log.counts, report)
+  return log
+
+
 @contextlib.contextmanager
-def _writing(folder):
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+  """Within it an error of the disk is an InputError about `data.dir`."""
   try:
     yield
   except (OSError, RuntimeError) as error:  # the latter tfds's, of a full disk
     raise InputError(
-      f'config.data.dir: {folder} cannot be written ({error}); it must '
-      'be a folder that can be, with room'
+      f'config.data.dir: {folder} cannot be written ({error}); allowed: a '
+      'folder that can be written, on a disk with room'
     ) from error
 
 
-def data_folder(data_config: Any) -> pathlib.Path:
+def data_folder(data_config: ml_collections.ConfigDict) -> pathlib.Path:
   """Where prepared data are kept: `data.dir` or the user's cache.
 
-  Of a bucket's folder, the copy on this machine (bucket_copy.py).
+  For a folder in a bucket, the copy on this machine (bucket_copy.py).
 
   Raises:
-    InputError: if it is of a place that is not supported.
+    InputError: if the kind of place is not supported.
   """
   if data_config.dir:
     return bucket.local_path('config.data.dir', data_config.dir)
   return bucket.cache_folder()
 
 
-def check(data_config: Any) -> None:
+def check(data_config: ml_collections.ConfigDict) -> None:
   """Checks the fields that every source shares.
 
   Raises:
@@ -154,20 +195,22 @@ def _selects_rows(where: Any) -> bool:
 
 
 def _fingerprint(
-  data_config: Any, files: list[source_files.File], version: int | None
+  data_config: ml_collections.ConfigDict, source: types.ModuleType
 ) -> str:
-  """A hash of the files' content and of what preparation depends on."""
+  """A hash of the files' content and of all else that the log follows from."""
   fields = json.loads(data_config.to_json())
   for field in ('dir', 'events', 'items'):  # Places, not content.
     del fields[field]
   contents = []
-  for file in files:
+  for file in source.files(data_config):
     with open(file.path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
     # By the short name, which fingerprints had before messages had the full.
     field = file.field.removeprefix('config.')
     contents.append([field, pathlib.Path(file.path).suffixes, digest])
-  parts = [_VERSION, fields, contents, *([] if version is None else [version])]
+  parts = [_VERSION, fields, contents]
+  if version := plugins.version(plugins.SOURCES, source):
+    parts.append(version)
   key = json.dumps(parts, sort_keys=True)
   return hashlib.sha256(key.encode()).hexdigest()
 

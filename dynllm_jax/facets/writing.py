@@ -115,7 +115,11 @@ def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
   Raises:
     InputError: if there is no such writer, or its model cannot be had.
   """
-  return writer(writer_config).identity(writer_config, store)
+  module = writer(writer_config)
+  return {
+    **module.identity(writer_config, store),
+    **plugins.version(plugins.WRITERS, module),
+  }
 
 
 def describe(writer_config: Any) -> str:

@@ -49,7 +49,11 @@ def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
   Raises:
     InputError: if there is no such encoder, or its model cannot be had.
   """
-  return encoder(encoder_config).identity(encoder_config, store)
+  module = encoder(encoder_config)
+  return {
+    **module.identity(encoder_config, store),
+    **plugins.version(plugins.ENCODERS, module),
+  }
 
 
 def describe(encoder_config: Any) -> str:
