@@ -148,6 +148,7 @@ def comparisons(result: dict[str, Any]) -> list[str]:
 
 
 def _shown_p(p: float | None) -> str:
+  """p as the table shows it, a bound where the resamples show no less."""
   if p is None:
     return 'needs ranks'
   smallest = significance.SMALLEST
@@ -227,6 +228,7 @@ def chart(result: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def _short(column: str) -> str:
+  """The short name of a metric, R@10 for recall@10."""
   return (
     column.replace('recall', 'R').replace('ndcg', 'N').replace('mrr', 'MRR')
   )

@@ -102,11 +102,17 @@ def _programs(
     return batch, events, jax.random.fold_in(state.key, planned.start)
 
   def lookup(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
-    memory, pending = carry
     batch, events, key = batch_of(planned)
-    return (memory, pending), _reads(
-      model, trainer.config, inputs, memory, batch, events, key
+    looked_up = _reads(
+      model,
+      trainer.config,
+      inputs,
+      memory=carry[0],
+      batch=batch,
+      events=events,
+      key=key,
     )
+    return carry, looked_up
 
   def update(carry: Carry, planned: PlannedBatch) -> tuple[Carry, Array]:
     # The pending events move on with the batches; otherwise the compiler could

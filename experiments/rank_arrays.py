@@ -7,9 +7,9 @@ again, so a clone does not have them: a row's .json has their check sums, and
 `python -m experiments.verify` trains and tests the row again, compares, and
 puts the arrays back.
 
-On another machine a few scores are rounded differently and a few ranks change,
-in figures that are the same to many places. Such arrays are `close` to those of
-the row; what is computed from them says so.
+On another machine some scores are rounded differently, so that a few ranks
+change while the figures stay the same to many places. Such arrays are `close`
+to those of the row, and a page that uses them says so.
 """
 
 import hashlib

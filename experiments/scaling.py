@@ -80,7 +80,7 @@ def measure(specs: dict[int, dict[str, Any]], slices: int) -> list[Point]:
   Returns:
     A point for each size: `size`, `us_per_event`, `ratio` (the median over
     slices of the time of an event over that at the smallest size), `peak_rss`,
-    `table_bytes` and what else the worker says of itself.
+    `table_bytes` and the worker's other figures.
   """
   workers = {size: Worker(spec) for size, spec in sorted(specs.items())}
   rounds, peaks = [], {}
@@ -114,7 +114,7 @@ def spec_of(
   item_ids: bool = False,
   **rest: Any,
 ) -> dict[str, Any]:
-  """What a worker is told.
+  """What a worker measures.
 
   Args:
     kind: 'train' or 'rank'.

@@ -41,7 +41,7 @@ class TimedProcess:
     return line.strip()
 
   def step(self) -> str:
-    """Lets it do its next piece of work; what it says of it.
+    """Lets it do its next piece of work and returns its answer.
 
     Raises:
       RuntimeError: if it ends instead.

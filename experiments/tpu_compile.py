@@ -51,10 +51,16 @@ def compile_case(name: str) -> dict[str, Any]:
   from experiments import compiled
 
   sizes = {
-    'tmall': compiled.LogSize(5_651, 10_333, 258_390, 24, 60_000),
+    'tmall': compiled.LogSize(
+      users=5_651, items=10_333, events=258_390, windows=24, texts=60_000
+    ),
     # Only the facet texts of a chunk of batches; the others stay on hosts.
     'huge': compiled.LogSize(
-      100_000_000, 10_000_000, 2_000_000_000, 20, 1 << 22
+      users=100_000_000,
+      items=10_000_000,
+      events=2_000_000_000,
+      windows=20,
+      texts=1 << 22,
     ),
   }
   case = CASES[name]

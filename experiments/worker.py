@@ -30,8 +30,8 @@ from experiments import random_logs
 from experiments import slices as slices_lib
 from experiments.timed_process import TimedProcess
 
-Spec = dict[str, Any]  # what a worker is told
-Step = Callable[[], tuple[int, float]]  # its next slice: events and seconds
+Spec = dict[str, Any]  # what a worker measures
+Step = Callable[[], tuple[int, float]]  # works on a slice: events and seconds
 
 
 class Worker:
