@@ -11,13 +11,16 @@ import sys
 import numpy as np
 import pytest
 
+from dynllm_jax import config as config_lib
 from dynllm_jax.types import InputError
+from experiments import encoders
 from experiments import grids
 from experiments import overall_page
 from experiments import overall_results
 from experiments import rank_arrays
 from experiments import result_rows
 from experiments import significance
+from experiments import studies
 from tests.testing import ROOT
 
 
@@ -181,8 +184,6 @@ def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
 
 
 def test_every_point_of_the_grid_is_a_field_of_the_configuration():
-  from dynllm_jax import config as config_lib
-
   fields = {
     name
     for point in grids.grid()
@@ -191,6 +192,7 @@ def test_every_point_of_the_grid_is_a_field_of_the_configuration():
       *grids.final_fields(point, 100.0),
     )
   }
+  assert len(fields) > 2
   flat = config_lib.default().to_dict()
   for name in fields:
     part, field = name.split('.')
@@ -207,8 +209,6 @@ def test_epochs_fit_the_budget():
 
 
 def test_encoders_are_compared_with_and_without_facets():
-  from experiments import encoders
-
   changes = encoders.changes('models/small/')
   assert list(changes) == [
     'hashing, all facets',
@@ -289,9 +289,6 @@ def test_rows_that_cannot_stand_in_one_table_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_configured_value_is_not_run_twice():
-  from dynllm_jax import config as config_lib
-  from experiments import studies
-
   config = config_lib.default('dynllm')
   for dim, left in ((128, {}), (256, {'model.dim': 256})):
     assert (
@@ -301,8 +298,6 @@ def test_a_configured_value_is_not_run_twice():
 
 
 def test_a_study_has_a_page_and_a_chart(tmp_path, monkeypatch):
-  from experiments import studies
-
   monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
   records = [
     {
