@@ -145,10 +145,7 @@ def answers(store):
   (path,) = store.iterdir()
   about = json.loads((path / 'about.json').read_text())
   opened = Store(path, about)
-  return {
-    opened._entries['key'][row].tobytes(): opened.read(row)
-    for row in range(len(opened))
-  }
+  return {key: opened.read(row) for row, key in enumerate(opened.keys(0))}
 
 
 def test_batches_and_order_change_no_answer(log, folder, tmp_path):

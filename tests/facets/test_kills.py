@@ -159,9 +159,8 @@ def stores(folder):
     if not (about.parent / 'index.bin').exists():
       continue  # a finished bank
     store = Store(about.parent, json.loads(about.read_text()))
-    keys = store._entries['key']
     found[about.parent.name] = {
-      keys[row].tobytes(): store.read(row) for row in range(len(store))
+      key: store.read(row) for row, key in enumerate(store.keys(0))
     }
     assert len(found[about.parent.name]) == len(store)
   return found

@@ -292,9 +292,8 @@ def test_causal(make_log, tmp_path):
 _WRITE = """
 import sys
 from dynllm_jax.facets import windows, writing
-from tests.facets.conftest import small_log
-from tests.testing import facet_answers
-log = small_log(facet_answers.many(6, 10), facet_answers.TITLES)
+from tests.testing import facet_answers, logs
+log = logs.log_of_events(facet_answers.many(6, 10), facet_answers.TITLES)
 config = facet_answers.fields(
     name='openai', base_url=sys.argv[1], concurrency=3).writer
 writing.write(
@@ -328,9 +327,8 @@ def content(folder):
   """Everything that a store holds, in any order."""
   (path,) = folder.iterdir()
   store = Store(path, json.loads((path / 'about.json').read_text()))
-  keys = store._entries['key']
   assert (store.folder / 'index.bin').stat().st_size == 32 * len(store)
-  return {keys[row].tobytes(): store.read(row) for row in range(len(store))}
+  return {key: store.read(row) for row, key in enumerate(store.keys(0))}
 
 
 @pytest.mark.slow
