@@ -293,6 +293,7 @@ def test_negatives_follow_the_key():
 
 
 def as_batch(events, size):
+  """A batch of these events (user, item, time), and padding up to `size`."""
   pad = [(0, 0, 0)] * (size - len(events))
   users, items, times = np.array([*events, *pad], np.int32).T
   return EventBatch(

@@ -7,7 +7,8 @@ from experiments import worker
 from tests.testing import tiny_slices
 
 
-def spec(kind, **fields):
+def spec(kind, **changes):
+  """What a worker process is told: a tiny log, and what is timed on it."""
   return {
     'kind': kind,
     'system': 'tgn',
@@ -19,7 +20,8 @@ def spec(kind, **fields):
     'slice_events': 64,
     'spread': 0,
     'batches': 2,
-    'fields': {**tiny_slices.FIELDS, **fields},
+    'fields': tiny_slices.FIELDS,
+    **changes,
   }
 
 
@@ -27,7 +29,7 @@ def spec(kind, **fields):
 def test_sizes_are_timed_in_processes_of_their_own():
   """Also that more nodes take the room of their tables, no more."""
   points = scaling.measure(
-    {20: spec('train'), 4_000: {**spec('train'), 'num_users': 4_000}}, 1
+    {20: spec('train'), 4_000: spec('train', num_users=4_000)}, 1
   )
   small, large = points
   assert small['ratio'] == 1 and large['ratio'] > 0
@@ -41,7 +43,7 @@ def test_sizes_are_timed_in_processes_of_their_own():
 
 @pytest.mark.slow
 def test_a_ranking_is_timed():
-  process = worker.Worker({**spec('rank'), 'eval.batch_size': 16})
+  process = worker.Worker(spec('rank'))
   found = process.step()
   process.close()
   assert found['events'] == 32 and found['seconds'] > 0

@@ -34,6 +34,7 @@ ARRAYS = ('texts', 'offsets', 'closes', 'index')
 
 
 def config(**changes):
+  """`config.facets` with rules and hashing, and with these fields changed."""
   result = ml_collections.ConfigDict(
     {
       'window_days': 10.0,

@@ -46,6 +46,7 @@ def fixture_folder(tmp_path_factory):
 
 
 def fields(folder, **changes):
+  """`config.facets` of the model in a folder, in small batches."""
   return facet_answers.fields(
     name='flax',
     **{

@@ -44,6 +44,7 @@ class Scripted:
 
 
 def write(script, log, folder, report=lambda line: None, **changes):
+  """What a scripted model writes about a log; `changes` are of the writer."""
   config = facet_answers.fields(name='flax', **changes).writer
   return llm_writing.write(
     config,
@@ -276,6 +277,7 @@ def test_fields_out_of_range(field, value):
 
 
 def plan(log, folder, script=None, **changes):
+  """The lines of a plan; the arguments are those of `write`."""
   config, lines = facet_answers.fields(name='flax', **changes).writer, []
   llm_planning.plan(
     config,

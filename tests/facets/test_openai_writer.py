@@ -302,6 +302,7 @@ writing.write(
 
 
 def start(server, folder):
+  """A process that writes about the same log as any other of its kind."""
   return subprocess.Popen(
     [
       sys.executable,

@@ -19,6 +19,7 @@ DIM, HEADS, QUERY, PARTS, KEYS, BATCH = 6, 2, (3, 2), (4, 3), 4, 3
 
 @pytest.fixture(name='drawn', scope='module')
 def fixture_drawn():
+  """A module, random parameters and inputs, and a mask with an empty row."""
   rng = np.random.default_rng(0)
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   query = [normal(BATCH, QUERY[0]), normal(QUERY[1])]  # the second a constant

@@ -22,6 +22,7 @@ _distill = jax.jit(distillation.distill, static_argnums=(2, 3))
 
 
 def oracle(facet, query, top_r, order):
+  """A distilled facet by SPEC 3.7, coordinate by coordinate."""
   if order == 'none':
     return list(facet)
   norm = np.sqrt(np.float32(sum(np.float32(q) ** 2 for q in query)))

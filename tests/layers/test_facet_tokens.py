@@ -27,6 +27,7 @@ def build(order='none', **kwargs):
 
 
 def facets_of(params, texts=TEXTS, known=KNOWN):
+  """f64[batch, facets, dim] as SPEC 3.6 has them, one text at a time."""
   p = {name: np.asarray(w, float) for name, w in params['params'].items()}
   rows = np.zeros((BATCH, FACETS, DIM))
   for row, facet in np.ndindex(BATCH, FACETS):

@@ -26,6 +26,7 @@ def build(**kwargs):
 
 
 def attended(params, depth):
+  """What the module's own attention layers make of the graph's vectors."""
   query = GRAPH
   for layer in range(depth):
     query = _attend(

@@ -12,6 +12,7 @@ INPUT, DIM, ROWS = 3, 4, 5
 
 
 def draw():
+  """Parameters, states and inputs by chance."""
   rng = np.random.default_rng(0)
   params = gru.init_gru(jax.random.key(0), INPUT, DIM)
   # Biases start at zero, where a forgotten one would not show.

@@ -17,6 +17,7 @@ PARAMS = logs.random_params(MODULE.init, NODES, NEAR, MASK)
 
 
 def oracle(node, neighbors):
+  """What a node hears of its neighbors' states, by DyRep's equations."""
   p = jax.tree.map(lambda w: np.asarray(w, float), PARAMS['params'])
   if not len(neighbors):
     return np.zeros(DIM)

@@ -24,6 +24,7 @@ def _step(params, hidden, inputs):
 
 
 def events(seed):
+  """A memory of four nodes, and events of three of them at equal times."""
   rng = np.random.default_rng(seed)
   nodes = rng.integers(1, 4, SIZE).astype(np.int32)  # node 4 has no event
   times = np.sort(rng.integers(6, 9, SIZE)).astype(np.int32) * DAY

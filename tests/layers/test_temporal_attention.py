@@ -56,6 +56,7 @@ def build(num_layers, shared):
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 5))
 def run(module, params, side, nodes, times, num_layers, tables):
+  """The module's embeddings on the log of `world`, deterministically."""
   return module.apply(
     params,
     side,

@@ -143,6 +143,7 @@ def make_log(seed):
 
 
 def make_inputs(log):
+  """Inputs without texts, whose compiled program does not depend on the log."""
   facets = FacetBank(
     texts=np.zeros([1, 1], np.float16),
     offsets=np.zeros(NUM_USERS + 2, np.int32),

@@ -88,6 +88,7 @@ def build(name, **fields):
 
 
 def embed(name, users, times, items, time, **fields):
+  """A system's embeddings of users at their times and of items at one time."""
   network, params, memory, inputs = build(name, **fields)
   return network.apply(
     params,
@@ -153,6 +154,7 @@ def gap(name, side, node, time):
 
 
 def neighbors(side, node, time):
+  """A node's latest neighbors before a time, newest first."""
   log, _ = world()
   own, other = (
     (log.users, log.items) if side == 'user' else (log.items, log.users)

@@ -30,6 +30,7 @@ def one_pair(name, positive, negative):
 
 
 def oracle(name, positive, negatives, allowed, mask):
+  """The sum of a loss over the rows of a batch, by SPEC 3.9."""
   total = 0.0
   for row, y in enumerate(np.asarray(positive, float)):
     kept = [float(n) for n, a in zip(negatives[row], allowed[row]) if a]

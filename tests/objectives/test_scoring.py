@@ -24,6 +24,7 @@ _score, _score_rows = jax.jit(scoring.score), jax.jit(scoring.score_rows)
 
 
 def draw_users(seed, parts):
+  """Users by chance whose embeddings have these parts beside the vector."""
   rng = np.random.default_rng(seed)
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
 
@@ -49,6 +50,7 @@ def draw_users(seed, parts):
 
 
 def brute(users, row, item, vector):
+  """The score of one item for one row of users, part by part."""
   total = sum(float(a) * float(b) for a, b in zip(users.vector[row], vector))
   if users.scale is not None:
     total *= float(users.scale)
