@@ -67,9 +67,10 @@ def plan_batches(
     raise checks.not_allowed('batch_size', batch_size, '1 or more')
 
   split = times[start:end]
-  bounds = np.flatnonzero(np.diff(split)) + 1  # where a new time begins
-  bounds = np.concatenate([bounds, [len(split)]]) if len(split) else []
+  # Where a group of equal times ends and the next one begins.
+  bounds = np.append(np.flatnonzero(np.diff(split)) + 1, len(split))
 
+  # As many whole groups as fit; a group that does not, in parts of its own.
   rows, split_groups, at = [], 0, 0
   while at < len(split):
     fits = np.searchsorted(bounds, at + batch_size, side='right') - 1

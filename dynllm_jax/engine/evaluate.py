@@ -83,16 +83,18 @@ def replay_chunk(
       )
 
     visits = dedup.unique_visits(batch, num_visits)
-    users, items = bound.embed(
-      state.memory,
-      *sharded_table.shard_first_axis((visits.users, visits.times)),
-      batch.items,
-      batch.times[0],
+    users, times = sharded_table.shard_first_axis((visits.users, visits.times))
+    visitors, items = bound.embed(
+      state.memory, users, times, batch.items, batch.times[0]
     )
-    users = dedup.expand_to_events(users, visits.of_event)
-    vectors = sharded_table.shard_then_replicate((users.vector, items.vector))
+    users = dedup.expand_to_events(visitors, visits.of_event)
+    user_vectors, item_vectors = sharded_table.shard_then_replicate(
+      (users.vector, items.vector)
+    )
     pending = sharded_table.replicate(
-      pending_updates.add_pending(state.pending, batch, *vectors, planned)
+      pending_updates.add_pending(
+        state.pending, batch, user_vectors, item_vectors, planned
+      )
     )
 
     # The ranking reads the memory before the update writes it.

@@ -118,10 +118,10 @@ def sequence_table(log: EventLog, length: int) -> np.ndarray:
     stops.append(stop)
     start, end = stop[stop < end], end[stop < end]
 
-  starts = np.concatenate(starts or [np.zeros(0, int)])
-  stops = np.concatenate(stops or [np.zeros(0, int)])
-  place = starts[:, None] + np.arange(length)
-  real = place < stops[:, None]
+  first = np.concatenate(starts or [np.zeros(0, int)])[:, None]
+  last = np.concatenate(stops or [np.zeros(0, int)])[:, None]
+  place = first + np.arange(length)
+  real = place < last
   return np.where(real, order[np.where(real, place, 0)], -1).astype(np.int32)
 
 
@@ -211,6 +211,7 @@ def add_pending(
   """What waits after a training batch; nothing does unless it is a stream."""
   if system.feed != 'stream':
     return pending
+  assert loss.user_vectors is not None and loss.item_vectors is not None
   return pending_updates.add_pending(
     pending, batch, loss.user_vectors, loss.item_vectors, planned
   )

@@ -41,7 +41,7 @@ def summary(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
   Returns:
     `events`, `recall@k`, `ndcg@k`, `precision@k` for each k, and `mrr`.
   """
-  result = {'events': len(ranks)}
+  result: dict[str, float] = {'events': len(ranks)}
   if not len(ranks):
     return result
   for k in ks:

@@ -20,7 +20,9 @@ from dynllm_jax.types import Pytree
 from dynllm_jax.types import static_field
 from dynllm_jax.types import SystemMemory
 
-_Sums = tuple[Array, Array, Array]  # positives, rivals so far, all finite
+_Sums = tuple[
+  jax.Array, jax.Array, jax.Array
+]  # positives, rivals so far, all finite
 
 
 class Ranking(Pytree):
@@ -121,21 +123,19 @@ def rank_batch(
     ids = sharded_table.shard_first_axis(
       1 + index * block + jnp.arange(block, dtype=jnp.int32)
     )
-    users, items = bound.embed(
-      memory,
-      *sharded_table.shard_first_axis((visits.users, visits.times)),
-      jnp.minimum(ids, num_items),
-      batch.times[0],
+    users, times = sharded_table.shard_first_axis((visits.users, visits.times))
+    visitors, items = bound.embed(
+      memory, users, times, jnp.minimum(ids, num_items), batch.times[0]
     )
 
     # Each device scores its part of the catalogue for every user.
-    users = sharded_table.shard_then_replicate(users)
-    scores = sharded_table.shard_last_axis(scoring.score(users, items))
+    visitors = sharded_table.shard_then_replicate(visitors)
+    scores = sharded_table.shard_last_axis(scoring.score(visitors, items))
     if visits.of_event is not None:
       scores = scores[visits.of_event]
     return ids, scores
 
-  def positives_in(ids: Array, scores: Array) -> Array:
+  def positives_in(ids: Array, scores: Array) -> jax.Array:
     """Scores of the events' own items where the block has them, else 0."""
     column = batch.items - ids[0]
     inside = (column >= 0) & (column < block)
@@ -144,7 +144,7 @@ def rank_batch(
 
   def count_rivals(
     ids: Array, scores: Array, positive: Array
-  ) -> tuple[Array, Array]:
+  ) -> tuple[jax.Array, jax.Array]:
     """Rivals above plus half of those level; whether all is finite."""
     is_item = ids <= num_items
     rival = is_item & ranking.candidates[jnp.minimum(ids, num_items)]

@@ -1,7 +1,12 @@
-"""Facet texts beyond the device's budget: on it a chunk of batches at a time."""
+"""Facet texts that exceed the device's budget.
+
+They stay on the host, and the device has those of one chunk of batches at a
+time.
+"""
 
 import functools
 import mmap
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,12 +15,13 @@ from dynllm_jax import checks
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 
 _NO_ROW = np.iinfo(np.int32).max
-_BLOCK = 1024  # rows that are taken between two times that pages are let go
+_BLOCK = 1024  # rows that are read before their pages are let go
 
 
 def split(
@@ -42,7 +48,7 @@ def split(
   if wanted and bank.texts.nbytes <= device_gib * 2**30:
     return bank, None
   few = bank.replace(texts=bank.texts[:1], present=np.zeros(1, np.int32))
-  return few, bank.texts if wanted else None
+  return few, np.asarray(bank.texts) if wanted else None
 
 
 def with_texts(
@@ -75,18 +81,24 @@ def with_texts(
   size = min(len(chunk.batches) * chunk.batch_size, len(inputs.users))
   start = min(int(chunk.batches.start[0]), len(inputs.users) - size)
   present = np.unique(np.append(_rows(inputs, start, size), 0))
+
+  # A power of two, rounded up to blocks of equal size, one for each device that
+  # shares the table; their number need not divide a power of two.
   bank = inputs.facets
+  assert isinstance(bank.texts, jax.Array)
+  assert isinstance(inputs.train_events, jax.Array)
   one = bank.texts.sharding.shard_shape(bank.texts.shape)[0]
-  blocks = len(bank.texts) // one  # which a power of two need not divide
+  blocks = len(bank.texts) // one
   padding = (1 << (len(present) - 1).bit_length()) - len(present)
   padding += -(len(present) + padding) % blocks
+
   return inputs.replace(
     facets=bank.replace(
-      texts=_place(
+      texts=_put_on_devices(
         bank.texts.sharding,
-        np.pad(_take(texts, present), [(0, padding), (0, 0)]),
+        np.pad(_read_texts(texts, present), [(0, padding), (0, 0)]),
       ),
-      present=_place(
+      present=_put_on_devices(
         inputs.train_events.sharding,
         np.pad(present.astype(np.int32), (0, padding), constant_values=_NO_ROW),
       ),
@@ -94,23 +106,24 @@ def with_texts(
   )
 
 
-def _place(sharding, value):
-  """Puts a host array on the devices, each host on its own."""
+def _put_on_devices(sharding: jax.sharding.Sharding, value: np.ndarray) -> Any:
+  """Puts a host array on the devices; every process puts what its own hold."""
   return jax.make_array_from_callback(
     value.shape, sharding, lambda index: value[index]
   )
 
 
-def _take(texts, rows):
+def _read_texts(texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Rows of a table, which may be mapped from a file.
 
-  Whatever page was once read counts as the process's memory, and so do those
+  Every page that was once read counts as the process's memory, and so do those
   beside it. A table that is read at random would soon be there as a whole, so
-  pages are let go; the system still has them while it has room.
+  pages are let go; the operating system keeps them while it has room.
   """
-  mapping = texts
+  mapping: Any = texts
   while isinstance(mapping, np.ndarray):
     mapping = mapping.base
+
   out = np.empty((len(rows), texts.shape[1]), texts.dtype)
   for first in range(0, len(rows), _BLOCK):
     block = slice(first, first + _BLOCK)
@@ -121,8 +134,8 @@ def _take(texts, rows):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _rows(inputs, start, size):
-  """i32[size, 4], rows of all texts that serve so many events of the log."""
+def _rows(inputs: Inputs, start: int, size: int) -> Array:
+  """i32[size, 4], rows of all texts that `size` events of the log read."""
   users, times = sharded_table.read_slice(
     (inputs.users, inputs.times), start, size
   )

@@ -1,4 +1,4 @@
-"""Training steps that touch those rows of an embedding table that they read.
+"""Training steps that touch only the rows of an embedding table that they read.
 
 Gradients and optimizer of a table of a million rows would cost a pass over it
 every step. Here a step first learns which rows it will read, takes gradients
@@ -20,19 +20,22 @@ import jax.numpy as jnp
 import optax
 
 from dynllm_jax.layers.embed import Embed
-from dynllm_jax.layers.embed import HELD
+from dynllm_jax.layers.embed import ROW_IDS
 from dynllm_jax.layers.embed import TABLE
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Params
 
-Held = dict[tuple[str, ...], Array]  # by the table's path in the parameters
+Path = tuple[str, ...]  # of a table in the parameters
+# Of each table that is read by rows i32[ids read], distinct and ascending, then
+# NO_ROW.
+Rows = dict[Path, Array]
 
-_WORTH = 1.5  # rows of a table for each that is read, at which it is held
+_WORTH = 1.5  # rows of a table for each that is read, from which on rows pay
 _BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
 
 
-def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
+def find_rows(objective: Callable[[Params], Any], params: Params) -> Rows:
   """Rows that an objective reads of each table that has many more.
 
   The objective is traced once more for it; of that, only what the ids depend
@@ -44,16 +47,8 @@ def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
     params: nested dicts.
 
   Returns:
-    Of each such table i32[ids read], distinct and ascending, then NO_ROW.
+    The rows; a table that is better left whole has none.
   """
-  found = {}
-
-  def record(call, args, kwargs, context):
-    if isinstance(context.module, Embed):
-      path = (*context.module.path, TABLE)
-      found.setdefault(path, []).append(jnp.ravel(args[0]))
-    return call(*args, **kwargs)
-
   tables = {
     path: len(leaf)
     for path, leaf in traverse_util.flatten_dict(params).items()
@@ -61,45 +56,59 @@ def held_rows(objective: Callable[[Params], Any], params: Params) -> Held:
   }
   if not tables:
     return {}
+
+  read: dict[Path, list[Array]] = {}
+
+  def record(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    if isinstance(context.module, Embed):
+      path = (*context.module.path, TABLE)
+      read.setdefault(path, []).append(jnp.ravel(args[0]))
+    return call(*args, **kwargs)
+
   with nn.intercept_methods(record):
     objective(params)
   return {
-    path: _distinct(sharded_table.replicate(jnp.concatenate(ids)))
-    for path, ids in found.items()
+    path: _sort_distinct(sharded_table.replicate(jnp.concatenate(ids)))
+    for path, ids in read.items()
     if _WORTH * sum(map(len, ids)) < tables[path]
   }
 
 
-def _distinct(ids):
+def _sort_distinct(ids: Array) -> Array:
   """Distinct ids, ascending, then NO_ROW; cheaper than jnp.unique."""
   ids = jnp.sort(ids)
   again = jnp.pad(ids[1:] == ids[:-1], (1, 0))
   return jnp.sort(jnp.where(again, sharded_table.NO_ROW, ids))
 
 
-def take(held: Held, params: Params) -> Params:
-  """Parameters with held rows in place of tables; of NO_ROW any row."""
+def read_rows(rows: Rows, params: Params) -> Params:
+  """Parameters with rows in place of their tables; for NO_ROW any row."""
   return _map(
-    lambda names, leaf: (
-      leaf.at[held[names]].get(mode='clip') if names in held else leaf
+    lambda path, leaf: (
+      leaf.at[rows[path]].get(mode='clip') if path in rows else leaf
     ),
     params,
   )
 
 
-def hold(held: Held, params: Params) -> Params:
-  """A result of `take` as `Embed` expects it."""
-  if not held:
+def attach_ids(rows: Rows, params: Params) -> Params:
+  """A result of `read_rows` with the ids by which `Embed` finds its rows."""
+  if not rows:
     return params
   flat = traverse_util.flatten_dict(params)
   return traverse_util.unflatten_dict(
-    flat | {(*path[:-1], HELD): ids for path, ids in held.items()}
+    flat | {(*path[:-1], ROW_IDS): ids for path, ids in rows.items()}
   )
 
 
 def update(
   optimizer: optax.GradientTransformation,
-  held: Held,
+  rows: Rows,
   grads: Params,
   params: Params,
   opt_state: Any,
@@ -108,35 +117,37 @@ def update(
   """The parameters and the optimizer's state after a step.
 
   Args:
-    optimizer: works on each number by itself, as Adam does.
-    held: of the step.
-    grads: with rows in place of tables.
-    params: whole.
-    opt_state: whole; what belongs to a parameter has the path of it.
+    optimizer: changes each parameter by its own gradient and moments alone, as
+      Adam does.
+    rows: of `find_rows`.
+    grads: of what `read_rows` returns.
+    params: with whole tables.
+    opt_state: of the optimizer; the moments of a parameter have its path.
     real: bool[], whether the step counts; otherwise nothing changes.
 
   Returns:
-    Both, whole.
+    Both, with whole tables.
   """
-  names_of_all = set(traverse_util.flatten_dict(params))
+  every_path = set(traverse_util.flatten_dict(params))
 
-  def only(wanted, tree):
-    """Of what belongs to a parameter, what belongs to a wanted one."""
+  def only(wanted: set[Path], tree: Any) -> Any:
+    """A tree with all parameters but some, and their moments, masked."""
     return _map(
-      lambda names, leaf: (
-        leaf
-        if names in wanted or names not in names_of_all
-        else optax.MaskedNode()
+      lambda path, leaf: (
+        leaf if path in wanted or path not in every_path else optax.MaskedNode()
       ),
       tree,
     )
 
-  others = names_of_all - set(held)
+  # What is left whole, as without this module.
+  others = every_path - set(rows)
   old = only(others, (params, opt_state))
   changes, new_state = optimizer.update(only(others, grads), old[1], old[0])
   new = optax.apply_updates(old[0], changes), new_state
   new = jax.tree.map(functools.partial(jnp.where, real), new, old)
-  for path, ids in held.items():
+
+  # Each table with its moments, put where the mask of the rest is.
+  for path, ids in rows.items():
     table = _update_table(
       optimizer,
       path,
@@ -153,38 +164,50 @@ def update(
   return new
 
 
-def _update_table(optimizer, path, ids, grads, tree):
-  """A table, and the optimizer's state of it, after a step.
+def _update_table(
+  optimizer: optax.GradientTransformation,
+  path: Path,
+  ids: Array,
+  grads: Params,
+  tree: tuple[Params, Any],
+) -> tuple[Params, Any]:
+  """A table and its moments after a step, updated in place block by block.
 
   Args:
     optimizer: of `update`.
     path: of the table.
     ids: i32[n], rows, distinct, then NO_ROW.
     grads: [n, dim] at the path.
-    tree: parameters and state, nothing but what belongs to the table and to
-      no parameter.
+    tree: parameters and the optimizer's state; all other parameters and their
+      moments are masked.
+
+  Returns:
+    The tree.
   """
   size = min(_BLOCK, len(ids))
 
-  def at_table(function, *trees):
+  def at_table(function: Callable[..., Array], *trees: Any) -> Any:
     return _map(
-      lambda names, leaf, *others: (
-        function(leaf, *others) if names == path else leaf
+      lambda here, leaf, *others: (
+        function(leaf, *others) if here == path else leaf
       ),
       *trees,
     )
 
-  def step(index, tree):
-    # The last block begins early enough to be full; it has seen some rows.
+  def step(index: Array, tree: tuple[Params, Any]) -> tuple[Params, Any]:
+    # The last block begins early enough to be full. Some of its rows were
+    # updated before and must not be again.
     start = jnp.minimum(index * size, len(ids) - size)
     block = jax.lax.dynamic_slice(ids, [start], [size])
     seen = start + jnp.arange(size) < index * size
+
     params, state = at_table(lambda x: x.at[block].get(mode='clip'), tree)
     changes, state = optimizer.update(
       at_table(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), grads),
       state,
       params,
     )
+
     return at_table(
       lambda x, new: x.at[jnp.where(seen, sharded_table.NO_ROW, block)].set(
         new, mode='drop'
@@ -197,12 +220,12 @@ def _update_table(optimizer, path, ids, grads, tree):
   return jax.lax.fori_loop(0, -(-count // size), step, tree)
 
 
-def _is_masked(leaf):
+def _is_masked(leaf: Any) -> bool:
   return isinstance(leaf, optax.MaskedNode)
 
 
-def _map(function, *trees):
-  """Maps over leaves and the names that lead to them, `(names, *leaves) ->`."""
+def _map(function: Callable[..., Any], *trees: Any) -> Any:
+  """Maps `(path, *leaves) ->` over trees; a path has keys of dicts alone."""
   return jax.tree_util.tree_map_with_path(
     lambda path, *leaves: function(
       tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey)),

@@ -52,6 +52,7 @@ def make_trainer(
     InputError: if a field has a value that is not allowed.
   """
   train = config.train
+
   checks.check(
     'config.train',
     train,
@@ -71,6 +72,7 @@ def make_trainer(
       checks.at_least('regularization', 0),
     ],
   )
+
   return Trainer(
     system=system,
     clip=optimizers.clipping(train),
@@ -221,8 +223,12 @@ def step_flops(
 
   A loop of the ordered update is counted for one round.
   """
-  zero = np.int32(0)
-  batch = PlannedBatch(zero, np.int32(plan.batch_size), zero, np.array(True))
+  batch = PlannedBatch(
+    start=np.zeros([], np.int32),
+    size=np.array(plan.batch_size, np.int32),
+    part=np.zeros([], np.int32),
+    ready=np.array(True),
+  )
   with sharded_table.use_mesh(trainer.mesh):
     data = feeds.epoch_data(plan, inputs, state.key, state.step)
     lowered = jax.jit(train_step, static_argnums=0).lower(

@@ -83,10 +83,11 @@ def train_step(
   )
 
   # Of large tables only those rows have gradients that the step reads.
-  held = sparse_update.held_rows(objective, state.params)
+  rows = sparse_update.find_rows(objective, state.params)
   (_, (loss, memory)), grads = jax.value_and_grad(
-    lambda params: objective(sparse_update.hold(held, params)), has_aux=True
-  )(sparse_update.take(held, state.params))
+    lambda params: objective(sparse_update.attach_ids(rows, params)),
+    has_aux=True,
+  )(sparse_update.read_rows(rows, state.params))
   if loss.user_vectors is not None:
     loss = loss._replace(
       **sharded_table.shard_then_replicate(
@@ -96,7 +97,7 @@ def train_step(
 
   grads, _ = trainer.clip.update(grads, trainer.clip.init(grads))
   params, opt_state = sparse_update.update(
-    trainer.optimizer, held, grads, state.params, state.opt_state, real
+    trainer.optimizer, rows, grads, state.params, state.opt_state, real
   )
   return device_mesh.constrain(
     TrainState(

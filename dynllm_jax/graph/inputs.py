@@ -32,7 +32,7 @@ def build_inputs(
   """
   times = log.times.astype(np.int32)
 
-  def padded(column):
+  def padded(column: np.ndarray) -> np.ndarray:
     return np.pad(column.astype(np.int32), (0, padding), mode='edge')
 
   return Inputs(
@@ -46,8 +46,10 @@ def build_inputs(
       log.items, log.users, times, log.num_items
     ),
     same_time=temporal.same_time_items(log),
-    train_events=np.int32(log.train_end),
-    mean_return_days=np.float32(training_graph.mean_return_days(log)),
+    train_events=np.asarray(log.train_end, np.int32),
+    mean_return_days=np.asarray(
+      training_graph.mean_return_days(log), np.float32
+    ),
     item_text=item_text,
     text_mean=_mean(item_text[1:]),
     facets=facets,
@@ -57,7 +59,7 @@ def build_inputs(
   )
 
 
-def _mean(texts):
+def _mean(texts: np.ndarray) -> np.ndarray:
   """f32[llm_dim], the mean row of a table that may be larger than memory."""
   total = np.zeros(texts.shape[1])
   for start in range(0, len(texts), _ROWS):

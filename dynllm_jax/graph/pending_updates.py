@@ -61,21 +61,23 @@ def add_pending(
   """
   at = planned.part * len(batch.mask)
 
-  def put(old, new):
+  def write_part(old: Array, new: Array) -> Array:
     new = jax.lax.stop_gradient(new)
     return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
 
+  # Of a group that is over only the first part's rows are written over: the
+  # rest of it loses its mask.
   keep = pending.events.mask & (planned.part > 0)
-  events = jax.tree.map(put, pending.events.replace(mask=keep), batch)
+  events = jax.tree.map(write_part, pending.events.replace(mask=keep), batch)
   return Pending(
     events=events,
-    user_vectors=put(pending.user_vectors, user_vectors),
-    item_vectors=put(pending.item_vectors, item_vectors),
+    user_vectors=write_part(pending.user_vectors, user_vectors),
+    item_vectors=write_part(pending.item_vectors, item_vectors),
     ready=planned.ready,
   )
 
 
-def due(pending: Pending, real: Array) -> Pending:
+def due(pending: Pending, real: Array | bool) -> Pending:
   """The pending events whose update may be applied: all of them, or none.
 
   Args:

@@ -5,7 +5,9 @@ Readers name a time and see only what is strictly earlier, so one index serves
 training, validation and test without any of them seeing its future.
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +87,7 @@ def lower_bound(
   if values.shape[0] == 0:
     return low
 
-  def halve(_, bounds):
+  def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = bounds
     middle = low + (high - low) // 2  # the sum may pass i32
     below = (low < high) & (jnp.take(values, middle, mode='clip') < target)
@@ -97,8 +99,20 @@ def lower_bound(
   return jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))[0]
 
 
-def _ask(answer, graph, nodes, times):
-  """What a temporal CSR, or the blocks of one, say of nodes at times."""
+def _query(
+  answer: Callable[..., Any], graph: TemporalGraph, nodes: Array, times: Array
+) -> Any:
+  """Asks a temporal CSR about nodes at times, wherever its rows lie.
+
+  Args:
+    answer: `(graph, nodes, times) ->` a pytree of arrays [*nodes.shape, ...].
+    graph: the whole CSR, or the block of it that a device has.
+    nodes: i32[...].
+    times: i32[...], seconds, broadcastable to `nodes`.
+
+  Returns:
+    The answers.
+  """
   return sharded_table.query_rows(
     answer,
     lambda block: len(block.offsets) - 1,
@@ -110,10 +124,10 @@ def _ask(answer, graph, nodes, times):
 
 def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   """Number of a node's events strictly before a time, i32[...]."""
-  return _ask(_count_before, graph, nodes, times)
+  return _query(_count_before, graph, nodes, times)
 
 
-def _count_before(graph, nodes, times):
+def _count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   start = graph.offsets[nodes]
   end = graph.offsets[nodes + 1]
   return lower_bound(graph.times, start, end, times, graph.longest) - start
@@ -133,12 +147,14 @@ def neighborhood(
   Returns:
     Neighborhood of shape [..., num_neighbors], most recent first.
   """
-  return _ask(
+  return _query(
     functools.partial(_neighborhood, num_neighbors), graph, nodes, times
   )
 
 
-def _neighborhood(num_neighbors, graph, nodes, times):
+def _neighborhood(
+  num_neighbors: int, graph: TemporalGraph, nodes: Array, times: Array
+) -> Neighborhood:
   start = graph.offsets[nodes]
   end = start + _count_before(graph, nodes, times)
   position = end[..., None] - 1 - jnp.arange(num_neighbors)
@@ -167,10 +183,10 @@ def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
     latest), log(1 + events of the last 30 days), log(1 + events so far), all
     strictly before `times`.
   """
-  return _ask(_event_features, graph, nodes, times)
+  return _query(_event_features, graph, nodes, times)
 
 
-def _event_features(graph, nodes, times):
+def _event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   total = _count_before(graph, nodes, times)
   month = 30 * SECONDS_PER_DAY
   # Subtracting at the int32 floor would wrap; no event is that early.
@@ -213,7 +229,8 @@ def takes_at_that_time(
   )
 
 
-def _in_group(same_time, group, items):
+def _in_group(same_time: SameTimeItems, group: Array, items: Array) -> Array:
+  """Whether the items stand in groups of same_time, bool[batch, candidates]."""
   low = jnp.broadcast_to(same_time.offsets[group][:, None], items.shape)
   high = jnp.broadcast_to(same_time.offsets[group + 1][:, None], items.shape)
   position = lower_bound(same_time.items, low, high, items, same_time.longest)

@@ -1,4 +1,4 @@
-"""The graph of who took what in training, and what else training fixes."""
+"""The graph of training pairs, and the mean time until a user returns."""
 
 import numpy as np
 
@@ -27,28 +27,47 @@ def train_graph(log: EventLog) -> TrainGraph:
   )
 
 
-def _sum_tree(nodes, neighbors, num_nodes):
-  """`TrainGraph.levels` and `owners` of edges that are sorted by node.
+def _sum_tree(
+  nodes: np.ndarray, neighbors: np.ndarray, num_nodes: int
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+  """Lays out every node's neighbors as a tree of rows of FAN_IN places.
 
   A node with more than FAN_IN neighbors has several rows, which the next
   level gathers, and so on: the work of a sum over all neighborhoods follows
   the edges, however unequal the degrees, and never scatters.
+
+  Args:
+    nodes: i32[edges], ascending.
+    neighbors: i32[edges].
+    num_nodes: nodes, the padding of both sides included.
+
+  Returns:
+    `TrainGraph.levels` and `TrainGraph.owners`.
   """
-  levels, owners = [], None
+  levels: list[np.ndarray] = []
+  owners = None
   while True:
+    # Rows that each node needs on this level. On the last one each has exactly
+    # one, be it empty, so that row n is node n.
     counts = np.bincount(nodes, minlength=num_nodes)
     last = counts.max() <= FAN_IN
     rows = np.ones(num_nodes, int) if last else -(-counts // FAN_IN)
     rows[0] = 1  # stays empty: what an empty place of the next level reads
+
+    # Where each neighbor stands: its number within its node's neighbors tells
+    # which of the node's rows, and which place of that row.
     first = np.cumsum(rows) - rows
-    place = np.arange(len(nodes)) - (np.cumsum(counts) - counts)[nodes]
+    number = np.arange(len(nodes)) - (np.cumsum(counts) - counts)[nodes]
     level = np.zeros((rows.sum(), FAN_IN), np.int32)
-    level[first[nodes] + place // FAN_IN, place % FAN_IN] = neighbors
+    level[first[nodes] + number // FAN_IN, number % FAN_IN] = neighbors
     levels.append(level)
+
     of_row = np.repeat(np.arange(num_nodes, dtype=np.int32), rows)
     owners = of_row if owners is None else owners
     if last:
       return tuple(levels), owners
+
+    # The rows of this level are the neighbors of the next.
     nodes, neighbors = of_row[1:], np.arange(1, len(of_row))
 
 

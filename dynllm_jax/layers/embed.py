@@ -1,18 +1,19 @@
-"""A table of learned vectors of which a training step may hold some rows."""
+"""A table of learned vectors, whole or only the rows that a step reads."""
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.types import Array
 
-TABLE, HELD = 'embedding', 'held'  # names among the module's parameters
+TABLE, ROW_IDS = 'embedding', 'row_ids'  # names among the parameters
 
 
 class Embed(nn.Module):
   """Learned vectors by id.
 
-  Where the parameters have `held`, the table consists of those rows of the
-  whole one, in that order; sparse.py puts both there.
+  Where the parameters have `row_ids`, the table consists of those rows of the
+  whole one, in that order; a training step puts both there
+  (engine/sparse_update.py).
 
   Attributes:
     num_rows: of the whole table.
@@ -24,10 +25,10 @@ class Embed(nn.Module):
 
   @nn.compact
   def __call__(self, ids: Array) -> Array:
-    """Maps i32[...] ids, each of a held row, to f32[..., dim]."""
-    if self.has_variable('params', HELD):
-      held = self.get_variable('params', HELD)  # i32[rows], ascending
-      return self.get_variable('params', TABLE)[jnp.searchsorted(held, ids)]
+    """Maps i32[...] ids, each of a row that is there, to f32[..., dim]."""
+    if self.has_variable('params', ROW_IDS):
+      row_ids: Array = self.get_variable('params', ROW_IDS)  # ascending
+      return self.get_variable('params', TABLE)[jnp.searchsorted(row_ids, ids)]
     table = self.param(
       TABLE, nn.linear.default_embed_init, (self.num_rows, self.dim)
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
+from dynllm_jax.graph import update_chains
 from dynllm_jax.layers import gru
 from dynllm_jax.layers import rnn
 from dynllm_jax.types import Array
@@ -16,7 +17,7 @@ from dynllm_jax.types import NodeMemory
 
 
 class Cell(NamedTuple):
-  """A recurrent cell in the form that `memory.run_chains` takes.
+  """A recurrent cell in the form that `update_chains.run_chains` takes.
 
   Attributes:
     name: of its weights among the parameters.
@@ -78,14 +79,14 @@ class MemoryUpdate(nn.Module):
     Returns:
       The memory after the events.
     """
-    chain = memory_lib.chains(
+    chain = update_chains.make_chains(
       nodes, times, mask, memory_lib.last_times(memory, nodes), self.merge_ties
     )
     seen = chain.previous_times >= 0
     gap = temporal.days_between(chain.times, chain.previous_times)
     inputs = jnp.concatenate(
       [
-        memory_lib.mean_by_update(chain, messages),
+        update_chains.mean_by_update(chain, messages),
         encode(jnp.where(seen, gap, 0.0)),
       ],
       axis=-1,
@@ -94,7 +95,7 @@ class MemoryUpdate(nn.Module):
       self.cell.name,
       lambda key: self.cell.init(key, inputs.shape[-1], self.dim),
     )
-    states = memory_lib.run_chains(
+    states = update_chains.run_chains(
       self.cell.step,
       weights,
       hidden[chain.first_event],

@@ -28,6 +28,7 @@ from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
+from dynllm_jax.graph import update_chains
 from dynllm_jax.layers import kalman
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
@@ -102,7 +103,7 @@ class DMF(StreamNetwork):
     users = memory.user
     events = pending.events
     factors = self.static_reader(inputs, events.items.size, True)(events.items)
-    chain = memory_lib.chains(
+    chain = update_chains.make_chains(
       events.users,
       events.times,
       events.mask,
@@ -117,12 +118,12 @@ class DMF(StreamNetwork):
       ),
       0.0,
     )
-    states = memory_lib.run_chains(
+    states = update_chains.run_chains(
       kalman.kalman_step,
       self.weights,
       self.stored(memory, 'user', events.users)[chain.first_event],
       jnp.concatenate(
-        [memory_lib.mean_by_update(chain, factors), days[:, None]], -1
+        [update_chains.mean_by_update(chain, factors), days[:, None]], -1
       ),
       chain,
     )

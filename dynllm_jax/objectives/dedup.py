@@ -74,7 +74,7 @@ def limits_of(
     by_user = np.lexsort((log.users[events], log.times[events]))
     users, times = log.users[events][by_user], log.times[events][by_user]
     changes = (np.diff(users) != 0) | (np.diff(times) != 0)
-    visits = max(visits, 1 + np.count_nonzero(changes))
+    visits = max(visits, 1 + int(np.count_nonzero(changes)))
     items = max(items, len(np.unique(log.items[events])))
 
   def rounded(most: int) -> int:

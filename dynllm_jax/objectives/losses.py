@@ -65,7 +65,8 @@ def bce(
   return own + _sum_of_means(jax.nn.softplus(negatives), allowed, mask)
 
 
-def _sum_of_means(losses, allowed, mask):
+def _sum_of_means(losses: Array, allowed: Array, mask: Array) -> Array:
+  """The sum over real rows of the mean over what is allowed, f32[]."""
   total = jnp.sum(jnp.where(allowed, losses, 0.0), axis=1)
   means = total / jnp.maximum(jnp.sum(allowed, axis=1), 1)
   return jnp.sum(jnp.where(mask, means, 0.0))

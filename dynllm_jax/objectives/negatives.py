@@ -14,7 +14,9 @@ NEGATIVES = ('uniform', 'popularity')
 def sample_negatives(
   key: Array, inputs: Inputs, events: Array, shape: tuple[int, ...], how: str
 ) -> tuple[Array, Array]:
-  """Draws negatives, none an item that the user takes at that time (SPEC 3.9).
+  """Draws negatives that the event's user does not take at its time.
+
+  An item that is not allowed is drawn again, three times at most.
 
   Args:
     key: random key.
@@ -28,7 +30,7 @@ def sample_negatives(
   Returns:
     i32[shape] items, and bool[batch, negatives], which of them are allowed.
   """
-  tries = 4 if len(shape) == 2 else 1  # a shared one may suit other rows
+  tries = 4 if len(shape) == 2 else 1  # a shared one may suit other events
   if how == 'popularity':
     drawn = sharded_table.read_rows(
       inputs.items,
@@ -38,14 +40,18 @@ def sample_negatives(
     drawn = jax.random.randint(
       key, (tries, *shape), 1, inputs.num_items + 1, jnp.int32
     )
+
   if len(shape) == 1:
     each = jnp.broadcast_to(drawn[0], (len(events), *shape))
     return drawn[0], ~takes_at_that_time(inputs.same_time, events, each)
+
+  # All tries are looked up at once, [batch, tries x negatives].
   each = jnp.moveaxis(drawn, 0, 1)
   taken = takes_at_that_time(
     inputs.same_time, events, each.reshape(len(events), -1)
   )
   taken = jnp.moveaxis(taken.reshape(each.shape), 1, 0)
+
   # The first try that is allowed; the last one, not allowed, if none is.
   first = jnp.where(taken.all(0), tries - 1, jnp.argmin(taken, axis=0))
   chosen = jnp.take_along_axis(drawn, first[None], axis=0)[0]

@@ -20,17 +20,21 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
   """
   scores = _scaled(users, users.vector @ items.vector.T)
   if users.text is not None:
+    assert items.text is not None
     scores += users.text @ items.text.T
+
   if users.copy is not None or users.walk is not None:
-    order = jnp.argsort(items.ids)
-    ids = items.ids[order]
-    # Where each candidate's id first stands in the sorted ids.
+    # Terms are summed by sorted ids, in the column where an id first stands,
+    # and every candidate reads its id's column.
+    ids = items.ids[jnp.argsort(items.ids)]
     column = jnp.searchsorted(ids, items.ids)
     if users.copy is not None:
       scores += _spread(users.copy, ids)[:, column]
     if users.walk is not None:
+      assert users.walk_scale is not None
       walks = _spread(users.walk, ids)
       scores += users.walk_scale * jnp.log1p(walks)[:, column]
+
   if users.item_scores is not None:
     scores += users.item_scores[:, items.ids]
   return scores
@@ -48,17 +52,19 @@ def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
   """
   scores = _scaled(users, jnp.einsum('bd,bcd->bc', users.vector, items.vector))
   if users.text is not None:
+    assert items.text is not None
     scores += jnp.einsum('bd,bcd->bc', users.text, items.text)
   if users.copy is not None:
     scores += _matched(users.copy, items.ids)
   if users.walk is not None:
+    assert users.walk_scale is not None
     scores += users.walk_scale * jnp.log1p(_matched(users.walk, items.ids))
   if users.item_scores is not None:
     scores += jnp.take_along_axis(users.item_scores, items.ids, axis=1)
   return scores
 
 
-def _scaled(users, products):
+def _scaled(users: UserEmbeddings, products: Array) -> Array:
   return products if users.scale is None else users.scale * products
 
 

@@ -173,7 +173,7 @@ def read_rows(table: Any, nodes: Array) -> Any:
   )
 
 
-def read_slice(table: Any, start: Array, length: int) -> Any:
+def read_slice(table: Any, start: Array | int, length: int) -> Any:
   """`table[start:start + length]` of every array [rows] of a pytree."""
   if num_shards() > 1:
     return read_rows(table, start + jnp.arange(length, dtype=jnp.int32))

@@ -47,7 +47,7 @@ def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
   of_rows = stepper(trainer, inputs)
   before = of_rows(start, batches[0])
   after = learned(of_rows(before, batches[1]))
-  monkeypatch.setattr(sparse_update, 'held_rows', lambda *_: {})
+  monkeypatch.setattr(sparse_update, 'find_rows', lambda *_: {})
   whole = stepper(trainer, inputs)
   # Without moments a row that is not read stands still either way.
   first, expected = learned(before), learned(whole(start, batches[0]))
@@ -155,4 +155,4 @@ def test_a_table_that_is_read_whole_is_left_whole():
     item_time=jnp.int32(0),
     key=None,
   )
-  assert not sparse_update.held_rows(objective, state.params)
+  assert not sparse_update.find_rows(objective, state.params)
