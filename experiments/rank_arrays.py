@@ -8,7 +8,7 @@ again, so a clone does not have them: a row's .json has their check sums, and
 puts the arrays back.
 
 On another machine some scores are rounded differently, so that a few ranks
-change (of `mf` on online_retail 12 of 55,604, by one place each) while the
+change (of `mf` on online_retail 12 of 55,604, by one place at most) while the
 figures stay the same to many digits. Such arrays are `close` to those of the
 row, and a page that uses them says so.
 """
