@@ -69,7 +69,7 @@ def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
     builder = tfds.builder_from_directory(folder)
     metadata = builder.info.metadata
     blocks = list(builder.as_data_source(split=_SPLIT))
-    columns = {
+    columns: dict[str, Any] = {
       name: np.concatenate([block[name] for block in blocks])
       for name in _EVENTS
     }
@@ -108,6 +108,7 @@ def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
 
 
 def _digest(columns: dict[str, np.ndarray], scalars: dict[str, Any]) -> str:
+  """A check sum of everything in a log."""
   digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
   for name in _COLUMNS:
     column = columns[name]
@@ -136,7 +137,11 @@ def _blocks(
 
 @functools.cache
 def _builder_class() -> type:
-  """The builder; a function, as importing tfds is left to those who store."""
+  """The class of a prepared log's builder.
+
+  Made by a function, since its base class is in tensorflow_datasets, which is
+  slow to import and needed only where a log is stored or loaded.
+  """
   import tensorflow_datasets as tfds
 
   class PreparedLog(tfds.core.GeneratorBasedBuilder):
@@ -144,7 +149,7 @@ def _builder_class() -> type:
 
     VERSION = tfds.core.Version('1.0.0')
 
-    def __init__(self, log: EventLog, **kwargs: Any):
+    def __init__(self, log: EventLog, **kwargs: Any) -> None:
       self._columns = {name: getattr(log, name) for name in _COLUMNS}
       self._scalars = {name: getattr(log, name) for name in _SCALARS}
       super().__init__(**kwargs)
@@ -169,11 +174,11 @@ def _builder_class() -> type:
         ),
       )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
       del dl_manager  # Nothing is downloaded.
       return {_SPLIT: self._generate_examples()}
 
-    def _generate_examples(self):
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
       return _blocks(self._columns)
 
   return PreparedLog

@@ -1,7 +1,6 @@
 """Preparation: duplicates, sampling, the core, numbering, the split."""
 
-from typing import Any
-
+import ml_collections
 import numpy as np
 
 from dynllm_jax.datasets.reading import text_columns
@@ -10,7 +9,9 @@ from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
 
 
-def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
+def prepare(
+  raw: RawLog, data_config: ml_collections.ConfigDict, fingerprint: str = ''
+) -> EventLog:
   """Filters, sorts, numbers and splits a log (SPEC 2.2).
 
   Exact duplicates go first, then the users that sampling leaves out, then what
@@ -30,6 +31,7 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
   users, user_ids = text_columns.number(raw.users)
   items, item_ids = text_columns.number(raw.items)
   counts = dict(raw.counts)
+
   keep = np.flatnonzero(first_occurrences(users, items, raw.times))
   counts['exact duplicates dropped'] = len(users) - len(keep)
   if data_config.sample_users < 1:
@@ -38,44 +40,42 @@ def prepare(raw: RawLog, data_config: Any, fingerprint: str = '') -> EventLog:
     )
     counts['users left out by sampling'] = int((~kept_users).sum())
     keep = keep[kept_users[users[keep]]]
-  least = data_config.min_user_items, data_config.min_item_users
-  core = k_core(users[keep], items[keep], *least)
-  if not core.any():
-    raise InputError(
-      f'config.data.min_user_items={least[0]}, '
-      f'config.data.min_item_users={least[1]}: '
-      f'nothing is left of {len(np.unique(users[keep]))} users, '
-      f'{len(np.unique(items[keep]))} items and {len(keep)} events '
-      f'({raw.source}); lower thresholds or a longer log are needed'
-    )
+  core = _core(users[keep], items[keep], data_config, raw.source)
   counts['events outside of the core'] = int((~core).sum())
   keep = keep[core]
+
   keep = keep[np.argsort(raw.times[keep], kind='stable')]
-  times = raw.times[keep] - raw.times[keep[0]]
+  start_time = int(raw.times[keep[0]])
+  times = raw.times[keep] - start_time
+  # Times are int32 on the device.
   if times[-1] > np.iinfo(np.int32).max:
     raise InputError(
       f'config.data.time_unit: the log spans {times[-1]} seconds '
       f'({raw.source}); at most {np.iinfo(np.int32).max} (68 years) are allowed'
     )
-  users, user_rows = _number(users[keep])
-  items, item_rows = _number(items[keep])
   train_end, validation_end = split_points(times)
-  counts |= _summary(users, items, times, train_end, validation_end)
+
+  users, user_rows = _number_from_one(users[keep])
+  items, item_rows = _number_from_one(items[keep])
   item_ids = item_ids[item_rows]
+  titles, categories, brands = _texts(raw, item_ids)
+  counts |= _summary(users, items, times, train_end, validation_end)
   return EventLog(
-    users,
-    items,
-    times,
-    _padded(user_ids[user_rows]),
-    _padded(item_ids),
-    *_texts(raw, item_ids),
-    train_end,
-    validation_end,
-    int(raw.times[keep[0]]),
-    counts,
-    raw.source,
-    raw.simulated,
-    fingerprint,
+    users=users,
+    items=items,
+    times=times,
+    user_ids=_padded(user_ids[user_rows]),
+    item_ids=_padded(item_ids),
+    titles=titles,
+    categories=categories,
+    brands=brands,
+    train_end=train_end,
+    validation_end=validation_end,
+    start_time=start_time,
+    counts=counts,
+    source=raw.source,
+    simulated=raw.simulated,
+    fingerprint=fingerprint,
   )
 
 
@@ -133,6 +133,27 @@ def k_core(
     pair_users, pair_items = pair_users[good], pair_items[good]
 
 
+def _core(
+  users: np.ndarray,
+  items: np.ndarray,
+  data_config: ml_collections.ConfigDict,
+  source: str,
+) -> np.ndarray:
+  """Marks the events of the core, bool[events], which must not be empty."""
+  least_items = data_config.min_user_items
+  least_users = data_config.min_item_users
+  core = k_core(users, items, least_items, least_users)
+  if not core.any():
+    raise InputError(
+      f'config.data.min_user_items={least_items}, '
+      f'config.data.min_item_users={least_users}: '
+      f'nothing is left of {len(np.unique(users))} users, '
+      f'{len(np.unique(items))} items and {len(users)} events '
+      f'({source}); lower thresholds or a longer log are needed'
+    )
+  return core
+
+
 def split_points(times: np.ndarray) -> tuple[int, int]:
   """Where training and validation end: 70 and 85 % of the events (SPEC 2.2).
 
@@ -165,8 +186,12 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
   return ends[0], ends[1]
 
 
-def _number(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers codes from 1 by first appearance; i32[events], codes by number."""
+def _number_from_one(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers codes from 1 in order of first appearance.
+
+  Returns:
+    i32[events], the numbers, and i64[distinct], the code of each number.
+  """
   distinct, first, inverse = np.unique(
     codes, return_index=True, return_inverse=True
   )
@@ -178,7 +203,7 @@ def _number(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _texts(raw: RawLog, item_ids: np.ndarray) -> list[np.ndarray]:
   """Titles, categories and brands by item number; '' where there is none."""
-  # Items first, so that they are numbered as in the log.
+  # The log's items come first, so that each one's number is its row here.
   codes, _ = text_columns.number(np.concatenate([item_ids, raw.item_ids]))
   table = codes[len(item_ids) :]
   known = table < len(item_ids)
@@ -202,6 +227,7 @@ def _summary(
   train_end: int,
   validation_end: int,
 ) -> dict[str, int]:
+  """What a prepared log has, counted for reports."""
   groups = np.unique(times, return_counts=True)[1]
   return {
     'users': int(users.max()),

@@ -10,14 +10,17 @@ import pyarrow.csv
 from dynllm_jax.datasets.reading import source_files
 
 _BLOCK = 1 << 24  # bytes; a row longer than this is an error of pyarrow's
-# By file name: what may stand between columns; the first that the file's first
-# line has does.
+# By file name: what may separate columns, in order of preference.
 _DELIMITERS = {'.csv': ',;\t|', '.tsv': '\t'}
 _OTHER_DELIMITERS = '\t,;|'
 
 
 def delimiter(file: source_files.File) -> str:
-  """The character between a file's columns: declared, or by its first line."""
+  """The character between a file's columns.
+
+  As the configuration states it; else the first of those usual for the file's
+  name that occurs in the first line with text.
+  """
   if file.delimiter:
     return file.delimiter
   name = file.path.lower().removesuffix('.gz')
@@ -29,10 +32,14 @@ def delimiter(file: source_files.File) -> str:
 
 def records(file: source_files.File) -> Iterator[tuple[int, list[str]]]:
   """(line, cells) of a text file's rows, the header among them, row by row."""
-  quoting = csv.QUOTE_NONE if file.quoting == 'none' else csv.QUOTE_MINIMAL
   between = delimiter(file)
   with source_files.open_text(file, file.encodings[0]) as stream:
-    reader = csv.reader(stream, delimiter=between, quoting=quoting)
+    reader = (
+      csv.reader(stream, delimiter=between, quoting=csv.QUOTE_NONE)
+      if file.quoting == 'none'
+      else csv.reader(stream, delimiter=between)
+    )
+
     line = 1
     for cells in reader:
       if cells:
@@ -55,11 +62,11 @@ def read(file: source_files.File, needed: list[str]) -> tuple[pa.Table, int]:
   check_quotes = between == '\t' and file.quoting == 'auto'
   malformed = []
 
-  def on_malformed(row):
+  def on_malformed(row: pa.csv.InvalidRow) -> str:
     malformed.append(row.number)
     return 'skip'
 
-  def read_as(encoding, threads):
+  def read_as(encoding: str, threads: bool) -> pa.Table:
     malformed.clear()
     with pa.input_stream(file.path) as stream:
       return pa.csv.read_csv(

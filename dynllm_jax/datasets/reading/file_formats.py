@@ -1,6 +1,7 @@
 """File formats: a file's columns, and some of them as an Arrow table."""
 
 import ast
+from collections.abc import Generator
 from collections.abc import Iterator
 import contextlib
 import csv
@@ -142,7 +143,8 @@ def _read_json(
       return table.select(needed), 0
     except pa.ArrowInvalid:
       pass  # Mixed types or a line that is no object: row by row, as text.
-  cells = {name: [] for name in needed}
+
+  cells: dict[str, list[str | None]] = {name: [] for name in needed}
   malformed = [0]
   for row in _objects(file, malformed):
     for name in needed:
@@ -189,7 +191,7 @@ def _objects(
 
 def _sheets(
   file: source_files.File,
-) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
+) -> Generator[tuple[str, Iterator[tuple[Any, ...]]], None, None]:
   """(name, rows of cells) of every sheet of a workbook."""
   import openpyxl  # Only workbooks need it.
 
@@ -204,7 +206,7 @@ def _sheets(
 def _read_xlsx(
   file: source_files.File, needed: list[str]
 ) -> tuple[pa.Table, int]:
-  cells = [[] for _ in needed]
+  cells: list[list[str | None]] = [[] for _ in needed]
   for name, rows in _sheets(file):
     header = [str(cell) for cell in next(rows, ())]
     lacking = [column for column in needed if column not in header]

@@ -4,7 +4,8 @@ import dataclasses
 import gzip
 import io
 import os
-from typing import Any
+
+import ml_collections
 
 from dynllm_jax import checks
 from dynllm_jax.storage import bucket_copy
@@ -51,9 +52,20 @@ class File:
   encodings: tuple[str, ...] = ('utf8',)
 
   @classmethod
-  def of(cls, data_config: Any, field: str, **options: Any) -> 'File':
-    """The file that `data_config.<field>` names, checked to be there."""
+  def of(cls, data_config: ml_collections.ConfigDict, field: str) -> 'File':
+    """The file that a field of `config.data` names, checked to be there.
+
+    Args:
+      data_config: `config.data`; `header`, `items_header`, `delimiter`,
+        `quoting` and `bad_rows` say how to read it.
+      field: 'events' or 'items'.
+
+    Raises:
+      InputError: if the file is missing or empty, or how to read it is not
+        allowed.
+    """
     path = check_file(f'config.data.{field}', data_config[field])
+
     delimiter = data_config.delimiter.replace('\\t', '\t')
     if len(delimiter) > 1 or not delimiter.isascii():
       raise checks.not_allowed(
@@ -64,22 +76,22 @@ class File:
     checks.check(
       'config.data', data_config, [checks.one_of('quoting', QUOTING)]
     )
+
     header = data_config.header
     if field == 'items' and data_config.items_header is not None:
       header = data_config.items_header
     return cls(
       path,
       f'config.data.{field}',
-      header,
-      delimiter,
-      data_config.quoting,
-      data_config.bad_rows == 'drop',
-      **options,
+      header=header,
+      delimiter=delimiter,
+      quoting=data_config.quoting,
+      skip_malformed=data_config.bad_rows == 'drop',
     )
 
   @property
   def kind(self) -> str:
-    """csv, parquet or json, by the name.
+    """csv, parquet, json or xlsx, by the name.
 
     Raises:
       InputError: for any other name.
@@ -99,7 +111,7 @@ class File:
 
 
 def check_file(field: str, path: str) -> str:
-  """The path of a readable, non-empty file; of one in a bucket, its copy's.
+  """The path of a readable, non-empty file; for one in a bucket, of its copy.
 
   Raises:
     InputError: naming `field` and the path, if it is anything else.
@@ -121,7 +133,7 @@ def check_file(field: str, path: str) -> str:
 
 
 def open_text(file: File, encoding: str) -> io.TextIOBase:
-  """Opens a text file, packed or not, without the mark that may start it."""
+  """Opens a text file, gzipped or not, without its byte order mark."""
   opener = gzip.open if file.path.lower().endswith('.gz') else open
   encoding = 'utf-8-sig' if encoding == 'utf8' else encoding
   return opener(

@@ -312,7 +312,7 @@ def _titles(
     titles = [
       _title(*parts) for parts in zip(brands, leaves, words, wanted + shift)
     ]
-    shift += length - np.mean([len(title) for title in titles])
+    shift += length - float(np.mean([len(title) for title in titles]))
   return np.array(titles, object)
 
 
