@@ -14,8 +14,8 @@ import numpy as np
 
 from dynllm_jax.types import Array
 
-# A program is compiled for each of these lengths that occurs, and a prompt is
-# padded to the next one: by a fifth on average.
+# A prompt is padded to the next of these lengths, by a fifth on average, and
+# a program is compiled for each that occurs.
 _BUCKETS = tuple(size * 2**k for k in range(16) for size in (32, 48))
 
 
@@ -36,7 +36,7 @@ class Generator:
     max_output_tokens: int,
     pad: int,
     ends: Sequence[int],
-  ):
+  ) -> None:
     """Places the parameters on all local devices.
 
     Args:
@@ -81,9 +81,11 @@ class Generator:
     Returns:
       Token ids of each answer, without the one that ends it.
     """
-    # Rows that only fill up end when the first one does.
+    # A program has a fixed number of rows: those left over repeat the first
+    # prompt, and so end when it does.
     filled = [*range(len(prompts))] + [0] * (self.batch_size - len(prompts))
     length = self.length(max(map(len, prompts)))
+
     tokens = np.full((self.batch_size, length), self._pad, np.int32)
     mask = np.zeros((self.batch_size, length), np.int32)
     for row, source in enumerate(filled):
@@ -92,6 +94,8 @@ class Generator:
         slice(length - len(prompt), None) if self._left else slice(len(prompt))
       )
       tokens[row, where], mask[row, where] = prompt, 1
+
+    # A seed has 63 bits, and arrays on the device 32.
     halves = [[seeds[i] & 0xFFFFFFFF, seeds[i] >> 32] for i in filled]
     out = self._generate(
       self._params,
@@ -105,9 +109,11 @@ class Generator:
         self._rows,
       ),
     )
+
     return [self._cut(row) for row in np.asarray(out)[: len(prompts)].tolist()]
 
   def _cut(self, tokens: list[int]) -> list[int]:
+    """An answer up to the first token that ends it."""
     end = next(
       (k for k, token in enumerate(tokens) if token in self._ends), None
     )
@@ -132,8 +138,11 @@ def _generate(
   row's noise is its own, unlike that of transformers' sampling.
 
   Args:
-    model, max_new, pad, ends: of `Generator`.
-    params: of the model.
+    model: a Flax model of transformers.
+    max_new: where an answer is cut off, in tokens.
+    pad: the token that fills rows up.
+    ends: tokens that end an answer.
+    params: the model's parameters.
     tokens, mask: i32[batch, length].
     temperatures: f32[batch].
     seeds: u32[batch, 2].
@@ -148,10 +157,10 @@ def _generate(
     lambda pair: jax.random.fold_in(jax.random.key(pair[0]), pair[1])
   )(seeds)
 
-  def process(_, logits: jax.Array, length: jax.Array) -> jax.Array:
+  def process(_: Any, logits: jax.Array, length: jax.Array) -> jax.Array:
     logits = logits.astype(jnp.float32)
 
-    def noisy():
+    def noisy() -> jax.Array:
       noise = jax.vmap(
         lambda key: jax.random.gumbel(
           jax.random.fold_in(key, length - start), logits.shape[1:]
@@ -186,6 +195,7 @@ def _generate(
 
 
 def _as_list(process: Any) -> Any:
+  """What transformers takes instead of a function."""
   from transformers.generation import FlaxLogitsProcessorList
 
   return FlaxLogitsProcessorList([process])

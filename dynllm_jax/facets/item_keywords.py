@@ -1,13 +1,15 @@
-"""What the rule writer knows of each item, from the fixed item table alone."""
+"""Each item in the words of the rules: keywords, product type, category, crowd.
+
+All of it follows from the fixed item table alone.
+"""
 
 import collections
+from collections.abc import Iterable
 import html
 import itertools
 import math
 import re
 from typing import NamedTuple
-
-import numpy as np
 
 # Letters and digits, joined inside by one mark: t-light, l'oreal, a&b.
 _TOKEN = re.compile(r"[^\W_]+(?:['’&+-][^\W_]+)*")
@@ -155,14 +157,16 @@ _LOOKS = frozenset(
 _SEGMENTS = {
   "women's things": "her ladies lady women women's womens 女士 女装 女式",
   "men's things": "him men men's mens 男士 男装 男式",
-  "children's things": "babies baby boys child children children's girls kids kid teen "
-  'toddler toys 儿童 宝宝 婴儿',
+  "children's things": 'babies baby boys child children '
+  "children's girls kids kid teen toddler toys 儿童 宝宝 婴儿",
   'gifts': 'anniversary birthday christmas easter gift gifts party present '
   'presents valentine wedding xmas 礼品 礼物 生日',
   'organic products': 'eco natural nature organic organics vegan 天然 有机',
   'professional products': 'pro professional salon 专业',
   'vintage style': 'antique classic retro retrospot vintage 复古',
-  'things for the home': 'bathroom bedroom decoration garden home kitchen 家居 厨房',
+  'things for the home': (
+    'bathroom bedroom decoration garden home kitchen 家居 厨房'
+  ),
   'things for pets': 'cat cats dog dogs pet pets 宠物',
 }
 _SEGMENT_OF = {
@@ -174,10 +178,10 @@ class Item(NamedTuple):
   """An item in the words of the facets.
 
   Attributes:
-    words: telling words of the title and their weights; none of the brand's.
+    words: keywords of the title and their weights; none of the brand's words.
     kind: the finest category, or the product type that the title ends with.
-    group: what kinds are part of: the first category level that not all items
-      share, or the last word of the product type.
+    group: what the kind belongs to: the first category level that not all
+      items share, or the last word of the product type.
     path: kind with the levels above it.
     product: the product type that the title ends with.
     brand: as it stands in the table.
@@ -194,7 +198,7 @@ class Item(NamedTuple):
 
 
 def describe_items(
-  titles: np.ndarray, categories: np.ndarray, brands: np.ndarray
+  titles: Iterable[str], categories: Iterable[str], brands: Iterable[str]
 ) -> list[Item]:
   """Reads the item table.
 
@@ -207,6 +211,7 @@ def describe_items(
   Returns:
     One item a row.
   """
+  # Titles of some catalogs are escaped twice.
   titles = [html.unescape(html.unescape(text)) for text in titles]
   brands = [' '.join(html.unescape(text).split()) for text in brands]
   tokens = [_tokens(text) for text in titles]
@@ -218,6 +223,7 @@ def describe_items(
     word: math.log((len(titles) + 1) / count) * count / (count + 2)
     for word, count in frequency.items()
   }
+
   own = [set(_tokens(text)) for text in brands]
   products = _products(titles, own, frequency)
   return [
@@ -226,7 +232,24 @@ def describe_items(
   ]
 
 
-def _item(tokens, levels, brand, own, product, weight) -> Item:
+def _item(
+  tokens: list[str],
+  levels: list[str],
+  brand: str,
+  own: set[str],
+  product: str,
+  weight: dict[str, float],
+) -> Item:
+  """Puts together what is known of an item.
+
+  Args:
+    tokens: of the title.
+    levels: of the category, the coarsest first.
+    brand: as it stands in the table.
+    own: words of the brand.
+    product: the product type that the title ends with.
+    weight: how telling each word of the catalog is.
+  """
   words = [
     (word, weight[word])
     for word in dict.fromkeys(tokens)
@@ -242,6 +265,7 @@ def _item(tokens, levels, brand, own, product, weight) -> Item:
   else:
     kind = path = product
     group = product.split(' ')[-1]
+
   spoken = tokens + _tokens(' '.join(levels))
   segments = tuple(
     dict.fromkeys(_SEGMENT_OF[word] for word in spoken if word in _SEGMENT_OF)
@@ -280,7 +304,7 @@ def _products(
   ]
   ends = collections.Counter(words[-1] for words in plain if words)
 
-  def product(words, heads):
+  def product(words: list[str], heads: list[str]) -> str:
     if not words:
       return ''
     if han := _HAN.findall(words[-1]):
@@ -298,7 +322,7 @@ def _products(
 def _naming_words(title: str, own: set[str]) -> list[str]:
   """The words that name the product, without brand, amounts and fillers."""
   for part in _CUT.split(title.lower()):
-    kept = []
+    kept: list[str] = []
     for word in _TOKEN.findall(part):
       if word in _LINKS and not _HOLDERS.issuperset(kept):
         break
@@ -311,7 +335,7 @@ def _naming_words(title: str, own: set[str]) -> list[str]:
   return []
 
 
-def _category_levels(categories: np.ndarray) -> list[list[str]]:
+def _category_levels(categories: Iterable[str]) -> list[list[str]]:
   """Levels of each category, without a root that every item shares."""
   levels = [_split(html.unescape(text)) for text in categories]
   roots = {path[0] for path in levels if path}

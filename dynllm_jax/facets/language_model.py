@@ -1,4 +1,4 @@
-"""A language model as the writers see it, and the fields of its config."""
+"""A language model as writers see it, and the fields of its configuration."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -8,23 +8,33 @@ import math
 from typing import Any
 from typing import NamedTuple
 
+import ml_collections
+
 from dynllm_jax import checks
 from dynllm_jax.checks import Rule
 from dynllm_jax.facets import prompts
 
 
 class Request(NamedTuple):
-  """One call."""
+  """One call.
 
-  prompt: int  # its place among the distinct ones
-  message: str  # of the user
-  tokens: int  # of the whole prompt
+  Attributes:
+    prompt: its row among the distinct prompts.
+    message: the user message.
+    tokens: of the whole prompt, system message and all.
+    temperature: 0 is greedy.
+    seed: of sampling, from the prompt and the attempt alone, below 2^63.
+  """
+
+  prompt: int
+  message: str
+  tokens: int
   temperature: float
-  seed: int  # from the prompt and the attempt alone, below 2^63
+  seed: int
 
 
 class Reply(NamedTuple):
-  """What came back, and the tokens that it took."""
+  """An answer as it came, and the tokens in and out that it took."""
 
   text: str
   input_tokens: int
@@ -36,10 +46,11 @@ class Model:
   """A language model as the writers see it.
 
   Attributes:
-    about: what its answers depend on beside the message, as JSON values.
+    about: what its answers depend on besides the message, as JSON values.
     counter: how it counts tokens.
-    answer: answers requests in any order, a group at a time, as they are
-      finished. The weights may be loaded when it is first called.
+    answer: a function that answers requests in any order and yields them a
+      group at a time, each with its reply, as soon as they are finished. The
+      weights may be loaded when it is first called.
   """
 
   about: dict[str, Any]
@@ -47,7 +58,9 @@ class Model:
   answer: Callable[[Sequence[Request]], Iterator[list[tuple[Request, Reply]]]]
 
 
-def settings(writer_config: Any, *fields: str) -> dict[str, Any]:
+def settings(
+  writer_config: ml_collections.ConfigDict, *fields: str
+) -> dict[str, Any]:
   """The fields on which texts depend: shared ones and the writer's own."""
   shared = (
     'name',
@@ -64,14 +77,16 @@ def settings(writer_config: Any, *fields: str) -> dict[str, Any]:
   }
 
 
-def about(writer_config: Any, *fields: str) -> dict[str, Any]:
-  """What a writer's answers depend on beside prompt and attempt."""
+def about(
+  writer_config: ml_collections.ConfigDict, *fields: str
+) -> dict[str, Any]:
+  """What a writer's answers depend on besides prompt and attempt."""
   result = settings(writer_config, *fields)
   del result['max_input_tokens'], result['max_attempts']
   return result
 
 
-def check(writer_config: Any) -> None:
+def check(writer_config: ml_collections.ConfigDict) -> None:
   """Checks the fields that all writers with a language model share.
 
   Raises:
@@ -96,7 +111,7 @@ def check(writer_config: Any) -> None:
   )
 
 
-def describe(writer_config: Any) -> str:
+def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The language model in words, for reports."""
   how = (
     f'sampled at temperature {writer_config.temperature:g}, seed '

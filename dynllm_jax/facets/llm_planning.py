@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 import tempfile
-from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax.facets import language_model
@@ -13,7 +13,7 @@ from dynllm_jax.types import EventLog
 
 
 def plan(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
@@ -24,8 +24,8 @@ def plan(
 
   Args:
     writer_config: `config.facets.writer`. `tokens_per_s`, input and output
-      together, gives the time, or else the rate at which an earlier run of
-      the same model was; `price_per_million_input` and `_output` give the
+      together, gives the time; without it, the rate that was last measured
+      of the same model does; `price_per_million_input` and `_output` give the
       cost.
     model: who would be asked.
     log: the prepared log.
@@ -34,13 +34,12 @@ def plan(
     report: takes the lines.
   """
   with tempfile.TemporaryDirectory() as scratch:
-    # A plan leaves nothing behind, an empty store neither.
-    place = llm_writing.store_folder(model, folder) if folder else None
-    store = llm_writing.open_store(
-      model, folder if place and place.exists() else scratch
-    )
+    # Opening a store makes it, and a plan leaves nothing behind.
+    there = folder and llm_writing.store_folder(model, folder).exists()
+    store = llm_writing.open_store(model, folder if there else scratch)
     work = llm_writing.survey(writer_config, model, log, profiles, store)
     rate = llm_writing.measured_rate(store)
+
   left = work.unfinished(writer_config.max_attempts)
   inputs = int(work.prompts.tokens[work.rows[left]].sum())
   outputs = len(left) * writer_config.max_output_tokens
@@ -51,6 +50,7 @@ def plan(
     f'input tokens{"" if model.counter.exact else " (estimated)"}, at '
     f'most {outputs:,} output tokens'
   )
+
   stated = writer_config.tokens_per_s
   if rate := stated or rate:
     report(
@@ -63,13 +63,12 @@ def plan(
       'facets: no estimate of the time: config.facets.writer.tokens_per_s '
       'states no rate, and no run has measured it yet'
     )
-  prices = (
-    writer_config.price_per_million_input,
-    writer_config.price_per_million_output,
-  )
-  if any(prices):
-    cost = (inputs * prices[0] + outputs * prices[1]) / 1e6
+
+  input_price = writer_config.price_per_million_input
+  output_price = writer_config.price_per_million_output
+  if input_price or output_price:
+    cost = (inputs * input_price + outputs * output_price) / 1e6
     report(
-      f'facets: at most {cost:,.2f} at {prices[0]:g} a million input and '
-      f'{prices[1]:g} a million output tokens'
+      f'facets: at most {cost:,.2f} at {input_price:g} a million input and '
+      f'{output_price:g} a million output tokens'
     )

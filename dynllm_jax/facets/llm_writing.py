@@ -1,7 +1,7 @@
 """What the writers that ask a language model share (SPEC 3.6, 8).
 
 Every distinct prompt is asked once, and every call's answer is kept in a
-store as soon as it is there, the ones that cannot be read too: a run that was
+store as soon as it is there, also one that cannot be read: a run that was
 killed goes on with the calls that it had not finished.
 """
 
@@ -10,12 +10,11 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
 import tempfile
-from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax.facets import language_model
@@ -27,6 +26,7 @@ from dynllm_jax.facets.writing import collect
 from dynllm_jax.facets.writing import FacetTexts
 from dynllm_jax.progress import Progress
 from dynllm_jax.storage import fill_lock
+from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.storage.store import digest
 from dynllm_jax.storage.store import Store
 from dynllm_jax.types import EventLog
@@ -47,12 +47,12 @@ class Work:
   """The distinct prompts of a log and how far each of them is.
 
   Attributes:
-    prompts: of all profiles.
-    rows: i64[distinct], a profile that asks each prompt.
+    prompts: the prompts of all profiles.
+    rows: i64[distinct], one of the profiles that ask each prompt.
     inverse: i64[profiles], the prompt of each profile.
     texts: the four texts of each prompt, None where there are none yet.
-    attempts: answers so far that could not be read.
-    reason: why the last such answer could not.
+    attempts: how many answers of each prompt could not be read so far.
+    reason: why the last such answer could not be read.
   """
 
   prompts: Prompts
@@ -63,15 +63,23 @@ class Work:
   reason: str = ''
 
   def unfinished(self, max_attempts: int) -> list[int]:
-    """Prompts to ask, by digest: an order that says nothing of length."""
+    """Prompts to ask, in the order of their digests.
+
+    That order has nothing to do with their lengths, so that the first rounds
+    are a fair sample.
+    """
     return [i for i in range(len(self.texts)) if self.is_open(i, max_attempts)]
 
   def is_open(self, prompt: int, max_attempts: int) -> bool:
     """Whether a prompt is to be asked, for the first time or again."""
     return self.texts[prompt] is None and self.attempts[prompt] < max_attempts
 
-  def take(self, prompt: int, answer: str) -> bool:
-    """Reads an answer; whether that could be done."""
+  def read_answer(self, prompt: int, answer: str) -> bool:
+    """Reads an answer into `texts`, or counts it as a failed attempt.
+
+    Returns:
+      Whether it could be read.
+    """
     try:
       self.texts[prompt] = parse(answer)
       return True
@@ -82,7 +90,7 @@ class Work:
 
 
 def write(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
@@ -109,23 +117,24 @@ def write(
     store = open_store(model, folder)
     work = survey(writer_config, model, log, profiles, store)
     report(describe_work(writer_config, work))
+
     if work.unfinished(writer_config.max_attempts):
       stack.enter_context(fill_lock.hold(store, report))
       _recall(store, work, writer_config.max_attempts)
       _ask(writer_config, model, store, work)
-  finished = [texts is not None for texts in work.texts]
-  _check_failures(
-    writer_config, work, finished.count(False), len(finished), store, True
-  )
+
+  failed = np.array([texts is None for texts in work.texts], bool)
+  _check_failures(writer_config, work, store, int(failed.sum()), len(failed))
   rows = (work.texts[i] or ('',) * 4 for i in work.inverse)
-  failed = np.bincount(work.inverse, minlength=len(finished))[
-    np.flatnonzero(~np.array(finished, bool))
-  ]
-  return collect(rows, work.prompts.num_read, int(failed.sum()))
+  num_failed = int(failed[work.inverse].sum())
+  return collect(rows, work.prompts.num_read, num_failed)
 
 
 def store_folder(model: language_model.Model, folder: str) -> pathlib.Path:
-  """Where a model's answers are; what writes others has another place."""
+  """The folder of a model's answers.
+
+  Models that may answer a prompt differently have different folders.
+  """
   name = re.sub(r'[^\w.-]+', '-', pathlib.Path(model.about['model']).name)
   return pathlib.Path(
     folder,
@@ -139,7 +148,7 @@ def open_store(model: language_model.Model, folder: str) -> Store:
 
 
 def survey(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   model: language_model.Model,
   log: EventLog,
   profiles: Profiles,
@@ -159,7 +168,7 @@ def survey(
   return work
 
 
-def describe_work(writer_config: Any, work: Work) -> str:
+def describe_work(writer_config: ml_collections.ConfigDict, work: Work) -> str:
   """A line: how many prompts there are, and how many are left to ask."""
   left = len(work.unfinished(writer_config.max_attempts))
   return (
@@ -177,7 +186,7 @@ def measured_rate(store: Store) -> float:
 
 
 def _recall(store: Store, work: Work, max_attempts: int) -> None:
-  """Takes from the store what it holds beyond what `work` knows."""
+  """Reads the answers that the store holds and `work` has not seen."""
   pending = work.unfinished(max_attempts)
   while pending:
     rows = store.find(
@@ -187,65 +196,71 @@ def _recall(store: Store, work: Work, max_attempts: int) -> None:
       prompt
       for prompt, row in zip(pending, rows)
       if row >= 0
-      and not work.take(prompt, json.loads(store.read(row))['answer'])
+      and not work.read_answer(prompt, json.loads(store.read(row))['answer'])
       and work.attempts[prompt] < max_attempts
     ]
 
 
 def _call_key(work: Work, prompt: int, attempt: int) -> bytes:
+  """The key in the store of an attempt at a prompt."""
   return digest(work.prompts.keys[work.rows[prompt]].hex(), attempt)
 
 
 def _ask(
-  writer_config: Any, model: language_model.Model, store: Store, work: Work
+  writer_config: ml_collections.ConfigDict,
+  model: language_model.Model,
+  store: Store,
+  work: Work,
 ) -> None:
   """Asks all that is unfinished, in rounds."""
-  todo = work.unfinished(writer_config.max_attempts)
+  max_attempts = writer_config.max_attempts
+  todo = work.unfinished(max_attempts)
   finished = len(work.rows) - len(todo)
   progress = Progress('writing facets', len(todo), 'prompt')
   size, tokens = _FIRST_ROUND, 0
+
   try:
     while todo:
       asked, todo = todo[:size], todo[size:]
       size = min(2 * size, _LARGEST_ROUND)
       finished += len(asked)
+
+      # What could not be read is asked again within the round.
       while asked:
         requests = [_request(writer_config, work, i) for i in asked]
         for group in model.answer(requests):
           _keep(store, work, group)
           tokens += sum(r.input_tokens + r.output_tokens for _, r in group)
-          if done := sum(
-            not work.is_open(request.prompt, writer_config.max_attempts)
-            for request, _ in group
-          ):
-            progress(done)
-        asked = [
-          i for i in asked if work.is_open(i, writer_config.max_attempts)
-        ]
-      failed = sum(
-        attempts == writer_config.max_attempts for attempts in work.attempts
-      )
-      _check_failures(writer_config, work, failed, finished, store, False)
+          done = [not work.is_open(r.prompt, max_attempts) for r, _ in group]
+          if any(done):
+            progress(sum(done))
+        asked = [i for i in asked if work.is_open(i, max_attempts)]
+
+      failed = sum(attempts == max_attempts for attempts in work.attempts)
+      # Three standard deviations: no accident of the prompts asked so far.
+      _check_failures(writer_config, work, store, failed, finished, sigmas=3.0)
   finally:
     seconds = progress.close()
     if tokens:
-      _write(
-        store.folder / _RATE, json.dumps({'tokens_per_s': tokens / seconds})
-      )
+      rate = json.dumps({'tokens_per_s': tokens / seconds})
+      write_atomically(store.folder / _RATE, rate)
 
 
 def _request(
-  writer_config: Any, work: Work, prompt: int
+  writer_config: ml_collections.ConfigDict, work: Work, prompt: int
 ) -> language_model.Request:
+  """The next call for a prompt."""
   row, attempt = work.rows[prompt], work.attempts[prompt]
   key = digest(writer_config.seed, work.prompts.keys[row].hex(), attempt)
   temperature = float(writer_config.temperature)
   return language_model.Request(
-    prompt,
-    work.prompts.message(row),
-    int(work.prompts.tokens[row]),
-    max(temperature, _RETRY_TEMPERATURE) if attempt else temperature,
-    int.from_bytes(key[:8], 'little') >> 1,
+    prompt=prompt,
+    message=work.prompts.message(row),
+    tokens=int(work.prompts.tokens[row]),
+    temperature=(
+      max(temperature, _RETRY_TEMPERATURE) if attempt else temperature
+    ),
+    seed=int.from_bytes(key[:8], 'little') >> 1,
   )
 
 
@@ -270,24 +285,29 @@ def _keep(
     )
   store.append(keys, payloads)
   for request, reply in group:
-    work.take(request.prompt, reply.text)
+    work.read_answer(request.prompt, reply.text)
 
 
 def _check_failures(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   work: Work,
+  store: Store,
   failed: int,
   finished: int,
-  store: Store,
-  last: bool,
+  sigmas: float = 0.0,
 ) -> None:
   """Stops where too many prompts have failed.
 
-  Before the end, only if that is no accident of the prompts asked so far:
-  three standard deviations above the limit.
+  Args:
+    writer_config: `config.facets.writer`.
+    work: for the last malformed answer.
+    store: for the place of the answers.
+    failed: how many prompts have failed.
+    finished: how many prompts are finished, failed ones included.
+    sigmas: standard deviations by which the limit may be exceeded.
   """
   limit = writer_config.max_failure_rate * finished
-  if failed <= limit + (0 if last else 3 * math.sqrt(limit)):
+  if failed <= limit + sigmas * math.sqrt(limit):
     return
   raise InputError(
     f'config.facets.writer.max_failure_rate: {failed:,} of {finished:,} '
@@ -297,9 +317,3 @@ def _check_failures(
     f'{work.reason}. Another model, more max_output_tokens or max_attempts, '
     f'or a higher limit may help; all answers are kept in {store.folder}'
   )
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  fresh = path.with_suffix(f'.{os.getpid()}')
-  fresh.write_text(text)
-  os.replace(fresh, path)

@@ -1,4 +1,4 @@
-"""The facets that serve a user at a time."""
+"""Looking up the facets that serve a user at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
   """Finds each user's newest profile that closed at or before a time.
 
   A facet that closes at `c` has read purchases strictly before `c` and serves
-  every `t >= c` until the user's next profile (SPEC 3.6). A binary search in
-  the user's rows, with as many steps as all rows could need, so that the
-  work is the same for every input. Pure; may be jitted.
+  every `t >= c` until the user's next profile (SPEC 3.6). This is a binary
+  search in the user's rows. It takes as many steps as all rows could need, so
+  that the work is the same for every input. Pure; may be jitted.
 
   Args:
     bank: the facets.
@@ -27,7 +27,7 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
     before the user's first profile and for user 0.
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
-  # No more is asked of a bank's devices than is looked up: not its texts.
+  # The texts are not needed here, and need not be spread over devices.
   return sharded_table.query_rows(
     _lookup,
     lambda block: len(block.offsets) - 1,
@@ -37,14 +37,15 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
   )
 
 
-def _lookup(bank, users, times):
+def _lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
+  """`lookup` in a bank, or in a device's part of one."""
   num_rows = bank.closes.shape[0]
   if not num_rows:
     return jnp.zeros((*users.shape, len(FACETS)), jnp.int32)
   offsets, closes = jnp.asarray(bank.offsets), jnp.asarray(bank.closes)
   start = offsets[users]
 
-  def halve(_, bounds):
+  def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = bounds  # rows before `low` serve, those from `high` do not
     middle = low + (high - low) // 2
     serves = (low < high) & (closes[middle] <= times)

@@ -46,7 +46,7 @@ Sizes = Callable[[Sequence[str]], Sequence[int]]
 
 
 class MalformedError(ValueError):
-  """An answer that is not what was asked for."""
+  """The answer of a language model does not have the form asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Counter:
   """How a writer's model counts tokens.
 
   Attributes:
-    texts: tokens of texts as they stand.
-    prompts: tokens of whole prompts, system message and all, given their user
-      messages.
-    exact: False where both are estimates.
+    texts: counts the tokens of texts as they stand.
+    prompts: counts the tokens of whole prompts, system message and all, given
+      their user messages.
+    exact: False where both estimate.
   """
 
   texts: Sizes
@@ -80,7 +80,7 @@ class Prompts:
 
   def __init__(
     self, log: EventLog, profiles: Profiles, budget: int, counter: Counter
-  ):
+  ) -> None:
     """Fits the newest purchases of each row into the budget.
 
     Args:
@@ -101,7 +101,7 @@ class Prompts:
     self._days = [f'{day} | ' for day in days.astype(str).tolist()]
     self.num_read = self._fit(budget, counter)
     self.tokens = np.zeros(len(profiles), np.int32)
-    self.keys = []
+    self.keys: list[bytes] = []
     for first in range(0, len(profiles), _BLOCK_ROWS):
       self._finish(
         range(first, min(first + _BLOCK_ROWS, len(profiles))), budget, counter
@@ -124,7 +124,7 @@ class Prompts:
     )
 
   def _fit(self, budget: int, counter: Counter) -> np.ndarray:
-    """How many lines fit, by the sum of their parts' tokens."""
+    """How many lines of each row fit: the tokens of dates and items, summed."""
     room = budget - counter.prompts([_HEADER])[0]
     day_sizes = np.asarray(counter.texts(self._days), np.int64)
     used = np.unique(self._items)
@@ -135,17 +135,16 @@ class Prompts:
     sizes = day_sizes[self._day] + item_sizes[self._items]
     profiles, fitting = self._profiles, np.zeros(len(self), np.int32)
     for row in range(len(self)):
-      # Every line has a token or more.
+      # No more lines than tokens: every line has a token or more.
       events = profiles.newest(row, max(room, 1))
-      fitting[row] = max(
-        np.searchsorted(np.cumsum(sizes[events]), room, side='right'), 1
-      )
+      lines = np.searchsorted(np.cumsum(sizes[events]), room, side='right')
+      fitting[row] = max(int(lines), 1)
     return fitting
 
   def _finish(self, rows: range, budget: int, counter: Counter) -> None:
-    """Takes lines off what is still too long as a whole; counts and keys.
+    """Shortens rows that are still too long; sets their tokens and keys.
 
-    The tokens of a text are not quite the sum of its parts'.
+    A message may have more tokens than its lines have together.
     """
     messages = {row: self.message(row) for row in rows}
     pending = list(rows)
@@ -184,11 +183,13 @@ def parse(answer: str) -> tuple[str, ...]:
     )
   except (ValueError, RecursionError) as error:
     raise MalformedError(f'it is not JSON ({error})') from error
+
   if not isinstance(pairs, _Pairs):
     raise MalformedError('it is not a JSON object')
   names = [name for name, _ in pairs]
   if sorted(names) != sorted(FACETS):
     raise MalformedError(f'its keys are {names}, not {list(FACETS)}')
+
   texts = dict(pairs)
   for name, text in texts.items():
     if not isinstance(text, str):
@@ -201,10 +202,11 @@ def parse(answer: str) -> tuple[str, ...]:
 
 
 class _Pairs(list):
-  """A JSON object as it was written, a repeated key and all."""
+  """The (key, value) pairs of a JSON object, with keys that are repeated."""
 
 
 def _clean(text: str) -> str:
+  """A text in one line, '' if it says "unknown"."""
   text = ' '.join(text.split())
   return '' if text.strip('."').casefold() == 'unknown' else text
 

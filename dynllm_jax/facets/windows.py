@@ -73,9 +73,9 @@ def window_seconds(window_days: float) -> int:
 def profiles(log: EventLog, window: int) -> Profiles:
   """Finds every user's active windows `[c - window, c)`, `c = k window`.
 
-  A window that is still open at the end of the log is kept, as live use will
-  need it; one that closes after the last int32 second is not, as nobody can
-  ever ask for it.
+  A window that is still open at the end of the log is kept, since a system in
+  use will need it. One that closes after the last int32 second is left out,
+  since no time on the device can be that late.
 
   Args:
     log: the prepared log.

@@ -1,26 +1,45 @@
 """LLM_G: a user's purchases in a window to four texts (SPEC 3.6, 8).
 
-A writer is one file in this folder, found by its name, with
+A writer is a module, which `config.facets.writer.name` names: a file of
+`facets/writers`, `NAME_writer.py`, by NAME, or any other that Python finds, by
+its full name (`config.facets.writer.name=my_shop.clerk`; see plugins.py). A
+writer has
 
-    VERSION: int, raised whenever the same window gets other texts
-    write(writer_config, log, profiles, store='', report=print) -> FacetTexts
+    VERSION: int
+    write(writer_config: ml_collections.ConfigDict, log: EventLog,
+          profiles: windows.Profiles, store: str = '',
+          report: Callable[[str], None] = print) -> FacetTexts
+    plan(writer_config, log, profiles, store='', report=print) -> None
+    identity(writer_config, store='') -> dict[str, Any]
     describe(writer_config) -> str
-    identity(writer_config, store='') -> what texts follow from but the
-      purchases: JSON values, the VERSION and such fields among them as do
-      not only say how fast or at what cost texts are written
-    plan(writer_config, log, profiles, store='', report=print): reports what
-      `write` would take, and spends nothing
 
-For a profile it may read the purchases that `profiles` gives for that row and
-the item table, which is fixed; nothing else of the log. `store` is a folder
-in which a writer may keep what is dear to write, so that broken-off work
-resumes ('' keeps nothing); `report` takes a line of progress.
+`write` returns four texts of each profile, best made by `collect`. For a
+profile it may read the purchases that `profiles` gives for that row and the
+item table, which is fixed; nothing else of the log: a facet that had read a
+later purchase would tell the future. `log.times + log.start_time` are unix
+seconds. `plan` reports what `write` would take, and spends nothing.
+
+`identity` returns JSON values: all that texts follow from other than the
+purchases, such as the VERSION and the fields of `config.facets.writer`, but
+those that only say how fast or at what cost texts are written. Facets are
+found again on disk by it, and for a writer from outside by its module's name
+and VERSION too: raise VERSION whenever the same window gets other texts.
+`describe` is the writer in words, for reports.
+
+`store` is a folder in which a writer may keep what is dear to write, so that
+work that was broken off goes on ('' keeps nothing); `report` takes a line of
+progress. Each function raises `InputError`, in one line, for a field that is
+not allowed: the field, its value and what is allowed.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
+import types
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax import plugins
@@ -41,7 +60,7 @@ class FacetTexts:
       where the writer has nothing to say or has failed.
     num_read: i32[rows], how many of a profile's purchases, the newest, the
       writer has read.
-    num_failed: profiles for which no valid answer was had.
+    num_failed: how many profiles got no valid answer.
   """
 
   texts: list[str]
@@ -50,12 +69,16 @@ class FacetTexts:
   num_failed: int = 0
 
 
-def collect(rows: Any, num_read: np.ndarray, num_failed: int = 0) -> FacetTexts:
+def collect(
+  rows: Iterable[Sequence[str | None]],
+  num_read: np.ndarray,
+  num_failed: int = 0,
+) -> FacetTexts:
   """Stores every text once.
 
   Args:
-    rows: for each profile its four texts; '' or None is "unknown".
-    num_read, num_failed: of `FacetTexts`.
+    rows: the four texts of each profile; '' or None is "unknown".
+    num_read, num_failed: as in `FacetTexts`.
   """
   index = np.zeros((len(num_read), len(FACETS)), np.int32)
   known = {UNKNOWN: 0}
@@ -67,7 +90,7 @@ def collect(rows: Any, num_read: np.ndarray, num_failed: int = 0) -> FacetTexts:
 
 
 def write(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -91,7 +114,7 @@ def write(
 
 
 def plan(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -105,12 +128,16 @@ def plan(
   writer(writer_config).plan(writer_config, log, profiles, store, report)
 
 
-def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """What texts follow from but the purchases, as JSON values.
+def identity(
+  writer_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """What texts follow from, purchases aside, as JSON values.
+
+  Of a writer from outside, its module's name and VERSION are added.
 
   Args:
     writer_config: `config.facets.writer`.
-    store: as of `write`.
+    store: as in `write`.
 
   Raises:
     InputError: if there is no such writer, or its model cannot be had.
@@ -122,7 +149,7 @@ def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
   }
 
 
-def describe(writer_config: Any) -> str:
+def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The writer in words, for reports.
 
   Raises:
@@ -131,7 +158,7 @@ def describe(writer_config: Any) -> str:
   return writer(writer_config).describe(writer_config)
 
 
-def writer(writer_config: Any) -> Any:
+def writer(writer_config: ml_collections.ConfigDict) -> types.ModuleType:
   """The module of the writer that `writer_config.name` names.
 
   Raises:

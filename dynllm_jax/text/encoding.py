@@ -1,15 +1,31 @@
 """LLM_E: texts to embeddings (SPEC 3.6).
 
-An encoder is one file in this folder, found by its name, with
+An encoder is a module, which `config.facets.encoder.name` names: a file of
+`text/encoders`, `NAME_encoder.py`, by NAME, or any other that Python finds, by
+its full name (`config.facets.encoder.name=my_shop.letters`; see plugins.py). An
+encoder has
 
-    VERSION: int, raised whenever the same text gets another embedding
-    encode(encoder_config, texts, store='') -> f16[texts, dim]
-    identity(encoder_config, store='') -> what embeddings follow from but the
-        text: JSON values, the VERSION among them
+    VERSION: int
+    encode(encoder_config: ml_collections.ConfigDict, texts: Sequence[str],
+           store: str = '') -> np.ndarray
+    identity(encoder_config, store='') -> dict[str, Any]
     describe(encoder_config) -> str
 
+`encode` returns f16[texts, dim], of one dim whatever the texts, also for none.
+An embedding follows from its own text alone, not from the others of the call;
+an empty text gives zeros.
+
+`identity` returns JSON values: all that embeddings follow from other than the
+text, such as the VERSION and the fields of `config.facets.encoder`, but those
+that only say how fast or at what cost they are computed. Embeddings are found
+again on disk by it, and for an encoder from outside by its module's name and
+VERSION too: raise VERSION whenever the same text gets another embedding.
+`describe` is the encoder in words, for reports.
+
 `store` is a folder in which an encoder may keep what is dear to compute, so
-that broken-off work resumes; '' keeps nothing. An empty text gives zeros.
+that work that was broken off goes on; '' keeps nothing. Each function raises
+`InputError`, in one line, for a field that is not allowed: the field, its value
+and what is allowed.
 """
 
 from collections.abc import Sequence

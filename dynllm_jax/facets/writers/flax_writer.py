@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from dynllm_jax import checks
@@ -31,13 +32,20 @@ _FIELD = 'config.facets.writer.model'
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
-def describe(writer_config: Any) -> str:
+def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The writer in words, for reports."""
-  return f'{language_model.describe(writer_config)}, run here ({writer_config.dtype})'
+  model = language_model.describe(writer_config)
+  return f'{model}, run here ({writer_config.dtype})'
 
 
-def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """The weights too; noted in the store, to be known without them."""
+def identity(
+  writer_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """What texts follow from, purchases aside; the weights too.
+
+  The identity of the weights is noted in the store, so that it is known where
+  they no longer are.
+  """
   _check(writer_config)
   return {
     **language_model.settings(writer_config, 'dtype'),
@@ -47,7 +55,7 @@ def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
 
 
 def write(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -60,7 +68,7 @@ def write(
 
 
 def plan(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -72,7 +80,7 @@ def plan(
   )
 
 
-def _check(writer_config: Any) -> None:
+def _check(writer_config: ml_collections.ConfigDict) -> None:
   language_model.check(writer_config)
   checks.check(
     'config.facets.writer',
@@ -82,7 +90,7 @@ def _check(writer_config: Any) -> None:
 
 
 def _model(
-  writer_config: Any, report: Callable[[str], None]
+  writer_config: ml_collections.ConfigDict, report: Callable[[str], None]
 ) -> language_model.Model:
   """The model; its tokenizer is loaded now, its weights when it is asked."""
   _check(writer_config)
@@ -102,26 +110,28 @@ def _model(
   ) -> Iterator[list[tuple[Request, Reply]]]:
     return _answer(generator(), tokenizer, requests)
 
-  def texts(parts: Sequence[str]) -> list[int]:
-    return (
-      list(map(len, tokenizer(list(parts), add_special_tokens=False).input_ids))
-      if parts
-      else []
-    )
+  def count_texts(texts: Sequence[str]) -> list[int]:
+    if not texts:
+      return []
+    ids = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return list(map(len, ids))
 
-  def whole(messages: Sequence[str]) -> list[int]:
+  def count_prompts(messages: Sequence[str]) -> list[int]:
     return list(map(len, _ids(tokenizer, messages)))
 
-  return language_model.Model(about, prompts.Counter(texts, whole), answer)
+  counter = prompts.Counter(count_texts, count_prompts)
+  return language_model.Model(about, counter, answer)
 
 
 def _tokenizer(name: str) -> Any:
+  """The tokenizer of a model."""
   folder = model_files.locate(_FIELD, name)
   try:
     import transformers
   except ImportError as error:
     raise model_files.missing(_FIELD, error) from error
-  # A prompt longer than the model allows is checked for where it is made.
+  # It would warn of prompts longer than the model allows, but prompts are cut
+  # to `max_input_tokens` where they are made, and `_generator` checks that.
   transformers.utils.logging.set_verbosity_error()
   try:
     return transformers.AutoTokenizer.from_pretrained(
@@ -136,7 +146,9 @@ def _tokenizer(name: str) -> Any:
     ) from error
 
 
-def _generator(writer_config: Any, tokenizer: Any) -> Generator:
+def _generator(
+  writer_config: ml_collections.ConfigDict, tokenizer: Any
+) -> Generator:
   """Loads the weights.
 
   Raises:
@@ -148,6 +160,7 @@ def _generator(writer_config: Any, tokenizer: Any) -> Generator:
   loaded = flax_models.load(
     _FIELD, writer_config.model, 'generator', dtype, longest + output
   )
+
   settings = loaded.model.config
   needed = (
     max(longest, output) if settings.is_encoder_decoder else longest + output
@@ -159,43 +172,44 @@ def _generator(writer_config: Any, tokenizer: Any) -> Generator:
       f'max_output_tokens {output} is more than {writer_config.model!r} '
       f'has positions; allowed: {positions} together'
     )
+
   params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loaded.params)
   ends = _ends(loaded, tokenizer)
   pad = tokenizer.pad_token_id
   return Generator(
     loaded.model,
     params,
-    writer_config.batch_size,
-    longest,
-    output,
-    ends[0] if pad is None else pad,
-    ends,
+    batch_size=writer_config.batch_size,
+    max_input_tokens=longest,
+    max_output_tokens=output,
+    pad=ends[0] if pad is None else pad,
+    ends=ends,
   )
 
 
 def _ends(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
   """Tokens that end an answer; a chat model has several."""
   stated = model_files.read_json(loaded.folder / 'generation_config.json') or {}
-  ends = []
+  ends: list[int | None] = []
   for value in (
     stated.get('eos_token_id'),
     loaded.model.config.eos_token_id,
     tokenizer.eos_token_id,
   ):
     ends += value if isinstance(value, list) else [value]
-  ends = list(dict.fromkeys(end for end in ends if end is not None))
-  if not ends:
+  distinct = list(dict.fromkeys(end for end in ends if end is not None))
+  if not distinct:
     raise InputError(
       f'{_FIELD}: {loaded.folder} names no token that ends a text; allowed: '
       'a model with eos_token_id'
     )
-  return ends
+  return distinct
 
 
 def _answer(
   generator: Generator, tokenizer: Any, requests: Sequence[Request]
 ) -> Iterator[list[tuple[Request, Reply]]]:
-  """A batch at a time, of prompts of about one length."""
+  """Answers requests in batches of prompts that are padded to one length."""
   requests = sorted(requests, key=lambda request: request.tokens)
   at = 0
   while at < len(requests):
@@ -206,23 +220,16 @@ def _answer(
       if generator.length(request.tokens) == length
     ]
     at += len(batch)
+
     ids = _ids(tokenizer, [request.message for request in batch])
     outputs = generator(
       ids,
       [request.temperature for request in batch],
       [request.seed for request in batch],
     )
-    yield [
-      (
-        request,
-        Reply(
-          tokenizer.decode(tokens, skip_special_tokens=True),
-          len(prompt),
-          len(tokens),
-        ),
-      )
-      for request, prompt, tokens in zip(batch, ids, outputs, strict=True)
-    ]
+    texts = [tokenizer.decode(o, skip_special_tokens=True) for o in outputs]
+    replies = map(Reply, texts, map(len, ids), map(len, outputs))
+    yield list(zip(batch, replies, strict=True))
 
 
 def _ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:

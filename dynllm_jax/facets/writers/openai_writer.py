@@ -7,6 +7,8 @@ import functools
 import math
 from typing import Any
 
+import ml_collections
+
 from dynllm_jax.facets import language_model
 from dynllm_jax.facets import llm_planning
 from dynllm_jax.facets import llm_writing
@@ -23,25 +25,31 @@ from dynllm_jax.types import EventLog
 VERSION = 1
 
 # The endpoint's tokenizer is not at hand. English has about four bytes a
-# token and Chinese about three, so this errs on the safe side.
+# token and Chinese about three, so that this estimate is rather too high.
 _BYTES_PER_TOKEN = 3
-_MESSAGE_TOKENS = 8  # that a chat's form adds to a message
+_MESSAGE_TOKENS = 8  # what the form of a chat adds to each message
 
 
-def describe(writer_config: Any) -> str:
+def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The writer in words, for reports."""
   return f'{language_model.describe(writer_config)}, through an endpoint'
 
 
-def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """Not who serves it: what is behind a model's name, no one else knows."""
+def identity(
+  writer_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """What texts follow from, purchases aside: the model's name and settings.
+
+  The server's address is not among them. What it has behind a model's name
+  cannot be told from here.
+  """
   del store
   language_model.check(writer_config)
   return {**language_model.settings(writer_config), 'version': VERSION}
 
 
 def write(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -54,7 +62,7 @@ def write(
 
 
 def plan(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -66,7 +74,7 @@ def plan(
   )
 
 
-def _model(writer_config: Any) -> language_model.Model:
+def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
   language_model.check(writer_config)
 
   @functools.cache
@@ -94,7 +102,7 @@ def _model(writer_config: Any) -> language_model.Model:
 
 
 def _call(
-  writer_config: Any, client: Any, request: Request
+  writer_config: ml_collections.ConfigDict, client: Any, request: Request
 ) -> tuple[Reply, int]:
   """One call; the reply and the tokens that it has cost."""
   answer = client.chat.completions.create(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import time
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax.facets import item_keywords
@@ -59,20 +60,22 @@ _DAY_PARTS = ('nights', 'mornings', 'afternoons', 'evenings')
 _DAY_PARTS_FROM = [hour * 3600 for hour in (5, 12, 17, 22)]
 
 
-def describe(writer_config: Any) -> str:
+def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The writer in words, for reports."""
   del writer_config
   return 'rule-written (no language model)'
 
 
-def identity(writer_config: Any, store: str = '') -> dict[str, Any]:
-  """What texts follow from but the purchases; the rules have no fields."""
+def identity(
+  writer_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """What texts follow from, purchases aside; the rules have no fields."""
   del store
   return {'name': writer_config.name, 'version': VERSION}
 
 
 def plan(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -87,7 +90,7 @@ def plan(
 
 
 def write(
-  writer_config: Any,
+  writer_config: ml_collections.ConfigDict,
   log: EventLog,
   profiles: Profiles,
   store: str = '',
@@ -99,7 +102,7 @@ def write(
     writer_config: `config.facets.writer`; the rules have no settings.
     log: the prepared log.
     profiles: the users and windows to write for.
-    store, report: unused, the rules are quick.
+    store, report: not used, as the rules are quick.
   """
   del writer_config, store, report
   num_read = np.minimum(profiles.last - profiles.first, _MAX_PURCHASES)
@@ -107,6 +110,7 @@ def write(
 
 
 def _rows(log: EventLog, profiles: Profiles) -> Iterator[tuple[str, ...]]:
+  """The four texts of each profile."""
   table = item_keywords.describe_items(log.titles, log.categories, log.brands)
   unix = log.times + log.start_time
   for row in range(len(profiles)):
@@ -122,46 +126,56 @@ def _rows(log: EventLog, profiles: Profiles) -> Iterator[tuple[str, ...]]:
 
 
 def _crowd(numbers: list[int], items: list[Item], times: list[int]) -> str:
-  """How the user shops; `times` are unix seconds, newest first."""
+  """How the user shops.
+
+  Args:
+    numbers: items of the purchases, newest first.
+    items: those items in words.
+    times: of the purchases, unix seconds.
+  """
   count = len(items)
   days = [when // SECONDS_PER_DAY for when in times]
   num_days = len(set(days))
-  parts = [_level(_ACTIVITY, count)]
+
+  activity = _level(_ACTIVITY, count)
   if count > 1:
-    parts[0] += _level(_DAYS, num_days)
-  parts.append(_rhythm(times, days))
+    activity += _level(_DAYS, num_days)
+  traits = [activity, _rhythm(times, days)]
   if count >= 10 * num_days:
-    parts.append('large baskets')
+    traits.append('large baskets')
   if count > 3:
     spread = len({item.kind for item in items}) / count
-    parts.append(
+    traits.append(
       'a wide range'
       if spread > 0.7
       else 'a narrow range'
       if spread < 0.4
       else 'some range'
     )
+
   repeats = 1 - len(set(numbers)) / count
   if repeats:
-    parts.append(
+    traits.append(
       'often the same again' if repeats > 0.2 else 'sometimes the same again'
     )
+
   brands = [item.brand for item in items if item.brand]
   if len(brands) > 2:
     distinct = set(brands)
     top = max(map(brands.count, distinct)) / len(brands)
-    parts.append(
+    traits.append(
       'loyal to one brand'
       if top > 0.6
       else 'always another brand'
       if len(distinct) > 0.8 * len(brands)
       else 'a choice of brands'
     )
+
   crowds = collections.Counter(name for item in items for name in item.segments)
   usual = [name for name, n in crowds.most_common() if n > 0.25 * count]
   if usual:
-    parts.append('drawn to ' + ' and '.join(sorted(usual[:2])))
-  return ', '.join(parts)
+    traits.append('drawn to ' + ' and '.join(sorted(usual[:2])))
+  return ', '.join(traits)
 
 
 def _rhythm(times: list[int], days: list[int]) -> str:
@@ -175,22 +189,22 @@ def _rhythm(times: list[int], days: list[int]) -> str:
   seconds = [when % SECONDS_PER_DAY for when in times]
   if not any(seconds):  # the log has dates without a time of day
     return f'in {month}, {usual} shopping'
-  parts = [bisect.bisect(_DAY_PARTS_FROM, when) % 4 for when in seconds]
-  part = max(set(parts), key=parts.count)
-  if parts.count(part) < 0.6 * len(parts):
+  quarters = [bisect.bisect(_DAY_PARTS_FROM, when) % 4 for when in seconds]
+  quarter = max(set(quarters), key=quarters.count)
+  if quarters.count(quarter) < 0.6 * len(quarters):
     return f'in {month}, {usual} shopping at all hours'
-  return f'in {month}, {usual} {_DAY_PARTS[part]}'
+  return f'in {month}, {usual} {_DAY_PARTS[quarter]}'
 
 
 def _interests(items: list[Item]) -> str:
   """The most telling words, those of new purchases first."""
-  scores = {}
+  scores: dict[str, float] = {}
   for recency, item in zip(_RECENCY, items):
     for word, weight in item.words:
       scores[word] = scores.get(word, 0.0) + recency * weight
   if not scores:
     return ''
-  words = sorted(scores, key=scores.get, reverse=True)[:8]
+  words = sorted(scores, key=scores.__getitem__, reverse=True)[:8]
   text = 'interested in ' + _join(words, 100)
   products = list(dict.fromkeys(i.product for i in items[:5] if i.product))
   return f'{text}; lately {_join(products[:2], 45)}' if products else text
@@ -198,17 +212,18 @@ def _interests(items: list[Item]) -> str:
 
 def _categories(items: list[Item]) -> str:
   """Preferred kinds of products, then the groups that they belong to."""
-  kinds = _ranked(items, 'path')
+  kinds = _ranked([item.path for item in items])
   if not kinds:
     return ''
   text = 'buys ' + _join(kinds[:4], 110)
-  groups = [g for g in _ranked(items, 'group') if g not in kinds[:1]]
+  groups = _ranked([item.group for item in items])
+  groups = [group for group in groups if group not in kinds[:1]]
   return f'{text}; mainly {_join(groups[:2], 40)}' if groups else text
 
 
 def _brands(items: list[Item]) -> str:
   """Favored brands, each with what the user last bought of it."""
-  brands = _ranked(items, 'brand')
+  brands = _ranked([item.brand for item in items])
   newest = {item.brand: item.kind for item in reversed(items)}
   named = [
     f'{brand} for {newest[brand]}' if newest[brand] else brand
@@ -220,14 +235,17 @@ def _brands(items: list[Item]) -> str:
   return f'favors {_join(named, 130)}{more}'
 
 
-def _ranked(items: list[Item], field: str) -> list[str]:
-  """Values of a field by recency-weighted count; of equal ones, newest."""
-  at = Item._fields.index(field)
-  scores = {}
-  for recency, item in zip(_RECENCY, items):
-    if item[at]:
-      scores[item[at]] = scores.get(item[at], 0.0) + recency
-  return sorted(scores, key=scores.get, reverse=True)
+def _ranked(texts: list[str]) -> list[str]:
+  """Distinct texts by recency-weighted count; of equal ones the newest first.
+
+  Args:
+    texts: of the purchases, newest first; '' does not count.
+  """
+  scores: dict[str, float] = {}
+  for recency, text in zip(_RECENCY, texts):
+    if text:
+      scores[text] = scores.get(text, 0.0) + recency
+  return sorted(scores, key=scores.__getitem__, reverse=True)
 
 
 def _join(words: list[str], length: int) -> str:
@@ -241,4 +259,5 @@ def _join(words: list[str], length: int) -> str:
 
 
 def _level(levels: tuple[tuple[int, str], ...], value: int) -> str:
+  """The words of the first level that a value does not exceed."""
   return next(name for top, name in levels if value <= top)
