@@ -28,7 +28,7 @@ from dynllm_jax.types import static_field
 from dynllm_jax.types import System
 
 FEEDS = ('stream', 'shuffled', 'sequences', 'none')
-_ORDER = 3  # folded into a step's key; what a step draws folds in less
+_ORDER = 3  # folded into a step's key; the step itself folds in 2 at most
 
 
 class EpochData(Pytree):
@@ -48,15 +48,15 @@ class EpochData(Pytree):
 
 
 def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
-  """The batches of the training split as a system is fed.
+  """The batches of the training split, as `system.feed` wants them.
 
   Args:
-    system: whose `feed` decides.
+    system: to be trained.
     log: the prepared log.
     batch_size: rows of a batch: events, or sequences.
 
   Returns:
-    The plan; chronological also for a system that is not trained.
+    The plan. It is chronological for a system that is not trained, too.
 
   Raises:
     InputError: if the batch size is not positive.
@@ -69,7 +69,9 @@ def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
     if system.feed == 'sequences'
     else np.arange(log.train_end, dtype=np.int32)
   )
-  # The same cuts as of so many events, each at a time of its own.
+
+  # Any row may follow any other: the cuts are those of as many events, each at
+  # a time of its own.
   plan = batching.plan_batches(np.arange(len(table)), 0, len(table), batch_size)
   return plan._replace(events=table)
 
@@ -126,7 +128,7 @@ def sequence_table(log: EventLog, length: int) -> np.ndarray:
 
 
 def epoch_order(plan: BatchPlan, key: Array, step: Array) -> Array | None:
-  """The plan's table in the order of one epoch, on the device.
+  """The rows of the plan's table in the order of one epoch, on the device.
 
   Args:
     plan: of `training_plan`.
@@ -208,7 +210,10 @@ def add_pending(
   loss: Loss,
   planned: PlannedBatch,
 ) -> Pending:
-  """What waits after a training batch; nothing does unless it is a stream."""
+  """Adds a training batch to what waits for its update.
+
+  Only a stream has updates; for any other feed nothing ever waits.
+  """
   if system.feed != 'stream':
     return pending
   assert loss.user_vectors is not None and loss.item_vectors is not None

@@ -151,9 +151,9 @@ def update(
     table = _update_table(
       optimizer,
       path,
-      jnp.where(real, ids, sharded_table.NO_ROW),
-      only({path}, grads),
-      only({path}, (params, opt_state)),
+      ids=jnp.where(real, ids, sharded_table.NO_ROW),
+      grads=only({path}, grads),
+      tree=only({path}, (params, opt_state)),
     )
     new = jax.tree.map(
       lambda leaf, other: other if _is_masked(leaf) else leaf,

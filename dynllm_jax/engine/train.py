@@ -172,43 +172,33 @@ def run_epoch(
   Raises:
     InputError: if the loss is not finite.
   """
-  with sharded_table.use_mesh(trainer.mesh):
-    return _run_epoch(trainer, state, inputs, plan, progress, facet_texts)
-
-
-def _run_epoch(
-  trainer: Trainer,
-  state: TrainState,
-  inputs: Inputs,
-  plan: batching.BatchPlan,
-  progress: Callable[[int, float], None],
-  facet_texts: np.ndarray | None,
-) -> tuple[TrainState, dict[str, Any]]:
-  state = start_epoch(trainer, state)
-  data = feeds.epoch_data(plan, inputs, state.key, state.step)
-
-  # Chunks of one length, as near to the wanted one as divides the epoch well.
+  # Chunks of equal length, as long as wanted at most.
   count = -(-len(plan.batches) // trainer.config.chunk)
   length = -(-len(plan.batches) // max(1, count))
-  total, sizes, ends = 0.0, [], [time.perf_counter()]
-  for chunk in batching.chunks(plan, length):
-    chunk_inputs = resident_texts.with_texts(inputs, facet_texts, chunk)
-    state, (chunk_losses, chunk_sizes) = train_chunk(
-      trainer, data.replace(inputs=chunk_inputs), state, chunk.batches
-    )
-    chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
-    if not np.isfinite(chunk_loss):
-      raise InputError(
-        f'config.train.learning_rate: {trainer.config.learning_rate} makes '
-        f'the loss {chunk_loss} at step {int(state.step)}; '
-        'allowed: a lower one'
+  total, sizes = 0.0, []
+  with sharded_table.use_mesh(trainer.mesh):
+    state = start_epoch(trainer, state)
+    data = feeds.epoch_data(plan, inputs, state.key, state.step)
+    ends = [time.perf_counter()]
+    for chunk in batching.chunks(plan, length):
+      chunk_inputs = resident_texts.with_texts(inputs, facet_texts, chunk)
+      state, (chunk_losses, chunk_sizes) = train_chunk(
+        trainer, data.replace(inputs=chunk_inputs), state, chunk.batches
       )
-    total += chunk_loss
-    sizes.append(int(np.sum(chunk_sizes)))
-    ends.append(time.perf_counter())
-    progress(sizes[-1], chunk_loss / sizes[-1])
 
-  warm = 1 if count > 1 else 0
+      chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
+      if not np.isfinite(chunk_loss):
+        raise InputError(
+          f'config.train.learning_rate: {trainer.config.learning_rate} makes '
+          f'the loss {chunk_loss} at step {int(state.step)}; '
+          'allowed: a lower one'
+        )
+      total += chunk_loss
+      sizes.append(int(np.sum(chunk_sizes)))
+      ends.append(time.perf_counter())
+      progress(sizes[-1], chunk_loss / sizes[-1])
+
+  warm = 1 if count > 1 else 0  # where the rate begins
   return state, {
     'loss': total / sum(sizes),
     'seconds': ends[-1] - ends[0],

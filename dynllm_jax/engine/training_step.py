@@ -25,7 +25,7 @@ from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainState
 
-_PROPAGATE = 2  # folded into a step's key; its loss splits it in two
+_PROPAGATE = 2  # folded into a step's key, which its loss splits in two
 
 
 class Trainer(NamedTuple):
@@ -97,7 +97,12 @@ def train_step(
 
   grads, _ = trainer.clip.update(grads, trainer.clip.init(grads))
   params, opt_state = sparse_update.update(
-    trainer.optimizer, rows, grads, state.params, state.opt_state, real
+    trainer.optimizer,
+    rows,
+    grads,
+    params=state.params,
+    opt_state=state.opt_state,
+    real=real,
   )
   return device_mesh.constrain(
     TrainState(
@@ -140,7 +145,13 @@ def _objective(
       bound, tables, batch, data.dedup_limits
     )
     loss = training_loss.sampled_loss(
-      config, embed, data.inputs, batch, events, key, visit
+      config,
+      embed,
+      data.inputs,
+      batch=batch,
+      events=events,
+      key=key,
+      visit=visit,
     )
   count = jnp.maximum(jnp.sum(batch.mask), 1)
   return (loss.total + loss.decay) / count, (loss, memory)

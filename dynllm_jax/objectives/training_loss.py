@@ -62,8 +62,8 @@ def sampled_loss(
     negative_key,
     inputs,
     events,
-    shape if shared else (size, *shape),
-    config.negatives,
+    shape=shape if shared else (size, *shape),
+    how=config.negatives,
   )
 
   # No event of the batch is earlier, whatever their order.
