@@ -205,7 +205,10 @@ def lower(
       [num_batches], dtype, sharding=everywhere
     )
     batches = PlannedBatch(
-      *(column(jnp.int32) for _ in range(3)), column(jnp.bool)
+      start=column(jnp.int32),
+      size=column(jnp.int32),
+      part=column(jnp.int32),
+      ready=column(jnp.bool),
     )
     bound = BoundSystem(system, state.params, inputs)
     memory = on_mesh(

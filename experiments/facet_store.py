@@ -113,11 +113,13 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
       user_graph=None,
       item_graph=None,
       same_time=None,
-      train_events=None,
+      train_events=np.asarray(events, np.int32),
       mean_return_days=None,
       item_text=None,
       text_mean=None,
       facets=few,
+      num_users=users,
+      num_items=0,
     )
   )
 
