@@ -96,6 +96,7 @@ def test_a_score_that_is_not_finite_stops_the_run():
     rank(table_system(table), log, among_all(log, 8))
 
 
+@pytest.mark.slow
 def test_parts_of_a_group_share_one_state():
   """Batches of one row and whole groups of equal times rank alike."""
   log = logs.random_log(
@@ -131,6 +132,7 @@ def test_parts_of_a_group_share_one_state():
     )
 
 
+@pytest.mark.slow
 def test_a_sample_of_batches_ranks_as_all_of_them_do():
   log = logs.random_log(6, num_events=120)
   system = tiny_runs.make_system(variants.tiny_config('dynllm'))

@@ -90,6 +90,7 @@ def test_a_sample_depends_on_prompt_and_seed_alone(small):
   assert answers[1] == generate(PROMPTS[1:2], [0.0], [5])[0]
 
 
+@pytest.mark.slow
 def test_samples_follow_the_softmax(small):
   """Shares of the first token over many seeds, at a temperature of 2."""
   rows, prompt = 2048, PROMPTS[0]
