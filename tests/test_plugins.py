@@ -20,6 +20,7 @@ from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
+from tests.testing import commands
 from tests.testing import logs
 from tests.testing import ROOT
 
@@ -378,7 +379,7 @@ def test_a_run_of_which_all_plug_ins_are_from_outside(tmp_path):
         f'--config.data.dir={tmp_path / "data"}',
       ],
       cwd=tmp_path,
-      env={**logs.on_devices(1), 'PYTHONPATH': f'{tmp_path}:{ROOT}'},
+      env={**commands.on_devices(1), 'PYTHONPATH': f'{tmp_path}:{ROOT}'},
       capture_output=True,
       text=True,
     )

@@ -12,7 +12,7 @@ import transformers
 
 from dynllm_jax.facets.batched_generation import Generator
 from dynllm_jax.text import flax_models
-from tests.testing import logs
+from tests.testing import commands
 from tests.testing import ROOT
 from tests.testing import tiny_models
 
@@ -135,7 +135,7 @@ def test_two_devices_say_the_same(small):
   done = subprocess.run(
     [sys.executable, '-c', _TWO_DEVICES, str(small.folder)],
     cwd=ROOT,
-    env=logs.on_devices(2),
+    env=commands.on_devices(2),
     capture_output=True,
     text=True,
     timeout=600,

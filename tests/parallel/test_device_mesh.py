@@ -10,6 +10,7 @@ import pytest
 from dynllm_jax import config as config_lib
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.types import InputError
+from tests.testing import commands
 from tests.testing import logs
 from tests.testing import ROOT
 from tests.testing import variants
@@ -53,7 +54,7 @@ def test_eight_devices_do_what_one_does(variant, shapes, tmp_path):
       *shapes,
     ],
     cwd=ROOT,
-    env=logs.on_devices(8),
+    env=commands.on_devices(8),
     capture_output=True,
     text=True,
     timeout=900,

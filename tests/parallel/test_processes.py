@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.testing import logs
+from tests.testing import commands
 from tests.testing import ROOT
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ def start(home, workdir, count, *args, system='mf', devices=1, own=None):
   processes = []
   for index in range(count):
     environment = {
-      **logs.on_devices(devices),
+      **commands.on_devices(devices),
       'XDG_CACHE_HOME': str(home / 'cache'),
     }
     if count > 1:

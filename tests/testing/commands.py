@@ -23,6 +23,20 @@ TINY = [
 ]
 
 
+def on_devices(count: int) -> dict[str, str]:
+  """Variables of a process that is to see so many fake devices."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': ' '.join(
+      [
+        os.environ.get('XLA_FLAGS', ''),
+        f'--xla_force_host_platform_device_count={count}',
+      ]
+    ),
+  }
+
+
 def command(
   *args: str, cwd: pathlib.Path, expect: int = 0
 ) -> subprocess.CompletedProcess[str]:

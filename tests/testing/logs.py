@@ -6,7 +6,6 @@ the seed, so that a test over many seeds compiles once.
 
 import dataclasses
 import hashlib
-import os
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +21,6 @@ from dynllm_jax.types import TemporalGraph
 
 DAY = 86_400
 MONDAY = 1_609_718_400  # unix seconds of Monday, 4 January 2021, midnight
-
-
-def on_devices(count: int) -> dict[str, str]:
-  """Variables of a process that is to see so many fake devices."""
-  return {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': ' '.join(
-      [
-        os.environ.get('XLA_FLAGS', ''),
-        f'--xla_force_host_platform_device_count={count}',
-      ]
-    ),
-  }
 
 
 def make_log(users, items, times, num_users=None, num_items=None) -> EventLog:

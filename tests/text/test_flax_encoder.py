@@ -15,7 +15,7 @@ from dynllm_jax.text import encoding
 from dynllm_jax.text import flax_models
 from dynllm_jax.text.encoders import flax_encoder
 from dynllm_jax.types import InputError
-from tests.testing import logs
+from tests.testing import commands
 from tests.testing import tiny_models
 
 TEXTS = [
@@ -432,7 +432,7 @@ def test_batches_are_sharded_over_the_devices(model, tmp_path):
   subprocess.run(
     [sys.executable, '-c', _SHARDED, str(model[0]), str(file), repr(TEXTS)],
     check=True,
-    env=logs.on_devices(4),
+    env=commands.on_devices(4),
   )
   np.testing.assert_allclose(
     np.load(file), encoding.encode(_config(model[0]), TEXTS), atol=1e-3
