@@ -8,8 +8,6 @@ import pytest
 
 from dynllm_jax import config as config_lib
 
-HEADER = 'user_id,item_id,timestamp'
-
 
 @pytest.fixture
 def make_config(tmp_path):
