@@ -201,17 +201,17 @@ def _fingerprint(
   fields = json.loads(data_config.to_json())
   for field in ('dir', 'events', 'items'):  # Places, not content.
     del fields[field]
-  contents = []
+  files = []
   for file in source.files(data_config):
     with open(file.path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
     # By the short name, which fingerprints had before messages had the full.
     field = file.field.removeprefix('config.')
-    contents.append([field, pathlib.Path(file.path).suffixes, digest])
-  parts = [_VERSION, fields, contents]
+    files.append([field, pathlib.Path(file.path).suffixes, digest])
+  content = [_VERSION, fields, files]
   if version := plugins.version(plugins.SOURCES, source):
-    parts.append(version)
-  key = json.dumps(parts, sort_keys=True)
+    content.append(version)
+  key = json.dumps(content, sort_keys=True)
   return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -1,4 +1,8 @@
-"""Prepared logs on disk, as TensorFlow Datasets that need no TensorFlow."""
+"""Prepared logs on disk, in the format of TensorFlow Datasets.
+
+Writing and reading need the packages tensorflow_datasets and array_record, not
+TensorFlow itself.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -84,7 +88,7 @@ def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
   except Exception as error:
     raise DamagedError(f'it cannot be read ({error})') from error
   if scalars['fingerprint'] != fingerprint:
-    raise DamagedError('its metadata are of another data set')
+    raise DamagedError('its metadata belong to another data set')
   found = {name: len(column) for name, column in columns.items()}
   if rows != found:
     raise DamagedError(f'it has {found} rows instead of {rows}')

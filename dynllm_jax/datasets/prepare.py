@@ -59,7 +59,9 @@ def prepare(
   items, item_rows = _number_from_one(items[keep])
   item_ids = item_ids[item_rows]
   titles, categories, brands = _texts(raw, item_ids)
-  counts |= _summary(users, items, times, train_end, validation_end)
+  counts |= _summary(
+    users, items, times, train_end=train_end, validation_end=validation_end
+  )
   return EventLog(
     users=users,
     items=items,

@@ -4,6 +4,7 @@ import bisect
 from collections.abc import Sequence
 import functools
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,20 @@ from dynllm_jax.types import Array
 # A prompt is padded to the next of these lengths, by a fifth on average, and
 # a program is compiled for each that occurs.
 _BUCKETS = tuple(size * 2**k for k in range(16) for size in (32, 48))
+
+
+class _Stops(NamedTuple):
+  """Where answers end, and what is behind that.
+
+  Attributes:
+    max_new: where an answer is cut off, in tokens.
+    ends: tokens that end an answer.
+    pad: the token that fills rows up.
+  """
+
+  max_new: int
+  ends: tuple[int, ...]
+  pad: int
 
 
 class Generator:
@@ -57,9 +72,8 @@ class Generator:
     self._left = not model.config.is_encoder_decoder
     self._longest = max_input_tokens
     self._pad, self._ends = pad, frozenset(ends)
-    self._generate = jax.jit(
-      functools.partial(_generate, model, max_output_tokens, pad, tuple(ends))
-    )
+    stops = _Stops(max_output_tokens, tuple(ends), pad)
+    self._generate = jax.jit(functools.partial(_generate, model, stops))
 
   def length(self, tokens: int) -> int:
     """The length to which a prompt is padded."""
@@ -122,9 +136,7 @@ class Generator:
 
 def _generate(
   model: Any,
-  max_new: int,
-  pad: int,
-  ends: tuple[int, ...],
+  stops: _Stops,
   params: Any,
   tokens: Array,
   mask: Array,
@@ -139,9 +151,7 @@ def _generate(
 
   Args:
     model: a Flax model of transformers.
-    max_new: where an answer is cut off, in tokens.
-    pad: the token that fills rows up.
-    ends: tokens that end an answer.
+    stops: where answers end.
     params: the model's parameters.
     tokens, mask: i32[batch, length].
     temperatures: f32[batch].
@@ -170,16 +180,17 @@ def _generate(
 
     logits = jax.lax.cond((temperatures > 0).any(), noisy, lambda: logits)
     # transformers stops at one token only.
-    if len(ends) > 1:
-      logits = logits.at[:, ends[0]].set(logits[:, jnp.array(ends)].max(axis=1))
+    if len(stops.ends) > 1:
+      likeliest = logits[:, jnp.array(stops.ends)].max(axis=1)
+      logits = logits.at[:, stops.ends[0]].set(likeliest)
     return logits
 
   settings = GenerationConfig(
-    max_new_tokens=max_new,
+    max_new_tokens=stops.max_new,
     do_sample=False,
     num_beams=1,
-    pad_token_id=pad,
-    eos_token_id=ends[0],
+    pad_token_id=stops.pad,
+    eos_token_id=stops.ends[0],
     decoder_start_token_id=model.config.decoder_start_token_id
     if model.config.is_encoder_decoder
     else None,

@@ -270,7 +270,15 @@ def _item(
   segments = tuple(
     dict.fromkeys(_SEGMENT_OF[word] for word in spoken if word in _SEGMENT_OF)
   )
-  return Item(words, kind, group, path, product, brand, segments)
+  return Item(
+    words=words,
+    kind=kind,
+    group=group,
+    path=path,
+    product=product,
+    brand=brand,
+    segments=segments,
+  )
 
 
 def _tokens(text: str) -> list[str]:
@@ -296,11 +304,11 @@ def _products(
   elsewhere: `BISCUIT TIN VINTAGE CHRISTMAS` is a biscuit tin. In Chinese it
   is the last four characters.
   """
-  parts = [_naming_words(*row) for row in zip(titles, own)]
+  naming = [_naming_words(*row) for row in zip(titles, own)]
   plain = [
     [word for word in words if word not in _LOOKS and word not in _SEGMENT_OF]
     or words
-    for words in parts
+    for words in naming
   ]
   ends = collections.Counter(words[-1] for words in plain if words)
 
@@ -316,14 +324,14 @@ def _products(
     at = words.index(head)
     return ' '.join(words[max(at - 1, 0) : at + 1])
 
-  return [product(*row) for row in zip(parts, plain)]
+  return [product(*row) for row in zip(naming, plain)]
 
 
 def _naming_words(title: str, own: set[str]) -> list[str]:
   """The words that name the product, without brand, amounts and fillers."""
-  for part in _CUT.split(title.lower()):
+  for phrase in _CUT.split(title.lower()):
     kept: list[str] = []
-    for word in _TOKEN.findall(part):
+    for word in _TOKEN.findall(phrase):
       if word in _LINKS and not _HOLDERS.issuperset(kept):
         break
       if word in _LINKS:
@@ -348,8 +356,8 @@ def _split(category: str) -> list[str]:
   """`A > B`, `A|B`, `A/B`, `A, B` and `'A', "B"` are all two levels."""
   quoted = _QUOTED.findall(category)
   if category.lstrip(' [')[:1] in ('"', "'") and quoted:
-    parts = [a or b for a, b in quoted]
+    names = [a or b for a, b in quoted]
   else:
     mark = next((mark for mark in _LEVELS if mark in category), '>')
-    parts = category.split(mark)
-  return [' '.join(part.split()) for part in parts if part.strip()]
+    names = category.split(mark)
+  return [' '.join(name.split()) for name in names if name.strip()]

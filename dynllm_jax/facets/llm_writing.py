@@ -124,7 +124,13 @@ def write(
       _ask(writer_config, model, store, work)
 
   failed = np.array([texts is None for texts in work.texts], bool)
-  _check_failures(writer_config, work, store, int(failed.sum()), len(failed))
+  _check_failures(
+    writer_config,
+    work,
+    store,
+    failed=int(failed.sum()),
+    finished=len(failed),
+  )
   rows = (work.texts[i] or ('',) * 4 for i in work.inverse)
   num_failed = int(failed[work.inverse].sum())
   return collect(rows, work.prompts.num_read, num_failed)
@@ -159,11 +165,17 @@ def survey(
     log, profiles, writer_config.max_input_tokens, model.counter
   )
   distinct = sorted(set(prompts.keys))
-  place = {key: i for i, key in enumerate(distinct)}
-  inverse = np.array([place[key] for key in prompts.keys], np.int64)
+  numbers = {key: i for i, key in enumerate(distinct)}
+  inverse = np.array([numbers[key] for key in prompts.keys], np.int64)
   rows = np.zeros(len(distinct), np.int64)
   rows[inverse] = np.arange(len(inverse))
-  work = Work(prompts, rows, inverse, [None] * len(rows), [0] * len(rows))
+  work = Work(
+    prompts,
+    rows,
+    inverse,
+    texts=[None] * len(rows),
+    attempts=[0] * len(rows),
+  )
   _recall(store, work, writer_config.max_attempts)
   return work
 
@@ -238,7 +250,14 @@ def _ask(
 
       failed = sum(attempts == max_attempts for attempts in work.attempts)
       # Three standard deviations: no accident of the prompts asked so far.
-      _check_failures(writer_config, work, store, failed, finished, sigmas=3.0)
+      _check_failures(
+        writer_config,
+        work,
+        store,
+        failed=failed,
+        finished=finished,
+        sigmas=3.0,
+      )
   finally:
     seconds = progress.close()
     if tokens:
@@ -292,6 +311,7 @@ def _check_failures(
   writer_config: ml_collections.ConfigDict,
   work: Work,
   store: Store,
+  *,
   failed: int,
   finished: int,
   sigmas: float = 0.0,
@@ -301,7 +321,7 @@ def _check_failures(
   Args:
     writer_config: `config.facets.writer`.
     work: for the last malformed answer.
-    store: for the place of the answers.
+    store: named in the message, as it keeps the answers.
     failed: how many prompts have failed.
     finished: how many prompts are finished, failed ones included.
     sigmas: standard deviations by which the limit may be exceeded.

@@ -216,9 +216,9 @@ def _item_lines(log: EventLog) -> list[str]:
   columns = (log.titles, log.categories, log.brands)
   return [
     ' | '.join(
-      ' '.join(html.unescape(str(part)).replace('|', '/').split())[:limit]
+      ' '.join(html.unescape(str(text)).replace('|', '/').split())[:limit]
       or '-'
-      for part, limit in zip(parts, _MAX_CHARACTERS)
+      for text, limit in zip(texts, _MAX_CHARACTERS)
     )
-    for parts in zip(*columns, strict=True)
+    for texts in zip(*columns, strict=True)
   ]

@@ -90,4 +90,10 @@ def profiles(log: EventLog, window: int) -> Profiles:
   last = np.append(first[1:], len(users))
   readable = closes[first] <= _MAX_TIME
   first, last = first[readable], last[readable]
-  return Profiles(users[first], closes[first], first, last, order)
+  return Profiles(
+    users=users[first],
+    closes=closes[first],
+    first=first,
+    last=last,
+    order=order,
+  )

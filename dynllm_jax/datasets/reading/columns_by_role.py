@@ -118,7 +118,9 @@ def read_columns(
     counts['rows left out by data.where'] = table.num_rows - len(rows)
     table = table.filter(pa.array(keep))
   by_role = pa.table({role: table[name] for role, name in names.items()})
-  return Columns(file, by_role, names, rows, counts)
+  return Columns(
+    file=file, table=by_role, names=names, rows=rows, counts=counts
+  )
 
 
 def good_rows(

@@ -29,7 +29,7 @@ class Items(NamedTuple):
 def no_items() -> Items:
   """The table of a log without one."""
   empty = np.array([], object)
-  return Items(empty, empty, empty, empty, {})
+  return Items(empty, empty, empty, empty, counts={})
 
 
 def read_items(columns: columns_by_role.Columns, bad_rows: str) -> Items:
@@ -69,4 +69,4 @@ def read_items(columns: columns_by_role.Columns, bad_rows: str) -> Items:
 
   absent = np.full(len(names), '', object)
   titles, categories, brands = (texts.get(role, absent)[kept] for role in TEXTS)
-  return Items(names[kept], titles, categories, brands, counts)
+  return Items(names[kept], titles, categories, brands, counts=counts)

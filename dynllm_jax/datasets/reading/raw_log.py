@@ -158,8 +158,8 @@ def events(
     users[kept],
     items[kept],
     seconds,
-    kept,
-    counts,
+    kept=kept,
+    counts=counts,
     unit=f'time unit {times.unit}, {span}',
   )
 
@@ -181,7 +181,6 @@ def assemble(
     'events read': len(log.users),
     **items.counts,
   }
-  texts = (items.titles, items.categories, items.brands)
 
   if len(items.item_ids):
     bought = text_columns.number(log.items).distinct
@@ -192,15 +191,18 @@ def assemble(
     counts['items of the log that the item table lacks'] = (
       len(bought) - known.true_count
     )
+    texts = (items.titles, items.categories, items.brands)
     for role, text in zip(item_tables.TEXTS, texts):
       counts[f'item table: items without a {role}'] = int((text == '').sum())
 
   return RawLog(
-    log.users,
-    log.items,
-    log.times,
-    items.item_ids,
-    *texts,
+    users=log.users,
+    items=log.items,
+    times=log.times,
+    item_ids=items.item_ids,
+    titles=items.titles,
+    categories=items.categories,
+    brands=items.brands,
     counts=counts,
     source=f'{source} ({log.unit})',
   )

@@ -187,6 +187,7 @@ def make_catalog(
       ]
     )
   )
+
   num_brands = max(num_items // _PER_BRAND, len(_DEPARTMENTS))
   # A brand belongs to one department: brand b to department b mod 8.
   slots = rng.zipf(1.6, num_items) % (num_brands // len(_DEPARTMENTS))
@@ -202,15 +203,16 @@ def make_catalog(
   popularity = _popularity(rng, num_items)
   names = _brand_names(rng, num_brands)
   leaf_names = [leaves[c][1] for c in category]
+  brands = [names[b] for b in brand]
   return Catalog(
-    category,
-    category_tastes,
-    tastes,
-    np.concatenate([[0.0], np.cumsum(popularity)]),
-    _followers(rng, category, popularity.mean(axis=0)),
-    _titles(rng, [names[b] for b in brand], leaf_names, title_length),
-    np.array([' > '.join(leaves[c]) for c in category], object),
-    np.array([names[b] for b in brand], object),
+    category=category,
+    category_tastes=category_tastes,
+    tastes=tastes,
+    cumulative=np.concatenate([[0.0], np.cumsum(popularity)]),
+    followers=_followers(rng, category, popularity.mean(axis=0)),
+    titles=_titles(rng, brands, leaf_names, title_length),
+    categories=np.array([' > '.join(leaves[c]) for c in category], object),
+    brands=np.array(brands, object),
   )
 
 

@@ -44,12 +44,18 @@ def choose_items(
     taste = tastes[:left]
     _drift(rng, catalog, taste, days)
     category[:left] = _choose_category(
-      rng, catalog, taste, category[:left], (days < 0.2) & (step > 0)
+      rng,
+      catalog,
+      taste,
+      previous=category[:left],
+      same_visit=(days < 0.2) & (step > 0),
     )
 
     past = history[:left, :step]
     period = time // (SECONDS_PER_DAY * catalog_lib.PERIOD_DAYS)
-    chosen = _choose_new(rng, catalog, taste, past, period, category[:left])
+    chosen = _choose_new(
+      rng, catalog, taste, past, period=period, category=category[:left]
+    )
     again = np.flatnonzero(plan.again[event])
     if len(again):
       # The last purchases before this moment are the likeliest.

@@ -152,7 +152,7 @@ def _titles(
   _, best = np.unique(pairs[order] // len(distinct), return_index=True)
   titles = distinct[pairs[order][best] % len(distinct)]
   empty = np.full(len(item_ids), '', object)
-  return item_tables.Items(item_ids, titles, empty, empty, {})
+  return item_tables.Items(item_ids, titles, empty, empty, counts={})
 
 
 def _first_lines(

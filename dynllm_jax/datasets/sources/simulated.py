@@ -68,7 +68,9 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
   plan = purchase_times.plan_purchases(rng, size.users, size.events)
   users = np.repeat(np.arange(size.users), plan.counts)
   bought = purchases.choose_items(rng, catalog, plan)
-  purchases.give_every_item_buyers(rng, catalog, users, bought, plan.again)
+  purchases.give_every_item_buyers(
+    rng, catalog, users, bought, again=plan.again
+  )
 
   order = np.argsort(plan.times, kind='stable')
   item_ids = _ids('item', size.items)
