@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 import contextlib
-import fcntl
 import io
 import json
 import pathlib
@@ -13,6 +12,7 @@ import numpy as np
 
 from dynllm_jax.progress import is_writer
 from dynllm_jax.storage import bucket
+from dynllm_jax.storage import locks
 from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.types import InputError
 
@@ -67,16 +67,18 @@ class RunFolder:
       yield
       return
     self.path.mkdir(parents=True, exist_ok=True)
-    with open(self.path / '.lock', 'w', encoding='utf-8') as file:
+    with contextlib.ExitStack() as stack:
       try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
+        free = stack.enter_context(
+          locks.lock_file(self.path / '.lock', wait=False)
+        )
+      except locks.Unsupported:
+        free = True
+      if not free:
         raise InputError(
           f'--workdir: {str(self.path)!r} is in use by another process; '
           'allowed: to wait for its end, or another folder'
-        ) from error
-      except OSError:  # a file system without locks
-        pass
+        )
 
       yield
 

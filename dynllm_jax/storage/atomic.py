@@ -6,11 +6,23 @@ import tempfile
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-  """Replaces a file by a complete one."""
+  """Replaces a file by a complete one that is on the disk on return.
+
+  The content is written to a hidden file beside it, which is then renamed: a
+  reader, also after a crash, finds the old file or the new one, whole.
+
+  Args:
+    path: the file; folders that are missing above it are made.
+    content: text is written as UTF-8.
+
+  Raises:
+    OSError: if it cannot be written; the old file stays.
+  """
   if isinstance(content, str):
     content = content.encode()
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.' + path.name)
+
   try:
     with os.fdopen(handle, 'wb') as file:
       file.write(content)
@@ -21,3 +33,19 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
+  sync(path.parent)
+
+
+def sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the list of names in a folder, is on the disk.
+
+  Some network file systems cannot do this for a folder; nothing is done then.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError:
+    if not path.is_dir():
+      raise
+  finally:
+    os.close(descriptor)

@@ -64,7 +64,10 @@ def publish_folder(folder: pathlib.Path) -> None:
   """
   if not (target := bucket.origin(folder)):
     return
-  files = sorted(folder.iterdir())
+  # A killed `write_atomically` may have left a hidden file behind.
+  files = sorted(
+    file for file in folder.iterdir() if not file.name.startswith('.')
+  )
   with bucket.report_errors(target):
     for file in files:
       _copy(file, target / file.name)

@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from dynllm_jax.storage import bucket
+from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.storage.store import Store
 from dynllm_jax.types import InputError
 
@@ -68,9 +69,7 @@ def _known(store):
 def _remember(store, known, name):
   known['rows'] = len(store)
   known['segments'].append(name)
-  fresh = store.folder / f'{_NOTE}.new'
-  fresh.write_text(json.dumps(known))
-  fresh.replace(store.folder / _NOTE)
+  write_atomically(store.folder / _NOTE, json.dumps(known))
 
 
 def _push(store, source, known):

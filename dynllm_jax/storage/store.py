@@ -17,17 +17,17 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any
 import zlib
 
 import numpy as np
 
+from dynllm_jax.storage import locks
+from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.types import InputError
 
 _KEY_BYTES = 16
@@ -264,15 +264,9 @@ class Store:
             )
           path.touch()
         # Renamed into place last: where it is, the other files are.
-        with tempfile.NamedTemporaryFile(
-          'w', dir=self.folder, delete=False
-        ) as file:
-          json.dump(about, file, indent=1, sort_keys=True)
-          file.flush()
-          os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.rename(file.name, self._about_path)
-        _sync(self.folder)
+        write_atomically(
+          self._about_path, json.dumps(about, indent=1, sort_keys=True)
+        )
     except OSError as error:
       raise InputError(f'{self.folder}: cannot be written ({error})') from error
 
@@ -294,13 +288,14 @@ class Store:
 
   @contextlib.contextmanager
   def _locked(self) -> Iterator[None]:
-    """Holds the lock, which the system frees if this process dies."""
-    try:
-      file = open(self.folder / 'lock', 'ab')
-    except OSError as error:
-      raise InputError(f'{self.folder}: cannot be written ({error})') from error
-    with file:
-      fcntl.flock(file, fcntl.LOCK_EX)
+    """Keeps other processes from appending."""
+    with contextlib.ExitStack() as stack:
+      try:
+        stack.enter_context(locks.lock_file(self.folder / 'lock'))
+      except OSError as error:
+        raise InputError(
+          f'{self.folder}: cannot be written ({error})'
+        ) from error
       yield
 
 
@@ -337,11 +332,3 @@ def _extend(path: pathlib.Path, size: int, data: bytes) -> None:
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

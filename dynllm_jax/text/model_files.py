@@ -9,10 +9,10 @@ import hashlib
 import json
 import pathlib
 from typing import Any
-import uuid
 
 from dynllm_jax import checks
 from dynllm_jax.storage import bucket_copy
+from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.types import InputError
 
 # In the order of preference; the first kind that is there is read.
@@ -122,10 +122,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
   if note:
     content = json.dumps({'model': name, 'identity': found}, indent=1)
     if not note.exists() or note.read_text(encoding='utf-8') != content:
-      note.parent.mkdir(parents=True, exist_ok=True)
-      fresh = note.with_suffix(f'.{uuid.uuid4().hex}')
-      fresh.write_text(content, encoding='utf-8')
-      fresh.rename(note)
+      write_atomically(note, content)
       bucket_copy.publish_folder(note.parent)
   return found
 

@@ -196,6 +196,7 @@ def test_a_folder_is_there_once_its_marker_is(machine):
   place().mkdir(parents=True)
   (place() / 'texts.npy').write_bytes(b'\0' * 1000)
   (place() / 'about.json').write_text('{}')
+  (place() / '.about.jsonx').write_text('{')  # of a killed writer
   bucket_copy.publish_folder(place())
   machine('second')
   marker = bucket.origin(place()) / 'COMMITTED'

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from dynllm_jax.storage import build_folder
@@ -68,10 +69,10 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
 def test_where_folders_have_no_locks_nothing_is_swept(tmp_path, monkeypatch):
   (tmp_path / '.new-x').mkdir()
 
-  def refuse(*args):
+  def refuse(*args, **options):
     raise OSError(9, 'Bad file descriptor')
 
-  monkeypatch.setattr(build_folder.fcntl, 'flock', refuse)
+  monkeypatch.setattr(filelock, 'lock_descriptor', refuse)
   with build_folder.new_folder(tmp_path):
     assert (tmp_path / '.new-x').exists()
 
