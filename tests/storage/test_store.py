@@ -97,7 +97,7 @@ def test_finding_agrees_with_a_dict(tmp_path_factory, calls, most):
   folder = tmp_path_factory.mktemp('store')
   expected = {}
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(store_lib, '_MAX_RECENT', most)
+    patch.setattr(store_lib, 'MAX_UNSORTED', most)
     store = Store(folder, ABOUT)
     for numbers in calls:
       store.append([digest(n) for n in numbers], [b'x'] * len(numbers))
@@ -109,7 +109,7 @@ def test_finding_agrees_with_a_dict(tmp_path_factory, calls, most):
 
 
 def test_keys_that_share_their_first_half_are_told_apart(tmp_path, monkeypatch):
-  monkeypatch.setattr(store_lib, '_MAX_RECENT', 0)
+  monkeypatch.setattr(store_lib, 'MAX_UNSORTED', 0)
   keys = [b'12345678' + bytes([n]) * 8 for n in range(5)]
   store = Store(tmp_path, ABOUT)
   store.append(keys[:4], [b'x'] * 4)
@@ -126,19 +126,6 @@ def test_another_process_sees_rows_after_a_refresh(tmp_path):
   reader.append([digest(4), digest(5)], [b'kept out', _payload(5)])
   table.refresh()
   assert [table.read(row) for row in range(6)] == list(map(_payload, range(6)))
-
-
-def test_the_table_maps_rows_of_one_length(tmp_path):
-  store = Store(tmp_path, ABOUT)
-  assert store.table(4).shape == (0, 4)
-  store.append(
-    [digest(n) for n in range(3)], [bytes([n]) * 4 for n in range(3)]
-  )
-  assert store.table(4).tolist() == [[0] * 4, [1] * 4, [2] * 4]
-  assert not store.table(4).flags.owndata
-  store.append([digest(3)], [b'33'])
-  with pytest.raises(InputError, match='2 to 4 bytes; allowed: 4'):
-    store.table(4)
 
 
 def test_another_identity_is_refused_by_name(tmp_path):
