@@ -60,7 +60,7 @@ def _run(command: command_line.Command) -> None:
     modes.facets_mode(command.config, command.dry_run, command.user)
     return
   processes.start(command.config.mesh.start_timeout_s, command.multihost)
-  with processes.together():
+  with processes.fail_fast():
     if command.mode == 'train':
       modes.train_mode(command.config, command.workdir)
     else:

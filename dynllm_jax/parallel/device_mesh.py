@@ -1,4 +1,4 @@
-"""The device mesh, and which axis of what is laid over it.
+"""The device mesh, and which arrays are sharded over which of its axes.
 
 All rules are here: batches are sharded over all devices, the tables of
 `ROW_SHARDED` over the axis `nodes` in equal blocks of rows, and every device
@@ -52,19 +52,20 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
     InputError: if the mesh needs more devices than there are, or does not
       divide a batch, or a batch is empty.
   """
-  devices = jax.devices()
-  nodes = config.mesh.nodes
   checks.check(
     'config.mesh',
     config.mesh,
     [checks.at_least('nodes', 1), checks.at_least('data', 0, ' (0: all)')],
   )
+  devices = jax.devices()
+  nodes = config.mesh.nodes
   data = config.mesh.data or max(1, len(devices) // nodes)
   if data * nodes > len(devices):
     raise InputError(
       f'config.mesh: {data} x {nodes} devices asked for; '
       f'{len(devices)} {devices[0].platform} device(s) are here'
     )
+
   chosen = devices[: data * nodes]
   left_out = {d.process_index for d in devices} - {
     d.process_index for d in chosen
@@ -74,16 +75,18 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
       f'config.mesh: {data} x {nodes} devices leave none to process '
       f'{min(left_out)}; allowed: a mesh with devices of every process'
     )
-  for part in ('train', 'eval'):
+
+  for section in ('train', 'eval'):
     checks.check(
-      f'config.{part}', config[part], [checks.at_least('batch_size', 1)]
+      f'config.{section}', config[section], [checks.at_least('batch_size', 1)]
     )
-    size = config[part].batch_size
+    size = config[section].batch_size
     if size % data:
       raise InputError(
-        f'config.{part}.batch_size: {size} events do not divide over '
+        f'config.{section}.batch_size: {size} events do not divide over '
         f'config.mesh.data = {data} devices; allowed: a multiple of {data}'
       )
+
   return Mesh(
     np.array(chosen).reshape(data, nodes),
     (sharded_table.DATA, sharded_table.NODES),
@@ -92,21 +95,27 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """A host array in equal blocks, each made when it is asked for."""
+  """A host array in equal blocks, each made when it is first needed.
 
-  shape: tuple[int, ...]  # of the whole
-  dtype: Any
+  Attributes:
+    shape: of the whole array.
+    dtype: of its elements.
+    block: `(number) -> array`, makes a block.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
   block: Callable[[int], np.ndarray]
 
 
 def partition_specs(tree: Any) -> Any:
   """The `PartitionSpec` of every array of a pytree, by the rules above."""
 
-  def of(node):
-    fields = ROW_SHARDED.get(type(node))
-    if fields is None:
+  def specs_of(node: Any) -> Any:
+    row_sharded = ROW_SHARDED.get(type(node))
+    if row_sharded is None:
       return PartitionSpec()
-    parts = {
+    values = {
       f.name: getattr(node, f.name)
       for f in dataclasses.fields(node)
       if not f.metadata.get('static')
@@ -114,17 +123,17 @@ def partition_specs(tree: Any) -> Any:
     return node.replace(
       **{
         name: PartitionSpec(sharded_table.NODES)
-        if name in fields and part is not None
-        else partition_specs(part)
-        for name, part in parts.items()
+        if name in row_sharded and value is not None
+        else partition_specs(value)
+        for name, value in values.items()
       }
     )
 
-  return jax.tree.map(of, tree, is_leaf=lambda x: type(x) in ROW_SHARDED)
+  return jax.tree.map(specs_of, tree, is_leaf=lambda x: type(x) in ROW_SHARDED)
 
 
 def constrain(tree: Any) -> Any:
-  """Lays a pytree out by the rules; inside jit, under `use_mesh`."""
+  """Shards a pytree by the rules above; inside jit, under `use_mesh`."""
   if sharded_table.num_shards() * sharded_table.num_replicas() == 1:
     return tree
   return jax.tree.map(
@@ -145,11 +154,11 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def put_on_mesh(mesh: Mesh, tree: Any) -> Any:
-  """Puts host arrays on the devices, each process on its own.
+  """Puts host arrays on the devices; each process fills its own devices.
 
   Args:
     mesh: the mesh.
-    tree: a pytree of host arrays and `Blocks`, alike in every process.
+    tree: a pytree of host arrays and `Blocks`, the same in every process.
 
   Returns:
     The pytree of global arrays.
@@ -157,13 +166,16 @@ def put_on_mesh(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(_put, tree, shardings(mesh, tree))
 
 
-def _put(value, sharding):
+def _put(value: Any, sharding: NamedSharding) -> jax.Array:
   if isinstance(value, Blocks):
     size = len(value.block(0))
+    # Devices along `data` hold the same block, which is made once.
     block = functools.cache(value.block)
-    return jax.make_array_from_callback(
-      value.shape, sharding, lambda index: block((index[0].start or 0) // size)
-    )
+
+    def shard(index: Any) -> np.ndarray:
+      return block((index[0].start or 0) // size)
+
+    return jax.make_array_from_callback(value.shape, sharding, shard)
   if sharding.is_fully_addressable:
     return jax.device_put(value, sharding)
   value = np.asarray(value)
@@ -175,15 +187,15 @@ def _put(value, sharding):
 def compute_on_mesh(
   mesh: Mesh, function: Callable[..., Any], *args: Any
 ) -> Any:
-  """What a function makes of arrays on the devices, laid out by the rules.
+  """Calls a function and shards its result by the rules above.
 
   Args:
     mesh: the mesh.
     function: may be jitted.
-    *args: pytrees of its arguments.
+    *args: its arguments, pytrees of arrays on the devices.
 
   Returns:
-    Its result; no device ever holds more of it than its part.
+    Its result. No device ever holds more than its own shards of it.
   """
   with sharded_table.use_mesh(mesh):
     result = jax.eval_shape(function, *args)
@@ -191,65 +203,72 @@ def compute_on_mesh(
 
 
 def cut_into_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
-  """Lays host inputs out for a mesh: tables of `ROW_SHARDED` in equal blocks.
+  """Cuts the tables of `ROW_SHARDED` into equal blocks, one for each shard.
 
-  A block of an index holds the rows of its nodes and offsets of its own, so
-  that they stay small however many events the log has.
+  A block of an index holds the rows of its own nodes, and offsets that count
+  from its own start: they fit 32 bits however many events the log has.
 
   Args:
     mesh: the mesh.
     inputs: of numpy arrays.
 
   Returns:
-    The inputs, with `Blocks` for those arrays; as they are where `nodes` is 1.
+    The inputs, with `Blocks` for those arrays; unchanged where `nodes` is 1.
   """
   count = mesh.shape[sharded_table.NODES]
   if count == 1:
     return inputs
-  users, items, same = (inputs.user_graph, inputs.item_graph, inputs.same_time)
-  facets = inputs.facets
+  same_time, facets = inputs.same_time, inputs.facets
   return inputs.replace(
-    user_graph=_index(users, ('neighbors', 'times'), count),
-    item_graph=_index(items, ('neighbors', 'times'), count),
-    same_time=_index(same, ('items',), count).replace(
-      group=_even(same.group, count)
+    user_graph=_cut_index(inputs.user_graph, ('neighbors', 'times'), count),
+    item_graph=_cut_index(inputs.item_graph, ('neighbors', 'times'), count),
+    same_time=_cut_index(same_time, ('items',), count).replace(
+      group=_cut_table(same_time.group, count)
     ),
-    facets=_index(facets, ('closes', 'index'), count).replace(
-      texts=_even(facets.texts, count)
+    facets=_cut_index(facets, ('closes', 'index'), count).replace(
+      texts=_cut_table(facets.texts, count)
     ),
     **{
-      name: _even(getattr(inputs, name), count) for name in ROW_SHARDED[Inputs]
+      name: _cut_table(getattr(inputs, name), count)
+      for name in ROW_SHARDED[Inputs]
     },
   )
 
 
-def _even(table, count):
-  """A table cut into equal blocks, the last ones padded with zeros."""
+def _cut_table(table: np.ndarray, count: int) -> Blocks:
+  """A table in `count` equal blocks, the last ones padded with zeros."""
   size = -(-len(table) // count)
 
-  def block(number):
-    part = np.asarray(table[number * size : (number + 1) * size])
-    return np.pad(part, [(0, size - len(part))] + [(0, 0)] * (part.ndim - 1))
+  def block(number: int) -> np.ndarray:
+    return _pad(table[number * size : (number + 1) * size], size)
 
   return Blocks((size * count, *table.shape[1:]), table.dtype, block)
 
 
-def _index(index, columns, count):
-  """A pytree with `offsets` into its columns, cut into blocks of its nodes."""
+def _cut_index(index: Any, columns: tuple[str, ...], count: int) -> Any:
+  """An index in blocks of as many nodes each.
+
+  Args:
+    index: a pytree with `offsets`, i32[nodes + 1], into its columns.
+    columns: names of the columns, [events, ...].
+    count: number of blocks.
+
+  Returns:
+    The index, with `Blocks` of offsets and columns. Blocks of a column are as
+    long as the longest needs, padded with zeros.
+  """
   nodes = len(index.offsets) - 1
   size = -(-nodes // count)
   bounds = index.offsets[np.minimum(size * np.arange(count + 1), nodes)]
   longest = int(np.diff(bounds).max())
 
-  def offsets(number):
+  def offsets(number: int) -> np.ndarray:
     at = np.minimum(size * number + np.arange(size + 1), nodes)
     return (index.offsets[at] - bounds[number]).astype(np.int32)
 
-  def column(values):
-    def block(number):
-      part = np.asarray(values[bounds[number] : bounds[number + 1]])
-      pad = [(0, longest - len(part))] + [(0, 0)] * (part.ndim - 1)
-      return np.pad(part, pad)
+  def column(values: np.ndarray) -> Blocks:
+    def block(number: int) -> np.ndarray:
+      return _pad(values[bounds[number] : bounds[number + 1]], longest)
 
     return Blocks((longest * count, *values.shape[1:]), values.dtype, block)
 
@@ -259,7 +278,13 @@ def _index(index, columns, count):
   )
 
 
-def bytes_per_device(tree) -> dict[str, int]:
+def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+  """Rows, padded with zeros to a length of `size`."""
+  rows = np.asarray(rows)
+  return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
+def bytes_per_device(tree: Any) -> dict[str, int]:
   """Bytes that each array of a pytree takes on one device, by its path."""
   sizes = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -1,7 +1,7 @@
-"""Several processes, one program: start, agreement, and a lost partner.
+"""Several processes that run one program: start, checks, and failures.
 
-JAX's runtime joins the processes; every one runs the same program on the
-shards of its own devices. Process 0 alone writes reports (progress.py).
+JAX's runtime joins the processes. Each of them runs the same program on the
+shards of its own devices; only process 0 writes reports (progress.py).
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from typing import Any
+from typing import NoReturn
 import uuid
 
 import jax
@@ -24,7 +25,7 @@ import numpy as np
 from dynllm_jax import checks
 from dynllm_jax.types import InputError
 
-# Of an explicit start; JAX itself reads the first alone.
+# They start the processes explicitly. JAX itself only reads the first.
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _HEARTBEAT_SECONDS = 100  # without a sign of life a process counts as lost
 
@@ -59,8 +60,9 @@ def start(timeout_s: float, multihost: bool = False) -> None:
     where = 'the first host of the slice'
   else:
     return
-  # JAX ends a process that waits too long with a dump of its stack, a minute
-  # after its own limit: ours comes first.
+
+  # JAX ends a process that waits too long with a dump of its stack. Its limit
+  # is a minute later, so that our one line comes first.
   watch = threading.Timer(timeout_s, _too_late, [where, timeout_s])
   watch.daemon = True
   watch.start()
@@ -70,10 +72,10 @@ def start(timeout_s: float, multihost: bool = False) -> None:
       initialization_timeout=int(timeout_s) + 60,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
-  # Whatever JAX, its cluster detection and the network raise:
+  # JAX, its cluster detection and the network raise errors of many classes.
   except Exception as error:
     raise InputError(
-      f'the processes cannot meet at {where} ({_first_line(error)}); '
+      f'the processes cannot meet at {where} ({_one_line(error)}); '
       f'allowed: every process started, with one coordinator (see '
       f'{VARIABLES[0]})'
     ) from error
@@ -81,7 +83,7 @@ def start(timeout_s: float, multihost: bool = False) -> None:
     watch.cancel()
 
 
-def _too_late(where, timeout_s):
+def _too_late(where: str, timeout_s: float) -> NoReturn:
   print(
     f'error: the processes did not meet at {where} within '
     f'config.mesh.start_timeout_s = {timeout_s:g} s; allowed: every process '
@@ -92,8 +94,15 @@ def _too_late(where, timeout_s):
   os._exit(2)
 
 
-def _explicit(given):
-  """The arguments of an explicit start."""
+def _explicit(given: Mapping[str, str]) -> dict[str, Any]:
+  """The arguments of `jax.distributed.initialize` for an explicit start.
+
+  Args:
+    given: those of `VARIABLES` that are set, with their values.
+
+  Raises:
+    InputError: if one is missing or wrong.
+  """
   for name in VARIABLES:
     if name not in given:
       raise InputError(
@@ -110,7 +119,7 @@ def _explicit(given):
     raise checks.not_allowed(
       VARIABLES[2], int(index), f'0 to {VARIABLES[1]} - 1 = {int(count) - 1}'
     )
-  # No detection: an explicit start is what it says, also within Slurm.
+  # Without detection an explicit start is also obeyed within Slurm.
   return {
     'coordinator_address': address,
     'num_processes': int(count),
@@ -119,61 +128,64 @@ def _explicit(given):
   }
 
 
-def several() -> bool:
-  """Whether there are other processes; asks no device."""
+def is_multiprocess() -> bool:
+  """Whether there are other processes; does not start the devices."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def agree(what: str, values: Mapping[str, Any]) -> None:
-  """Stops all processes where one of them has another value.
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+  """Stops all processes if one of them has a different value.
 
   Args:
-    what: of which the values are, for the error.
+    what: what the values belong to, for the error.
     values: JSON values by name.
 
   Raises:
     InputError: in every process, naming the first value that differs.
   """
-  if not several():
+  if not is_multiprocess():
     return
   names = sorted(values)
   texts = [json.dumps(values[name], sort_keys=True) for name in names]
-  # Fixed shapes first: processes of unlike fields still meet.
-  if not _differing([_digest(names)]).any():
-    if not _differing([_digest(texts)]).any():
-      return
-    differs = _differing([_digest(text) for text in texts])
-    name, text = next((n, t) for n, t, d in zip(names, texts, differs) if d)
+
+  # The digest of all names comes first: from here on every process sends
+  # arrays of the same shapes.
+  if _differing([_digest(names)]).any():
     raise InputError(
-      f'{name}: {text} in process {jax.process_index()} is not what every '
-      f'process has; allowed: the same {what} in all '
-      f'{jax.process_count()} processes'
+      f'{what}: the processes have different fields; allowed: the same '
+      f'{what} in all {jax.process_count()} processes'
     )
+  if not _differing([_digest(texts)]).any():
+    return
+
+  differs = _differing([_digest(text) for text in texts])
+  name, text = next((n, t) for n, t, d in zip(names, texts, differs) if d)
   raise InputError(
-    f'{what}: the processes have different fields; allowed: the same '
-    f'{what} in all {jax.process_count()} processes'
+    f'{name}: {text} in process {jax.process_index()} is not what every '
+    f'process has; allowed: the same {what} in all '
+    f'{jax.process_count()} processes'
   )
 
 
-def _digest(value):
+def _digest(value: str | list[str]) -> np.ndarray:
   content = json.dumps(value).encode()
   return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
-def _differing(digests):
-  """bool[values], which are not the same in every process."""
+def _differing(digests: list[np.ndarray]) -> np.ndarray:
+  """bool[digests]: which are not the same in every process."""
   every = multihost_utils.process_allgather(np.stack(digests))
   every = np.asarray(every).reshape(-1, len(digests), digests[0].size)
   return (every != every[0]).any(axis=(0, 2))
 
 
-def check_shared(path: pathlib.Path) -> None:
-  """Stops where a folder is not one that all processes see.
+def check_shared_folder(path: pathlib.Path) -> None:
+  """Stops if not all processes see the same folder.
 
   Raises:
     InputError: in every process.
   """
-  if not several():
+  if not is_multiprocess():
     return
   mark = uuid.uuid4().int % 2**31
   mark = int(multihost_utils.broadcast_one_to_all(np.int32(mark)))
@@ -194,37 +206,39 @@ def check_shared(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-  """Within it an error ends a process among several at once, in one line.
+def fail_fast() -> Iterator[None]:
+  """Ends this process at once, with one line, on an error within the block.
 
-  An orderly end would wait for the others, who may be waiting for this one.
-  The exit status is 2 for bad input, 3 where the runtime failed.
+  Only where there are other processes: an orderly end would wait for them, and
+  they may be waiting for this one. The exit status is 2 for bad input and 3 if
+  the runtime failed.
   """
   try:
     yield
   except (InputError, OSError) as error:
-    if not several():
+    if not is_multiprocess():
       raise
     _end(error, 2)
   except jax.errors.JaxRuntimeError as error:
-    if not several():
+    if not is_multiprocess():
       raise
     _end(
       'the runtime failed, most likely since another process ended or was '
-      f'lost ({_first_line(error)}); the checkpoints stand: start all '
+      f'lost ({_one_line(error)}); the checkpoints stand: start all '
       'processes again with the same command',
       3,
     )
 
 
-def _end(error, status):
+def _end(error: Exception | str, status: int) -> NoReturn:
   who = f'process {jax.process_index()} of {jax.process_count()}'
-  print(f'error: {who}: {_first_line(error)}', file=sys.stderr, flush=True)
+  print(f'error: {who}: {_one_line(error)}', file=sys.stderr, flush=True)
   sys.stdout.flush()
   if jax.process_index() == 0:
-    time.sleep(2)  # it is the coordinator: let the others say theirs
+    time.sleep(2)  # it coordinates: the others print their errors first
   os._exit(status)
 
 
-def _first_line(error):
+def _one_line(error: Exception | str) -> str:
+  """The text of an error on one line."""
   return ' '.join(str(error).split())[:500] or type(error).__name__

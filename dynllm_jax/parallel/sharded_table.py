@@ -1,14 +1,13 @@
-"""Rows of tables that may lie over several devices.
+"""Reads and writes of tables whose rows are sharded over several devices.
 
-A table whose rows are shared among devices lies in equal blocks over the axis
-`nodes` of the mesh: row n with device n // (rows of a block). Every read and
-write of such a table goes through `query_rows`, `read_rows`, `read_slice` or
-`write_rows`: each device
-answers for the rows it owns, the answers are summed, and no device ever sees
-the whole table. `device_mesh.ROW_SHARDED` lists these tables.
+Such a table is cut into equal blocks over the axis `nodes` of the mesh: row n
+is on device n // (rows of a block). All reads and writes go through
+`query_rows`, `read_rows`, `read_slice` and `write_rows`: each device answers
+for the rows it owns, the answers are summed, and no device ever sees the whole
+table. `device_mesh.ROW_SHARDED` lists these tables.
 
 The mesh is the one of the surrounding `use_mesh`. Without one, or where
-`nodes` is 1, every function here is the plain indexing that it stands for.
+`nodes` is 1, every function here is plain indexing.
 """
 
 from collections.abc import Callable
@@ -27,14 +26,14 @@ NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a write drops
 
 
 def use_mesh(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
-  """Makes a mesh the one that functions of this module lay arrays over.
+  """A context in which functions of this module shard arrays over a mesh.
 
-  A mesh of one device changes nothing, so that programs are those without.
+  A mesh of one device changes nothing: programs are those without a mesh.
   """
   return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
-def _mesh():
+def _mesh() -> jax.sharding.AbstractMesh:
   return jax.sharding.get_abstract_mesh()
 
 
@@ -44,7 +43,7 @@ def num_shards() -> int:
   return 1 if mesh.empty else mesh.shape[NODES]
 
 
-def _lay(tree, spec_of):
+def _constrain(tree: Any, spec_of: Callable[[Array], PartitionSpec]) -> Any:
   if _mesh().empty:
     return tree
   return jax.tree.map(
@@ -53,13 +52,13 @@ def _lay(tree, spec_of):
 
 
 def shard_first_axis(tree: Any) -> Any:
-  """Inside jit: lays the first axis of every array over all devices.
+  """Inside jit: shards the first axis of every array over all devices.
 
-  Over `data` alone where the axis does not divide over all of them; not at all
-  where it does not divide over `data` either.
+  Only over `data` where the axis does not divide evenly over all devices, and
+  not at all where it does not divide over `data` either.
   """
 
-  def spec_of(x):
+  def spec_of(x: Array) -> PartitionSpec:
     if not x.ndim:
       return PartitionSpec()
     for axes in ((DATA, NODES), (DATA,)):
@@ -67,42 +66,44 @@ def shard_first_axis(tree: Any) -> Any:
         return PartitionSpec(axes)
     return PartitionSpec()
 
-  return _lay(tree, spec_of)
+  return _constrain(tree, spec_of)
 
 
 def replicate(tree: Any) -> Any:
-  """Inside jit: every device has all of every array."""
-  return _lay(tree, lambda x: PartitionSpec())
+  """Inside jit: every device gets all of every array."""
+  return _constrain(tree, lambda x: PartitionSpec())
 
 
 def shard_then_replicate(tree: Any) -> Any:
-  """Inside jit: made a part on each device, then brought to all of them.
+  """Inside jit: each device computes its shard, then all devices get all.
 
-  Without the first half the compiler may bring together what an array is made
-  of instead, and make it everywhere.
+  With `replicate` alone the compiler may instead gather the array's operands
+  and compute the whole array on every device.
   """
   return replicate(shard_first_axis(tree))
 
 
 def shard_last_axis(x: Array) -> Array:
-  """Inside jit: lays the last axis of an array over all devices."""
-  return _lay(x, lambda x: PartitionSpec(*[None] * (x.ndim - 1), (DATA, NODES)))
+  """Inside jit: shards the last axis of an array over all devices."""
+  return _constrain(
+    x, lambda x: PartitionSpec(*[None] * (x.ndim - 1), (DATA, NODES))
+  )
 
 
 def num_replicas() -> int:
-  """Groups of devices that each hold all tables, a length of `data`."""
+  """Groups of devices that each hold all tables: the length of `data`."""
   mesh = _mesh()
   return 1 if mesh.empty else mesh.shape[DATA]
 
 
 def round_up_to_devices(size: int) -> int:
-  """A number of rows, rounded up to what divides over all devices."""
+  """A number of rows, rounded up to a multiple of the number of devices."""
   mesh = _mesh()
   return size if mesh.empty else size + -size % mesh.size
 
 
 def round_up_to_shards(size: int) -> int:
-  """A number of rows, rounded up to equal blocks over `nodes`."""
+  """A number of rows, rounded up to a multiple of the length of `nodes`."""
   return size + -size % num_shards()
 
 
@@ -113,24 +114,28 @@ def query_rows(
   nodes: Array,
   *queries: Array,
 ) -> Any:
-  """What a table says of some of its rows.
+  """Answers queries about rows of a table, each on the device with the row.
+
+  Over several devices this takes three steps, all over the axis `nodes`: the
+  queries are gathered, every device answers those about its own rows, and the
+  sum of all answers, zero from devices that do not own the row, goes back to
+  where the query came from. The bits of answers are summed as integers, so
+  that nothing is rounded.
 
   Args:
-    answer: `(table, nodes, *queries) ->` a pytree of arrays
-      [*nodes.shape, ...], of a block of the table and places in it.
-    size: `(block) ->` its rows.
-    table: a pytree of arrays in equal blocks; no gradient passes.
+    answer: `(block, rows, *queries)` to a pytree of arrays [*rows.shape, ...],
+      given a block of the table and i32 row numbers within it.
+    size: `(block)` to its number of rows.
+    table: a pytree of arrays in equal blocks; no gradient passes through.
     nodes: i32[...], rows of the whole table.
     *queries: i32[*nodes.shape, ...].
 
   Returns:
-    The answers. Over several devices three steps, each over `nodes` alone:
-    the questions are gathered, every device answers those on its own rows, and
-    the sum of all answers, zero where a row is not owned, goes back to where
-    the question came from. Bits are summed as integers: nothing is rounded.
+    The answers, a pytree of arrays [*nodes.shape, ...].
   """
   if num_shards() == 1:
     return answer(table, nodes, *queries)
+
   shape, count = nodes.shape, math.prod(nodes.shape)
   flat = [x.reshape(count, *x.shape[len(shape) :]) for x in (nodes, *queries)]
   padding = -count % _mesh().size
@@ -138,14 +143,12 @@ def query_rows(
   asked, unpack_asked = _pack(flat)
   unpack = []
 
-  def local(table, asked):
+  def answer_own(block: Any, asked: Array) -> Array:
     nodes, *queries = unpack_asked(
       jax.lax.all_gather(asked, NODES, axis=0, tiled=True)
     )
-    block = size(table)
-    place = nodes - jax.lax.axis_index(NODES) * block
-    own = (place >= 0) & (place < block)
-    packed, back = _pack(answer(table, jnp.where(own, place, 0), *queries))
+    own, rows = _own_rows(nodes, size(block))
+    packed, back = _pack(answer(block, jnp.where(own, rows, 0), *queries))
     unpack.append(back)
     return jax.lax.psum_scatter(
       jnp.where(own[:, None], packed, 0), NODES, scatter_dimension=0, tiled=True
@@ -153,7 +156,7 @@ def query_rows(
 
   every = PartitionSpec((DATA, NODES))
   packed = jax.shard_map(
-    local,
+    answer_own,
     in_specs=(PartitionSpec(NODES), every),
     out_specs=every,
     check_vma=False,
@@ -166,7 +169,7 @@ def query_rows(
 def read_rows(table: Any, nodes: Array) -> Any:
   """`table[nodes]` of every array of a pytree."""
   return query_rows(
-    lambda block, place: jax.tree.map(lambda x: x[place], block),
+    lambda block, rows: jax.tree.map(lambda x: x[rows], block),
     lambda block: len(jax.tree.leaves(block)[0]),
     table,
     nodes,
@@ -187,38 +190,48 @@ def write_rows(table: Any, nodes: Array, values: Any) -> Any:
 
   Args:
     table: a pytree of arrays in equal blocks.
-    nodes: i32[n], none twice; NO_ROW is dropped.
+    nodes: i32[n], no row twice; NO_ROW is dropped.
     values: [n, ...] for each array.
 
   Returns:
-    The table. Every device has all values and keeps those of its own rows.
+    The table. Every device has all values and writes those of its own rows.
   """
 
-  def write(table, nodes, values):
+  def write(block: Any, rows: Array, values: Any) -> Any:
     return jax.tree.map(
-      lambda x, v: x.at[nodes].set(v, mode='drop'), table, values
+      lambda x, v: x.at[rows].set(v, mode='drop'), block, values
     )
 
   if num_shards() == 1:
     return write(table, nodes, values)
 
-  def local(table, nodes, values):
-    block = len(jax.tree.leaves(table)[0])
-    place = nodes - jax.lax.axis_index(NODES) * block
-    own = (place >= 0) & (place < block)
-    return write(table, jnp.where(own, place, NO_ROW), values)
+  def write_own(block: Any, nodes: Array, values: Any) -> Any:
+    own, rows = _own_rows(nodes, len(jax.tree.leaves(block)[0]))
+    return write(block, jnp.where(own, rows, NO_ROW), values)
 
-  rows, everyone = PartitionSpec(NODES), PartitionSpec()
+  sharded, replicated = PartitionSpec(NODES), PartitionSpec()
   return jax.shard_map(
-    local, in_specs=(rows, everyone, everyone), out_specs=rows, check_vma=False
+    write_own,
+    in_specs=(sharded, replicated, replicated),
+    out_specs=sharded,
+    check_vma=False,
   )(table, nodes, values)
 
 
-def _pack(tree):
-  """A pytree of arrays [n, ...] as i32[n, words], and the way back.
+def _own_rows(nodes: Array, block_rows: int) -> tuple[Array, Array]:
+  """Inside shard_map: which rows this device owns, and where in its block."""
+  rows = nodes - jax.lax.axis_index(NODES) * block_rows
+  return (rows >= 0) & (rows < block_rows), rows
 
-  The words hold the very bits: a sum with zeros gives them back unrounded,
-  and one collective serves all arrays. Halves travel two a word.
+
+def _pack(tree: Any) -> tuple[Array, Callable[[Array], Any]]:
+  """Packs a pytree of arrays [n, ...] into i32[n, words].
+
+  One collective then serves all arrays. Words hold the bits of the values, so
+  that adding zeros changes nothing; two halves share a word.
+
+  Returns:
+    The words, and the function that unpacks them.
   """
   leaves, structure = jax.tree.flatten(tree)
   columns = [_words(leaf) for leaf in leaves]
@@ -226,7 +239,7 @@ def _pack(tree):
   for column in columns:
     ends.append(ends[-1] + column.shape[1])
 
-  def unpack(words):
+  def unpack(words: Array) -> Any:
     return jax.tree.unflatten(
       structure,
       [
@@ -238,9 +251,10 @@ def _pack(tree):
   return jnp.concatenate(columns, axis=1), unpack
 
 
-def _words(x):
+def _words(x: Array) -> Array:
+  """The bits of an array [n, ...] as i32[n, words]."""
   x = x.reshape(len(x), -1)
-  if x.dtype == bool:
+  if x.dtype == jnp.bool_:
     return x.astype(jnp.int32)
   if x.dtype.itemsize == 2:
     x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)])
@@ -248,8 +262,9 @@ def _words(x):
   return jax.lax.bitcast_convert_type(x, jnp.int32)
 
 
-def _values(words, shape, dtype):
-  if dtype == bool:
+def _values(words: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+  """The array [n, *shape] that `_words` made words of."""
+  if dtype == jnp.bool_:
     values = words != 0
   else:
     values = jax.lax.bitcast_convert_type(words, dtype)

@@ -49,7 +49,7 @@ def train_mode(
   folder = RunFolder(workdir)
   folder.check()
   run = prepared.prepare(config)
-  processes.check_shared(folder.path)
+  processes.check_shared_folder(folder.path)
   began = time.perf_counter()
 
   with folder.held(), Checkpoints(folder.path) as checkpoints:

@@ -126,7 +126,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
     InputError: for whatever is wrong with configuration or data.
   """
   # First what the configuration alone can show to be wrong.
-  processes.agree('configuration', config_lib.leaves(config))
+  processes.check_same('configuration', config_lib.leaves(config))
   mesh = device_mesh.make_mesh(config)
   keep_compiled(config)
   config_lib.check_system(config)
@@ -135,7 +135,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
 
   # Then what the log shows, before facets are written, which may be dear.
   log = loading.load(config.data, say)
-  processes.agree('log', {'the prepared data (config.data)': log.fingerprint})
+  processes.check_same('log', {'the prepared data (config.data)': log.fingerprint})
   ranking.make_ranking(config, log)
 
   folder = str(loading.data_folder(config.data))

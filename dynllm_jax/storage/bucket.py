@@ -18,9 +18,9 @@ from dynllm_jax import checks
 from dynllm_jax.types import InputError
 
 _SCHEME = 'gs://'
-_HOP = 'gs:'  # the part of a local path that the bucket's name follows
+_COPY_OF = 'gs:'  # in a local path; the bucket's name follows it
 
-# A pathlib.Path, or an etils.epath.Path of a bucket, which has its methods.
+# A pathlib.Path, or for a bucket an etils.epath.Path with the same methods.
 Path = Any
 
 
@@ -30,11 +30,15 @@ def is_url(place: str | os.PathLike) -> bool:
 
 
 def open_path(field: str, place: str) -> Path:
-  """A local path, or one in a bucket.
+  """A path on the local disk or in a bucket.
+
+  Args:
+    field: the config's field or flag, for messages.
+    place: a local path, whose `~` is replaced, or `gs://BUCKET/FOLDER`.
 
   Raises:
-    InputError: if the place has another scheme, or what reads buckets is not
-      installed.
+    InputError: if the place has another scheme, or gcsfs, which reads buckets,
+      is not installed.
   """
   scheme, found, rest = place.partition('://')
   if not found:
@@ -50,9 +54,9 @@ def open_path(field: str, place: str) -> Path:
   from etils import epath
   import fsspec
 
-  # Other machines write there as well: no listing may be remembered.
+  # Other machines write there as well, so no listing may be cached.
   fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
-  # It warns at every call where it may not see what kind of bucket it is.
+  # Without permission to read the bucket's kind it warns at every call.
   logging.getLogger('gcsfs').setLevel(logging.ERROR)
   return epath.Path(place)
 
@@ -79,16 +83,16 @@ def _at_home(field: str, place: str) -> pathlib.Path:
 
 
 def local_path(field: str, place: str) -> pathlib.Path:
-  """The folder itself, or of a bucket's where its local copy belongs."""
+  """A local folder itself; for one in a bucket, where its local copy is."""
   found = open_path(field, place)
   return cache_folder() / place.rstrip('/') if is_url(place) else found
 
 
 def origin(copy: pathlib.Path) -> Path | None:
-  """What a local path is a copy of, None if of nothing."""
-  if _HOP not in copy.parts:
+  """The path in a bucket that a local path is a copy of; None if of none."""
+  if _COPY_OF not in copy.parts:
     return None
-  rest = copy.parts[copy.parts.index(_HOP) + 1 :]
+  rest = copy.parts[copy.parts.index(_COPY_OF) + 1 :]
   return open_path('config.data.dir', _SCHEME + '/'.join(rest))
 
 
@@ -106,12 +110,20 @@ def check_writable(field: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def report_errors(place: Path, field: str = '') -> Iterator[None]:
-  """What gcsfs, its authentication and the network raise, as one error."""
+  """Turns what gcsfs, its authentication and the network raise into one error.
+
+  Args:
+    place: what was read or written, for the message.
+    field: the config's field or flag, for the message; '' for none.
+
+  Raises:
+    InputError: with what the bucket answered.
+  """
   try:
     yield
   except InputError:
     raise
-  # They share no base class.
+  # These errors share no base class.
   except Exception as error:
     text = ' '.join(str(error).split())[:300] or type(error).__name__
     name = f'{field}: ' if field else ''

@@ -19,13 +19,13 @@ _BLOCK_BYTES = 1 << 24
 
 
 def fetch_folder(folder: pathlib.Path) -> bool:
-  """Brings a folder and what it is a copy of, if of anything, in line.
+  """Copies a folder from its bucket, or into it, where one side lacks it.
 
-  Where one of the two is missing it is copied from the other: a run may have
-  ended before it put into the bucket what it had built.
+  The bucket may lack it because a run ended before it could copy what it had
+  built. Does nothing for a folder that is not the copy of a bucket's.
 
   Args:
-    folder: where the copy belongs.
+    folder: the local folder.
 
   Returns:
     Whether the folder is on the disk now.
@@ -35,6 +35,7 @@ def fetch_folder(folder: pathlib.Path) -> bool:
   """
   if not (source := bucket.origin(folder)):
     return folder.exists()
+
   with bucket.report_errors(source):
     if folder.exists():
       if not (source / _MARKER).exists():
@@ -44,6 +45,7 @@ def fetch_folder(folder: pathlib.Path) -> bool:
       names = json.loads((source / _MARKER).read_text())
     except FileNotFoundError:
       return False
+
     with build_folder.new_folder(folder.parent) as fresh:
       for name in names:
         if not (source / name).exists():
@@ -57,7 +59,9 @@ def fetch_folder(folder: pathlib.Path) -> bool:
 
 
 def publish_folder(folder: pathlib.Path) -> None:
-  """Puts a finished folder of files into the bucket that it is a copy of.
+  """Copies a finished folder into the bucket that it is the copy of.
+
+  Does nothing for a folder that is not the copy of a bucket's.
 
   Raises:
     InputError: if the bucket cannot be written; the folder stays.
@@ -75,7 +79,9 @@ def publish_folder(folder: pathlib.Path) -> None:
 
 
 def fetch_file(field: str, url: str) -> str:
-  """The path of a local copy of a file in a bucket, copied where it changed.
+  """The path of a local copy of a file in a bucket.
+
+  The file is copied if there is no copy of this size and time of change.
 
   Raises:
     InputError: if there is no such file or it cannot be read.
@@ -88,6 +94,7 @@ def fetch_file(field: str, url: str) -> str:
       raise InputError(
         f'{field}: {url} does not exist; it must be a file'
       ) from error
+
     state = f'{url} {about.length} {about.mtime}'
     folder = (
       bucket.cache_folder()

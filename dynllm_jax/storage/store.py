@@ -154,7 +154,7 @@ class Store:
     with self._locked():
       self.refresh()
       first: dict[bytes, int] = {}
-      for i, row in enumerate(self.find(keys)):
+      for i, row in enumerate(self.find(keys).tolist()):
         if row < 0:
           first.setdefault(keys[i], i)
       if not first:

@@ -251,7 +251,7 @@ def test_stores_of_two_machines_become_one(machine, monkeypatch):
     assert [two.read(row) for row in two.find(keys(3))] == [b'a', b'', b'ccc']
     two.append(keys(2, first=3), [b'd', b'e'])
   machine('first')
-  monkeypatch.setattr(bucket_sync, '_SECONDS', 0.0)
+  monkeypatch.setattr(bucket_sync, 'SYNC_SECONDS', 0.0)
   one = open_store()
   with fill_lock.hold(one, print):
     assert one.read(one.find(keys(1, first=4))[0]) == b'e'
