@@ -21,6 +21,7 @@ import numpy as np
 
 from dynllm_jax import checks
 from dynllm_jax.parallel import sharded_table
+from dynllm_jax.types import Array
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
@@ -235,7 +236,7 @@ def cut_into_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
   )
 
 
-def _cut_table(table: np.ndarray, count: int) -> Blocks:
+def _cut_table(table: Array, count: int) -> Blocks:
   """A table in `count` equal blocks, the last ones padded with zeros."""
   size = -(-len(table) // count)
 
@@ -266,7 +267,7 @@ def _cut_index(index: Any, columns: tuple[str, ...], count: int) -> Any:
     at = np.minimum(size * number + np.arange(size + 1), nodes)
     return (index.offsets[at] - bounds[number]).astype(np.int32)
 
-  def column(values: np.ndarray) -> Blocks:
+  def column(values: Array) -> Blocks:
     def block(number: int) -> np.ndarray:
       return _pad(values[bounds[number] : bounds[number + 1]], longest)
 
@@ -278,7 +279,7 @@ def _cut_index(index: Any, columns: tuple[str, ...], count: int) -> Any:
   )
 
 
-def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+def _pad(rows: Array, size: int) -> np.ndarray:
   """Rows, padded with zeros to a length of `size`."""
   rows = np.asarray(rows)
   return np.pad(rows, [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1))

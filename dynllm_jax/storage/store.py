@@ -133,7 +133,7 @@ class Store:
       at[pending] += 1
 
     if self._unsorted:
-      for i in np.flatnonzero(rows < 0):
+      for i in np.flatnonzero(rows < 0).tolist():
         rows[i] = self._unsorted.get(keys[i], -1)
     return rows
 

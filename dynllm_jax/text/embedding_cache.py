@@ -1,4 +1,4 @@
-"""Embeddings that are computed once: what encoders with a store share."""
+"""Embeddings that are computed once and kept in a store."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from dynllm_jax.storage.store import digest
 from dynllm_jax.storage.store import Store
 from dynllm_jax.types import InputError
 
-# From texts, none of them twice: their positions and their embeddings as they
-# are finished, in any order.
-Compute = Callable[[list[str]], Iterator[tuple[Sequence[int], np.ndarray]]]
+Positions = Sequence[int] | np.ndarray
+# Embeds distinct texts. Yields positions of some of them and their embeddings,
+# f32[positions, dim], as they are finished, in any order.
+Compute = Callable[[list[str]], Iterator[tuple[Positions, np.ndarray]]]
 
 
 def encode(
@@ -29,38 +30,41 @@ def encode(
   store: str,
   wait_seconds: float,
 ) -> np.ndarray:
-  """Embeds texts, those that are not in the store.
+  """Embeds texts, computing only those that are not in the store.
 
   Of two processes one computes and the other waits for it.
 
   Args:
     texts: any strings; an empty one gives zeros.
-    compute: embeds; called once if anything is missing. It is given an empty
-      text only where there is no other, to learn the width.
-    about: all that the embeddings follow from but the text; its `encoder`
-      names the store's folder.
+    compute: embeds texts; called once if any are missing. It only gets an
+      empty text if there is no other, to learn the width.
+    about: all that embeddings depend on except the text; its `encoder` names
+      the store's folder.
     store: folder of all stores, '' to keep nothing.
-    wait_seconds: how long what is computed may wait to be put on the disk,
-      which is what a run loses that is killed: 0 for what was paid for.
+    wait_seconds: how long embeddings may wait before they are put on the disk.
+      A killed run loses that much; 0 if embeddings cost money.
 
   Returns:
     f16[texts, dim].
 
   Raises:
-    InputError: of `compute` or of the store.
+    InputError: from `compute` or the store.
   """
   if not store:
-    with tempfile.TemporaryDirectory() as scratch:
-      return encode(texts, compute, about, scratch, wait_seconds)
+    with tempfile.TemporaryDirectory() as temporary:
+      return encode(texts, compute, about, temporary, wait_seconds)
+
   place = pathlib.Path(store, f'{about["encoder"]}-{digest(about).hex()[:16]}')
   kept = Store(place, about)
   names = list(dict.fromkeys(filter(None, texts))) or ['']
   keys = [digest(name) for name in names]
+
   if (kept.find(keys) < 0).any():
     with fill_lock.hold(kept, say):
       missing = np.flatnonzero(kept.find(keys) < 0)
       if len(missing):
         _compute(compute, names, keys, missing, kept, wait_seconds)
+
   row_of = dict(zip(names, kept.find(keys).tolist()))
   width = len(kept.read(row_of[names[0]])) // 2
   out = np.zeros((len(texts), width), np.float16)
@@ -85,10 +89,11 @@ def _compute(
   wait_seconds: float,
 ) -> None:
   """Puts the missing embeddings into the store."""
-  waiting, flushed = [], time.monotonic()
+  waiting: list[tuple[int, np.ndarray]] = []
+  flushed = time.monotonic()
   progress = Progress('encoding', len(missing), 'text')
 
-  def flush():
+  def flush() -> None:
     kept.append(
       [keys[i] for i, _ in waiting], [vector.tobytes() for _, vector in waiting]
     )
@@ -101,11 +106,14 @@ def _compute(
           'config.facets.encoder.model: an embedding is not finite in half '
           "precision; allowed: a sound model, or normalize='yes'"
         )
-      waiting += zip(missing[list(positions)], vectors.astype(np.float16))
+      waiting += zip(
+        missing[list(positions)].tolist(), vectors.astype(np.float16)
+      )
       if time.monotonic() - flushed >= wait_seconds:
         flush()
         flushed = time.monotonic()
       progress(len(positions))
   finally:
-    flush()  # also when a limit or a failure ends the run
+    # Also after an error: what was computed, or paid for, is kept.
+    flush()
     progress.close()

@@ -11,19 +11,19 @@ encoder has
     identity(encoder_config, store='') -> dict[str, Any]
     describe(encoder_config) -> str
 
-`encode` returns f16[texts, dim], of one dim whatever the texts, also for none.
-An embedding follows from its own text alone, not from the others of the call;
-an empty text gives zeros.
+`encode` returns f16[texts, dim], with the same dim whatever the texts, also for
+no text at all. An embedding depends only on its own text, not on the others of
+the call; an empty text gives zeros.
 
-`identity` returns JSON values: all that embeddings follow from other than the
-text, such as the VERSION and the fields of `config.facets.encoder`, but those
+`identity` returns JSON values: all that embeddings depend on except the text,
+such as the VERSION and the fields of `config.facets.encoder`, without those
 that only say how fast or at what cost they are computed. Embeddings are found
 again on disk by it, and for an encoder from outside by its module's name and
 VERSION too: raise VERSION whenever the same text gets another embedding.
 `describe` is the encoder in words, for reports.
 
-`store` is a folder in which an encoder may keep what is dear to compute, so
-that work that was broken off goes on; '' keeps nothing. Each function raises
+`store` is a folder in which an encoder may keep what is expensive to compute,
+so that interrupted work resumes; '' keeps nothing. Each function raises
 `InputError`, in one line, for a field that is not allowed: the field, its value
 and what is allowed.
 """
@@ -31,13 +31,16 @@ and what is allowed.
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax import plugins
 
 
 def encode(
-  encoder_config: Any, texts: Sequence[str], store: str = ''
+  encoder_config: ml_collections.ConfigDict,
+  texts: Sequence[str],
+  store: str = '',
 ) -> np.ndarray:
   """Encodes texts with the encoder that `encoder_config.name` names.
 
@@ -50,17 +53,19 @@ def encode(
     f16[texts, dim].
 
   Raises:
-    InputError: if there is no such encoder or a field of its is not allowed.
+    InputError: if there is no such encoder or one of its fields is not allowed.
   """
   return encoder(encoder_config).encode(encoder_config, texts, store)
 
 
-def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
-  """What embeddings follow from but the text, as JSON values.
+def identity(
+  encoder_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """All that embeddings depend on except the text, as JSON values.
 
   Args:
     encoder_config: `config.facets.encoder`.
-    store: as of `encode`.
+    store: as for `encode`.
 
   Raises:
     InputError: if there is no such encoder, or its model cannot be had.
@@ -72,7 +77,7 @@ def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
   }
 
 
-def describe(encoder_config: Any) -> str:
+def describe(encoder_config: ml_collections.ConfigDict) -> str:
   """The encoder in words, for reports.
 
   Raises:
@@ -81,7 +86,7 @@ def describe(encoder_config: Any) -> str:
   return encoder(encoder_config).describe(encoder_config)
 
 
-def encoder(encoder_config: Any) -> Any:
+def encoder(encoder_config: ml_collections.ConfigDict) -> Any:
   """The module of the encoder that `encoder_config.name` names.
 
   Raises:

@@ -1,16 +1,17 @@
 """Calls to an OpenAI-compatible endpoint: retried, bounded, counted.
 
-Shared by the encoder and the writer that use one. Fields of their config that
-are read here:
+The encoder and the writer of this kind share it. It reads these fields of
+their config:
 
-    base_url        '' for OpenAI itself, else such as http://host:8000/v1
+    base_url        '' for OpenAI itself, else for example http://host:8000/v1
     concurrency     calls in flight at once
     timeout_s       seconds that an answer may take
-    num_retries     of a call that fails for a passing reason
+    num_retries     of a call that fails for a temporary reason
     max_calls       spending limit of a run, retries included; 0 for none
-    max_tokens      likewise, in and out together, as the endpoint counts them
+    max_tokens      limit of tokens, in and out together, as the endpoint counts
+                    them; 0 for none
 
-The key is read from the environment, OPENAI_API_KEY, and from nowhere else.
+The key is only read from the environment variable OPENAI_API_KEY.
 """
 
 from collections.abc import Callable
@@ -45,13 +46,13 @@ _RULES = (
 
 
 class BadAnswerError(Exception):
-  """An answer that is not what was asked for; the call is tried again."""
+  """An answer that does not fit the request; the call is tried again."""
 
 
 class Refused(Exception):
-  """What became of a request that the endpoint will never answer.
+  """The result of a request that the endpoint will never answer.
 
-  Its text says why. It is a result, not raised: other requests go on.
+  Its text says why. It is returned, not raised, so that other requests go on.
   """
 
 
@@ -71,7 +72,7 @@ class Usage:
 
 
 class Endpoint:
-  """Runs requests on threads of its own; `usage` says what they have spent."""
+  """Runs requests on its own threads and counts in `usage` what they spend."""
 
   def __init__(self, field: str, settings: Any):
     """Makes the client; no call is made.
@@ -135,48 +136,49 @@ class Endpoint:
     call: Callable[[Any, Any], tuple[Any, int]],
     tokens: Callable[[Any], int] = lambda request: 0,
   ) -> Iterator[tuple[Any, Any]]:
-    """Answers requests, in the order in which answers come.
+    """Runs requests and yields results in the order in which they come.
 
     Args:
-      requests: anything that `call` understands; taken as calls become free.
-      call: makes one call, `call(client, request)`, and returns its result and
+      requests: anything that `call` understands; one is taken from the
+        iterable whenever a call may begin.
+      call: `call(client, request)` makes one call and returns its result and
         the tokens it has cost. For a malformed answer it raises
-        BadAnswerError, or stumbles over what it reads. It is called on several
-        threads at once.
-      tokens: at most how many a request may cost, held back from the limit
-        while it is in flight.
+        BadAnswerError, or the error of reading it (a KeyError, for example).
+        Several threads call it at once.
+      tokens: the most that a request may cost, held back from the limit while
+        the call is in flight.
 
     Yields:
-      A request and its result; a `Refused` where there never will be one.
+      A request and its result, a `Refused` if it will never have one.
 
     Raises:
       InputError: if a limit is reached, the endpoint refuses the key, the
-        model or the address, or retries are used up. By then every call in
-        flight has been finished and yielded, and no other was begun.
+        model or the address, or retries are used up. Before that all calls in
+        flight are finished and yielded, and no other begins.
     """
     self._stop.clear()
-    requests, pending, failure = iter(requests), {}, None
-    with concurrent.futures.ThreadPoolExecutor(
-      self._settings.concurrency
-    ) as pool:
+    waiting = iter(requests)
+    pending: dict[concurrent.futures.Future, Any] = {}
+    failure = None
+
+    def begin() -> bool:
+      """Begins the next request; False if there is none."""
+      for request in waiting:
+        future = pool.submit(self._answer, call, request, tokens(request))
+        pending[future] = request
+        return True
+      return False
+
+    limit = self._settings.concurrency
+    with concurrent.futures.ThreadPoolExecutor(limit) as pool:
       try:
         more = True
-        while more or pending:
-          while (
-            more
-            and failure is None
-            and len(pending) < self._settings.concurrency
-          ):
-            try:
-              request = next(requests)
-            except StopIteration:
-              more = False
-            else:
-              pending[
-                pool.submit(self._answer, call, request, tokens(request))
-              ] = request
+        while True:
+          while more and failure is None and len(pending) < limit:
+            more = begin()
           if not pending:
             break
+
           done, _ = concurrent.futures.wait(
             pending, return_when=concurrent.futures.FIRST_COMPLETED
           )
@@ -196,7 +198,8 @@ class Endpoint:
 
   def _answer(self, call: Callable, request: Any, most: int) -> Any:
     """Calls until there is an answer, or a reason why there will be none."""
-    api, why = self._openai, None
+    api = self._openai
+    why: Exception = BadAnswerError('no call was made')
     for retry in range(self._settings.num_retries + 1):
       if retry:
         self._wait(retry, why)
@@ -225,7 +228,7 @@ class Endpoint:
         json.JSONDecodeError,
       ) as error:
         why = error  # time-outs are connection errors
-      # JSON of another shape, on which `call` stumbles: the client lets it by.
+      # The client accepts JSON of any shape, which `call` then cannot read.
       except (AttributeError, IndexError, KeyError, TypeError) as error:
         why = BadAnswerError(f'{type(error).__name__}: {error}')
       except api.APIStatusError as error:
@@ -249,7 +252,7 @@ class Endpoint:
     """Counts a call that is about to be made, if the limits allow it."""
     limits = self._settings
     with self._changed:
-      # What calls in flight hold back may come free when they end.
+      # Calls in flight may cost less than they hold back.
       while self._reserved and self._over(most):
         self._changed.wait()
       name = 'max_tokens' if self._over(most) else 'max_calls'
@@ -272,9 +275,9 @@ class Endpoint:
     return bool(limit) and self.usage.tokens + self._reserved + most > limit
 
   def _wait(self, retry: int, why: Exception) -> None:
-    """Backs off, at least as long as the endpoint asks for."""
+    """Waits before a retry, at least as long as the endpoint asks for."""
     delay = min(_MAX_DELAY, self._first_delay * 2 ** (retry - 1))
-    # Threads that failed together should not come back together.
+    # Threads that failed together should not try again together.
     delay *= random.uniform(0.5, 1)
     headers = getattr(getattr(why, 'response', None), 'headers', {})
     try:

@@ -1,12 +1,5 @@
-"""Flax models of Hugging Face transformers, loaded from safetensors.
+"""Language models: Flax classes of Hugging Face transformers, with weights."""
 
-transformers itself fills a model with random numbers before it loads one, and
-reads no sharded safetensors. Here a weight is read, renamed and placed one by
-one, and one that is missing or left over is an error, not a warning.
-"""
-
-from collections.abc import Iterator
-import contextlib
 import dataclasses
 import inspect
 import pathlib
@@ -14,12 +7,12 @@ import sys
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
+from dynllm_jax.text import flax_weights
 from dynllm_jax.text import model_files
 from dynllm_jax.types import InputError
 
-# Those of transformers' Flax classes that read no text.
+# Architectures with a Flax class in transformers that do not read text.
 _NOT_TEXT = {
   'beit',
   'clip',
@@ -31,13 +24,13 @@ _NOT_TEXT = {
   'wav2vec2',
   'whisper',
 }
-# Families whose position tables are computed, not learned: they are made for
-# the longest input that may come, which their masks need squared.
+# Families that compute their position tables, as long as the longest input may
+# be; their masks take the square of that.
 _COMPUTED_POSITIONS = {'gemma', 'gptj', 'llama', 'mistral'}
-# The tables come out wrong where a head is wider than they are long.
+# Shorter tables than a head is wide come out wrong.
 _MIN_POSITIONS = 512
 
-# What Flax classes leave out without a word, and the value that needs nothing.
+# Settings that the Flax classes ignore, and the value with which that is right.
 _IGNORED = {
   'rope_scaling': None,
   'rope_theta': 10_000.0,
@@ -45,18 +38,16 @@ _IGNORED = {
   'position_embedding_type': 'absolute',
 }
 
-Flat = dict[tuple[str, ...], Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
   """A model, ready to be called with its parameters.
 
   Attributes:
-    model: of transformers, without parameters in it; call
-      `model(..., params=params)` or `model.module.apply`.
+    model: a Flax model of transformers, without parameters; call it as
+      `model(..., params=params)`, or use `model.module.apply`.
     params: numpy arrays, in the type they are stored in.
-    tokenizer: of transformers.
+    tokenizer: the tokenizer of transformers.
     folder: where its files are.
   """
 
@@ -80,9 +71,10 @@ def load(
     name: a local directory or a name on the Hugging Face Hub.
     kind: 'encoder' (texts to hidden states; of T5 its encoder) or 'generator'
       (a causal or a sequence-to-sequence language model).
-    dtype: the type it computes in.
-    max_positions: the longest input and output together that will come; saves
-      memory where positions are computed. None for what the model allows.
+    dtype: the type in which it computes.
+    max_positions: the most tokens that input and output will have together; it
+      saves memory where position tables are computed. None for what the model
+      allows.
 
   Raises:
     InputError: if there is no such model, transformers has no Flax class for
@@ -92,25 +84,27 @@ def load(
   try:
     import transformers
   except ImportError as error:
-    raise model_files.missing(field, error) from error
+    raise model_files.no_transformers(field, error) from error
   transformers.utils.logging.set_verbosity_error()
+
   settings = _config(field, name, kind, folder, transformers)
   if max_positions and settings.model_type in _COMPUTED_POSITIONS:
     settings.max_position_embeddings = min(
       settings.max_position_embeddings, max(max_positions, _MIN_POSITIONS)
     )
-  model_class = _class(field, name, settings, kind)
-  _restore_clip(sys.modules[model_class.__module__])
+
+  model_class = _model_class(field, name, settings, kind)
+  restore_clip(sys.modules[model_class.__module__])
   model = model_class(settings, dtype=dtype, _do_init=False)
   try:
-    params = _params(model, folder)
+    params = flax_weights.read_params(model, folder)
   except InputError as error:
     raise InputError(f'{field}: {error}') from error
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
       folder, local_files_only=True
     )
-  # transformers raises whatever its parsers do.
+  # The parsers behind it raise errors of many classes.
   except Exception as error:
     raise InputError(
       f'{field}: the tokenizer in {folder} cannot be read ({error}); allowed: '
@@ -122,7 +116,11 @@ def load(
 def _config(
   field: str, name: str, kind: str, folder: pathlib.Path, transformers: Any
 ) -> Any:
-  """The model's configuration, with what its Flax class cannot do refused."""
+  """The model's configuration.
+
+  Raises:
+    InputError: if it asks for something that its Flax class does not do.
+  """
   raw = model_files.read_json(folder / 'config.json') or {}
   try:
     settings = transformers.AutoConfig.from_pretrained(
@@ -135,22 +133,24 @@ def _config(
       f'{field}: {folder / "config.json"} is missing or says no model_type; '
       'allowed: a directory as transformers saves it'
     ) from error
-  # Where transformers 5 keeps what 4 has at the top.
+
+  # transformers 5 keeps here what 4 keeps at the top.
   newer = raw.get('rope_parameters') or {}
   for key, allowed in _IGNORED.items():
     value = newer.get(key, getattr(settings, key, allowed))
     if value != allowed:
       raise InputError(
         f'{field}: {name!r} has {key} {value!r} in its config.json, which '
-        f"transformers' Flax classes do not heed; allowed: {allowed!r}"
+        f"transformers' Flax classes ignore; allowed: {allowed!r}"
       )
-  # Without this, Flax Mistral lets a token see nothing but itself.
+
+  # Without this, a token of Flax Mistral sees nothing but itself.
   if settings.model_type == 'mistral' and not settings.sliding_window:
     settings.sliding_window = settings.max_position_embeddings
   return settings
 
 
-def _class(field: str, name: str, settings: Any, kind: str) -> Any:
+def _model_class(field: str, name: str, settings: Any, kind: str) -> Any:
   """The Flax class for a configuration."""
   import transformers
   from transformers.models.auto import modeling_flax_auto as auto
@@ -166,7 +166,7 @@ def _class(field: str, name: str, settings: Any, kind: str) -> Any:
     if settings.is_encoder_decoder
     else auto.FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
   }[kind]
-  if settings.model_type in _NOT_TEXT or type(settings) not in mapping.keys():
+  if settings.model_type in _NOT_TEXT or type(settings) not in mapping:
     raise _no_class(field, name, settings.model_type, kind)
   return mapping[type(settings)]
 
@@ -186,16 +186,21 @@ def _no_class(field: str, name: str, model_type: str, kind: str) -> InputError:
   )
 
 
-def _restore_clip(module: Any) -> None:
-  """Gives T5 the argument `a_max` back, which jnp.clip no longer has."""
-  # The older families import jax.numpy as a whole, under this name.
+def restore_clip(module: Any) -> None:
+  """Makes a module's `jnp.clip` take the argument `a_max` again.
+
+  Flax T5 of transformers uses it, and jax.numpy no longer has it.
+
+  Args:
+    module: of transformers; left alone if it does not import jax.numpy.
+  """
   if 'a_max' in inspect.signature(jnp.clip).parameters or (
     getattr(module, 'jnp', None) is not jnp
   ):
     return
 
   class Numpy:
-    """jax.numpy as it was."""
+    """jax.numpy with the `clip` of old."""
 
     def __getattr__(self, name: str) -> Any:
       return getattr(jnp, name)
@@ -206,148 +211,3 @@ def _restore_clip(module: Any) -> None:
       return jnp.clip(x, a_min, a_max)
 
   module.jnp = Numpy()
-
-
-# ------------------------------------------------------------------ weights
-
-
-def _params(model: Any, folder: pathlib.Path) -> Any:
-  """The model's parameters, each of the shape that it must have."""
-  from flax import traverse_util
-
-  wanted = traverse_util.flatten_dict(model.params_shape_tree)
-  found: Flat = {}
-  for key, value, file in _weights(model, folder, wanted):
-    if key not in wanted:
-      # A bias beside a kernel that has none is another architecture; a head
-      # that is not asked for, or a buffer, is not.
-      if any(key[:-1] == other[:-1] for other in wanted):
-        raise InputError(
-          f'{file}: the weight {".".join(key)} has no place in '
-          f'{type(model).__name__}; the model is of another architecture'
-        )
-      continue
-    if value.shape != wanted[key].shape:
-      raise InputError(
-        f'{file}: the weight {".".join(key)} is of shape {value.shape}, '
-        f'not {wanted[key].shape}, as {folder / "config.json"} has it'
-      )
-    found[key] = value
-  for key in wanted.keys() - found.keys():
-    found[key] = _stand_in(model, folder, key, wanted[key], found)
-  return traverse_util.unflatten_dict(found)
-
-
-def _stand_in(
-  model: Any,
-  folder: pathlib.Path,
-  key: tuple[str, ...],
-  shape: Any,
-  found: Flat,
-) -> np.ndarray:
-  """What a weight that is not stored must be."""
-  if 'pooler' in key:  # nothing here reads it
-    return np.zeros(shape.shape, np.float32)
-  if key == ('lm_head', 'kernel') and model.config.tie_word_embeddings:
-    tables = [
-      value
-      for other, value in found.items()
-      if other[-2:]
-      in (
-        ('embed_tokens', 'embedding'),
-        ('wte', 'embedding'),
-        ('shared', 'embedding'),
-      )
-    ]
-    if len(tables) == 1:
-      return tables[0].T
-  raise InputError(
-    f'{folder}: the weight {".".join(key)} of {type(model).__name__} is '
-    'missing from its files; allowed: a complete model'
-  )
-
-
-def _weights(
-  model: Any, folder: pathlib.Path, wanted: Flat
-) -> Iterator[tuple[tuple[str, ...], np.ndarray, pathlib.Path]]:
-  """Every weight that is stored, under its name in Flax."""
-  files = model_files.weights(folder)
-  prefix = model.base_model_prefix
-  has_prefix = any(key[0] == prefix for key in wanted)
-  for file in _shards(folder, files):
-    for key, value in _read(file, wanted, prefix):
-      # A head's file for the bare model, or the other way round.
-      if key[0] == prefix and not has_prefix:
-        key = key[1:]
-      elif has_prefix and (prefix, *key) in wanted:
-        key = (prefix, *key)
-      yield key, value, file
-
-
-def _shards(
-  folder: pathlib.Path, files: list[pathlib.Path]
-) -> list[pathlib.Path]:
-  """The files that an index names, all of them there, or the only one."""
-  kind = files[0].suffix
-  for path in files:
-    if path.name in ('model.safetensors', 'flax_model.msgpack'):
-      return [path]
-  for index in folder.glob(f'*{kind}.index.json'):
-    try:
-      named = sorted(set(model_files.read_json(index)['weight_map'].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-      raise InputError(
-        f'{index}: it names no weights ({type(error).__name__}: {error}); '
-        'allowed: an undamaged one'
-      ) from error
-    for name in named:
-      if not (folder / name).exists():
-        raise InputError(
-          f'{folder / name}: missing, though {index.name} names it; allowed: '
-          'a complete model'
-        )
-    return [folder / name for name in named]
-  return files
-
-
-def _read(
-  file: pathlib.Path, wanted: Flat, prefix: str
-) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-  """A file's weights, under the names that Flax gives them."""
-  from flax import serialization
-  from flax import traverse_util
-
-  if file.suffix == '.msgpack':
-    with _readable(file):
-      tree = serialization.msgpack_restore(file.read_bytes())
-    # Large tables are stored under the names of their paths.
-    for key, value in traverse_util.flatten_dict(tree).items():
-      yield tuple('/'.join(key).split('/')), np.asarray(value)
-    return
-  import safetensors
-  from transformers.modeling_flax_pytorch_utils import (
-    rename_key_and_reshape_tensor,
-  )
-
-  with _readable(file), safetensors.safe_open(file, 'numpy') as tensors:
-    from_flax = (tensors.metadata() or {}).get('format') == 'flax'
-    for name in tensors.keys():
-      key, value = tuple(name.split('.')), tensors.get_tensor(name)
-      if not from_flax:
-        bare = key[1:] if key[0] == prefix else key
-        key, value = rename_key_and_reshape_tensor(bare, value, wanted, prefix)
-      yield key, value
-
-
-@contextlib.contextmanager
-def _readable(file: pathlib.Path) -> Iterator[None]:
-  """Names the file in whatever its parser raises."""
-  try:
-    yield
-  except InputError:
-    raise
-  except Exception as error:
-    raise InputError(
-      f'{file}: cannot be read ({type(error).__name__}: {error}); it may be '
-      'cut short'
-    ) from error

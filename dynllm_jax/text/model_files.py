@@ -1,7 +1,7 @@
 """The files of a language model: a local directory, or one from the Hub.
 
-Nothing here loads a model, so that a finished store is found, and its model
-told apart from another, on a machine without transformers.
+Nothing here loads a model: on a machine without transformers a finished store
+of its results is still found, and told apart from that of another model.
 """
 
 import functools
@@ -15,9 +15,9 @@ from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage.atomic import write_atomically
 from dynllm_jax.types import InputError
 
-# In the order of preference; the first kind that is there is read.
+# The first kind that is there is read.
 WEIGHTS = ('model*.safetensors', 'flax_model*.msgpack')
-# What else decides a result, sentence-transformers' settings included.
+# The other files on which results depend, those of sentence-transformers too.
 _SETTINGS = (
   'config.json',
   'generation_config.json',
@@ -41,7 +41,7 @@ _SETTINGS = (
 def locate(field: str, name: str) -> pathlib.Path:
   """The directory of a model's files, downloaded if they are not at hand.
 
-  What is in the Hub's local cache is used as it is and needs no network.
+  A model in the Hub's local cache is used as it is, without the network.
 
   Args:
     field: the config's field, for messages.
@@ -54,7 +54,7 @@ def locate(field: str, name: str) -> pathlib.Path:
   folder = _at_hand(field, name)
   if folder is None:
     folder = _download(field, name)
-  if not weights(folder):
+  if not weight_files(folder):
     raise InputError(
       f'{field}: {name!r} has no weights in {folder}; allowed: a directory '
       f'with {" or ".join(WEIGHTS)} (a pytorch_model.bin must be saved '
@@ -63,8 +63,8 @@ def locate(field: str, name: str) -> pathlib.Path:
   return folder
 
 
-def weights(folder: pathlib.Path) -> list[pathlib.Path]:
-  """A directory's files of weights, of the kind that is preferred."""
+def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of weights in a directory, of the first kind in `WEIGHTS`."""
   for pattern in WEIGHTS:
     if files := sorted(folder.glob(pattern)):
       return files
@@ -72,7 +72,7 @@ def weights(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """A JSON file's content, or None where there is no such file.
+  """The content of a JSON file, or None where there is no such file.
 
   Raises:
     InputError: if it is not JSON.
@@ -86,12 +86,13 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def identity(field: str, name: str, notes: str = '') -> str:
-  """What tells a model from every other: a hash of its files' content.
+  """What tells a model from all others: a hash of its files' content.
 
   Args:
-    field, name: as of `locate`.
-    notes: folder in which the identity is noted when the model is at hand and
-      looked up when it is not; '' for none.
+    field: the config's field, for messages.
+    name: a local directory or a name on the Hugging Face Hub.
+    notes: folder in which the identity is noted while the model is at hand,
+      and looked up when it is not; '' for none.
 
   Raises:
     InputError: if the model is neither at hand nor noted, and `locate` fails.
@@ -101,13 +102,15 @@ def identity(field: str, name: str, notes: str = '') -> str:
     key = hashlib.sha256(name.encode()).hexdigest()[:24]
     note = pathlib.Path(notes, 'models', key, 'identity.json')
     bucket_copy.fetch_folder(note.parent)
+
   folder = _at_hand(field, name, missing_ok=bool(note and note.exists()))
-  if folder is None or not weights(folder):
+  if folder is None or not weight_files(folder):
     if note and note.exists():
       return read_json(note)['identity']
     folder = locate(field, name)
+
   files = {path for pattern in _SETTINGS for path in folder.glob(pattern)}
-  files.update(weights(folder))
+  files.update(weight_files(folder))
   found = _hash(
     tuple(
       (
@@ -119,6 +122,7 @@ def identity(field: str, name: str, notes: str = '') -> str:
       for path in sorted(files)
     )
   )
+
   if note:
     content = json.dumps({'model': name, 'identity': found}, indent=1)
     if not note.exists() or note.read_text(encoding='utf-8') != content:
@@ -129,6 +133,11 @@ def identity(field: str, name: str, notes: str = '') -> str:
 
 @functools.lru_cache(maxsize=8)
 def _hash(files: tuple[tuple[str, pathlib.Path, int, int], ...]) -> str:
+  """A hash over files; sizes and times of change only keep the cache right.
+
+  Args:
+    files: of each its name, path, time of change (ns) and size (bytes).
+  """
   total = hashlib.sha256()
   for name, path, _, _ in files:
     with open(path, 'rb') as file:
@@ -148,6 +157,7 @@ def _at_hand(
   folder = pathlib.Path(name).expanduser()
   if folder.is_dir():
     return folder
+
   if name.startswith(('/', '.', '~')) or name.count('/') > 1:
     if missing_ok:
       return None
@@ -155,6 +165,7 @@ def _at_hand(
       f'{field}: {name!r} is not a directory; allowed: a directory or a '
       'name on the Hugging Face Hub, as owner/model'
     )
+
   try:
     from huggingface_hub import errors
     from huggingface_hub import snapshot_download
@@ -164,26 +175,26 @@ def _at_hand(
     cached = pathlib.Path(snapshot_download(name, local_files_only=True))
   except (errors.LocalEntryNotFoundError, errors.HFValidationError):
     return None
-  complete = (cached / 'config.json').exists() and weights(cached)
+  complete = (cached / 'config.json').exists() and weight_files(cached)
   return cached if complete else None
 
 
 def _download(field: str, name: str) -> pathlib.Path:
-  """Fetches a model from the Hub, of its weights one kind only."""
+  """Downloads a model from the Hub, with one kind of weights only."""
   try:
     from huggingface_hub import errors
     from huggingface_hub import snapshot_download
   except ImportError as error:
-    raise missing(field, error) from error
+    raise no_transformers(field, error) from error
   try:
-    folder = pathlib.Path(snapshot_download(name, allow_patterns=_SETTINGS))
+    folder = pathlib.Path(snapshot_download(name, allow_patterns=[*_SETTINGS]))
     for pattern in WEIGHTS:
-      if not weights(folder):
+      if not weight_files(folder):
         snapshot_download(name, allow_patterns=[pattern])
     return folder
   except errors.GatedRepoError as error:
     raise InputError(
-      f'{field}: {name!r} is open to those only whom its owner admits; log '
+      f'{field}: {name!r} is only open to those whom its owner admits; log '
       'in to the Hugging Face Hub with such an account, or name a local '
       'directory'
     ) from error
@@ -192,8 +203,8 @@ def _download(field: str, name: str) -> pathlib.Path:
       f'{field}: {name!r} is neither a directory here nor a model on the '
       'Hugging Face Hub'
     ) from error
-  # Whatever else stops it, time-outs and proxies included, has no base class
-  # in common but this.
+  # The other errors, of time-outs and proxies for example, share no smaller
+  # base class.
   except (OSError, errors.HfHubHTTPError) as error:
     raise InputError(
       f'{field}: {name!r} is not in the local cache and the Hugging Face '
@@ -202,7 +213,7 @@ def _download(field: str, name: str) -> pathlib.Path:
     ) from error
 
 
-def missing(field: str, error: ImportError) -> InputError:
+def no_transformers(field: str, error: ImportError) -> InputError:
   """The error for a machine without transformers."""
   return InputError(
     f'{field}: this needs the package transformers, 4.57 or a later 4.x '

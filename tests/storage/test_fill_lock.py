@@ -18,7 +18,7 @@ import sys
 from dynllm_jax import config as config_lib
 from dynllm_jax.text import encoding
 from dynllm_jax.text.encoders import openai_encoder
-openai_encoder._CALL_TEXTS = 2
+openai_encoder.CALL_TEXTS = 2
 config = config_lib.default().facets.encoder
 config.name, config.model, config.base_url = 'openai', 'm', sys.argv[1]
 config.concurrency = 2

@@ -78,7 +78,7 @@ def save(folder, kind='bert', shards=1, seed=0, **settings):
   config_class, model_name, small = KINDS[kind]
   config = config_class(**{**small, **settings})
   model_class = getattr(transformers, model_name)
-  flax_models._restore_clip(sys.modules[model_class.__module__])
+  flax_models.restore_clip(sys.modules[model_class.__module__])
   shapes = model_class(config, _do_init=False).params_shape_tree
   draw = np.random.default_rng(seed)
   # Wide, so that no part of the network is without effect.

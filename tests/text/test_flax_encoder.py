@@ -13,6 +13,8 @@ import pytest
 from dynllm_jax import config as config_lib
 from dynllm_jax.text import encoding
 from dynllm_jax.text import flax_models
+from dynllm_jax.text import pooling
+from dynllm_jax.text import token_batches
 from dynllm_jax.text.encoders import flax_encoder
 from dynllm_jax.types import InputError
 from tests.testing import commands
@@ -153,7 +155,7 @@ def test_batches_hold_every_text_once():
     draw.integers(5, 50, draw.integers(1, 300)).tolist() for _ in range(200)
   ]
   seen, shapes = [], set()
-  for positions, ids, lengths in flax_encoder.batches(
+  for positions, ids, lengths in token_batches.token_batches(
     tokens, 512, 4, 300, pad=7
   ):
     assert ids.size <= max(512, 4 * ids.shape[1])
@@ -162,7 +164,7 @@ def test_batches_hold_every_text_once():
     assert (
       len(
         {
-          flax_encoder._BUCKETS[np.searchsorted(flax_encoder._BUCKETS, size)]
+          token_batches.LENGTHS[np.searchsorted(token_batches.LENGTHS, size)]
           for size in lengths[: len(positions)]
         }
       )
@@ -236,12 +238,12 @@ def _dress(
 
 def _settings(folder, **fields):
   loaded = flax_models.load('f', str(folder), 'encoder')
-  return flax_encoder.read_settings(_config(folder, **fields), loaded)
+  return pooling.read_settings(_config(folder, **fields), loaded)
 
 
 def test_settings_of_a_sentence_transformers_directory(tmp_path):
   tiny_models.save(tmp_path / 'plain')
-  assert _settings(tmp_path / 'plain') == flax_encoder.Settings(
+  assert _settings(tmp_path / 'plain') == pooling.PoolingSettings(
     'mean', True, 40
   )
   tiny_models.save(tmp_path / 'a')
@@ -250,12 +252,12 @@ def test_settings_of_a_sentence_transformers_directory(tmp_path):
     pooling={'pooling_mode_cls_token': True, 'pooling_mode_mean_tokens': False},
     limits={'max_seq_length': 12, 'do_lower_case': True},
   )
-  assert _settings(tmp_path / 'a') == flax_encoder.Settings(
+  assert _settings(tmp_path / 'a') == pooling.PoolingSettings(
     'cls', False, 12, True
   )
   assert _settings(
     tmp_path / 'a', pooling='last', normalize='yes', max_length=9
-  ) == flax_encoder.Settings('last', True, 9, True)
+  ) == pooling.PoolingSettings('last', True, 9, True)
   tiny_models.save(tmp_path / 'b')
   _dress(
     tmp_path / 'b',
@@ -264,7 +266,7 @@ def test_settings_of_a_sentence_transformers_directory(tmp_path):
     {'max_seq_length': 400},
     {'prompts': {'doc': 'a: '}, 'default_prompt_name': 'doc'},
   )
-  assert _settings(tmp_path / 'b') == flax_encoder.Settings(
+  assert _settings(tmp_path / 'b') == pooling.PoolingSettings(
     'last', True, 40, False, 'a: '
   )
 

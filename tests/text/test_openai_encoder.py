@@ -15,7 +15,7 @@ TEXTS = [f'text {n} ' + 'x' * n for n in range(20)]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  monkeypatch.setattr(openai_encoder, '_CALL_TEXTS', 4)
+  monkeypatch.setattr(openai_encoder, 'CALL_TEXTS', 4)
   monkeypatch.setattr(endpoint, '_MAX_DELAY', 0.01)
 
 

@@ -129,7 +129,7 @@ def _tokenizer(name: str) -> Any:
   try:
     import transformers
   except ImportError as error:
-    raise model_files.missing(_FIELD, error) from error
+    raise model_files.no_transformers(_FIELD, error) from error
   # It would warn of prompts longer than the model allows, but prompts are cut
   # to `max_input_tokens` where they are made, and `_generator` checks that.
   transformers.utils.logging.set_verbosity_error()

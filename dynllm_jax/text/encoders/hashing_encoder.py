@@ -1,8 +1,8 @@
-"""Embedded text encoder: signed hashing of character n-grams and words.
+"""Text encoder without a model: signed hashing of character n-grams and words.
 
-It needs no download and no model, gives the same bits on every machine, and
-knows no language: texts are near each other where they share words or parts
-of words. It is the default LLM_E of SPEC 3.6 and the yardstick for real ones.
+It needs no download, gives the same bits on every machine, and knows no
+language: texts are close to each other if they share words or parts of words.
+It is the default LLM_E of SPEC 3.6 and the baseline for language models.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import sys
 from typing import Any
 import unicodedata
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax import checks
@@ -22,11 +23,11 @@ _CHUNK_TEXTS = 512  # texts hashed at once: their counts stay in cache
 _CHUNK_CHARACTERS = 1 << 17
 _MAX_DIM = 1 << 15  # a signed bucket is drawn from 16 bits
 _SEPARATOR = '\0'  # composes with nothing, so texts normalize independently
-# An n-gram is small evidence and a word has many of them, so a whole word
-# counts as much as this many n-grams.
+# A word has many n-grams, each of which says little, so the whole word counts
+# as much as this many of them.
 _WORD_WEIGHT = 2
 
-# Odd constants: a multiplication modulo 2**32 then loses nothing.
+# Multiplying by an odd constant modulo 2**32 can be undone: no bits are lost.
 _BASE = np.uint32(0x9E3779B1)
 _FINAL = np.uint32(0x85EBCA77)
 _SALTS = {
@@ -39,21 +40,23 @@ _SALTS = {
 
 
 def encode(
-  encoder_config: Any, texts: Sequence[str], store: str = ''
+  encoder_config: ml_collections.ConfigDict,
+  texts: Sequence[str],
+  store: str = '',
 ) -> np.ndarray:
   """Hashes texts into `encoder_config.dim` signed buckets.
 
   A text is NFKC-normalized and case-folded; runs of letters, digits and marks
-  are words, all else is a space. Features are the 3-, 4- and 5-grams of each
-  word with a space on both sides, and the word itself. A Chinese or Japanese
-  character is also a word of its own, and two neighbors are a feature, as
-  these scripts put no spaces between words. Each bucket's signed count enters
-  by its square root; a text's vector has length 1.
+  are words, everything else is a space. Features are the 3-, 4- and 5-grams of
+  each word with a space on both sides, and the word itself. A Chinese or
+  Japanese character is also a word of its own, and two of them in a row are a
+  feature, since these scripts put no spaces between words. A bucket's value is
+  the square root of its count, with its sign; a text's vector has length 1.
 
   Args:
     encoder_config: `config.facets.encoder`; `dim` is the number of buckets.
     texts: any strings.
-    store: unused, nothing here is dear to compute.
+    store: unused; hashing is cheap.
 
   Returns:
     f16[texts, dim]; a text without a word gives zeros.
@@ -73,13 +76,15 @@ def encode(
   return out
 
 
-def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
-  """What embeddings follow from but the text."""
+def identity(
+  encoder_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """All that embeddings depend on except the text."""
   del store
   return {'encoder': 'hashing', 'version': VERSION, 'dim': encoder_config.dim}
 
 
-def describe(encoder_config: Any) -> str:
+def describe(encoder_config: ml_collections.ConfigDict) -> str:
   """The encoder in words, for reports."""
   return (
     f'hashing character n-grams, {encoder_config.dim} dims (no language model)'
@@ -87,7 +92,7 @@ def describe(encoder_config: Any) -> str:
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-  """Bounds of chunks that are small in texts and in characters."""
+  """Bounds of chunks with few texts and few characters."""
   first, characters = 0, 0
   for i, text in enumerate(texts):
     characters += len(text)
@@ -106,17 +111,21 @@ def _encode_chunk(texts: Sequence[str], dim: int) -> np.ndarray:
   counts = counts.reshape(len(texts), 2, dim)
   signed = (counts[:, 0] - counts[:, 1]).astype(np.float32)
   vector = np.copysign(np.sqrt(np.abs(signed)), signed)
-  # The squares are whole numbers, whose sum is exact in any order; so no
-  # machine's way of summing shows in the result.
+  # The squares are whole numbers, so that their sum is exact and the same on
+  # every machine, whatever order it adds them in.
   length = np.sqrt(np.abs(signed).sum(axis=1, keepdims=True))
   return vector / np.maximum(length, 1)
 
 
 def _feature_keys(texts: Sequence[str], dim: int) -> list[np.ndarray]:
-  """`text * 2 dim + signed bucket` of every feature, i64, by kind."""
+  """The signed bucket of every feature: i64 arrays, one for each kind.
+
+  Bucket b of text t is number `t * 2 * dim + b`, `dim` more with a minus.
+  """
   codes, owner = _code_points(texts)
   word, cjk = _tables()
   is_word = word[codes]
+
   # One space between words and at both ends, so that every n-gram around a
   # letter has its neighbors inside the array.
   keep = is_word.copy()
@@ -125,6 +134,7 @@ def _feature_keys(texts: Sequence[str], dim: int) -> list[np.ndarray]:
   codes = np.concatenate([[32], codes, [32, 32, 32]])
   codes = np.where(np.concatenate([[False], is_word, [False] * 3]), codes, 32)
   is_word = np.concatenate([is_word, [False] * 2])
+
   value = (codes.astype(np.uint32) + np.uint32(1)) * _BASE
   base = owner.astype(np.int64) * (2 * dim)
   size = len(base)
@@ -153,14 +163,17 @@ def _feature_keys(texts: Sequence[str], dim: int) -> list[np.ndarray]:
 
 
 def _code_points(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Code points of the folded texts, one separator apart, and their texts."""
+  """Code points of all folded texts, and which text each belongs to.
+
+  A separator stands between two texts.
+  """
   joined = _SEPARATOR.join(texts)
   if joined.count(_SEPARATOR) >= len(texts):
     joined = _SEPARATOR.join(t.replace(_SEPARATOR, ' ') for t in texts)
-  # Folding can undo normalization, so it stands between two of them.
+  # Folding can undo normalization, which is therefore repeated.
   joined = unicodedata.normalize('NFKC', joined).casefold()
   joined = unicodedata.normalize('NFKC', joined)
-  # A lone surrogate is no character, but it must not stop the run.
+  # A lone surrogate is not a character, but must not stop the run.
   codes = np.frombuffer(joined.encode('utf-32-le', 'surrogatepass'), '<u4')
   return codes, np.cumsum(codes == ord(_SEPARATOR), dtype=np.int32)
 
@@ -190,7 +203,7 @@ def _power(exponent: int) -> np.uint32:
 def _keys(
   hashed: np.ndarray, base: np.ndarray, salt: np.uint32, dim: int
 ) -> np.ndarray:
-  """Mixes hashes and adds their signed bucket, in 0..2 dim, to `base`."""
+  """Mixes hashes into signed buckets, 0 to 2 dim, and adds `base`."""
   mixed = hashed * salt
   mixed ^= mixed >> np.uint32(15)
   mixed *= _FINAL
@@ -202,7 +215,7 @@ def _keys(
 
 @functools.cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-  """Of every code point: part of a word? of a script without spaces?"""
+  """bool[code points]: part of a word; a word of a script without spaces."""
   size = sys.maxunicode + 1
   word = np.fromiter(
     (unicodedata.category(chr(code))[0] in 'LNM' for code in range(size)),

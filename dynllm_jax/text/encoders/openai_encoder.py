@@ -1,14 +1,15 @@
 """Text encoder: the embeddings of an OpenAI-compatible endpoint.
 
-`facets.encoder.model` is the name that the endpoint knows its model by; how it
-is called, and how much it may cost, is said in `endpoint`. Vectors are kept as
-they come, in half precision.
+`config.facets.encoder.model` is the endpoint's name of its model. endpoint.py
+says how it is called and how calls are limited. Vectors are kept as they come,
+in half precision.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from dynllm_jax import checks
@@ -21,15 +22,17 @@ from dynllm_jax.types import InputError
 VERSION = 1
 
 _FIELD = 'config.facets.encoder'
-# A call takes this many texts and characters; endpoints allow more.
-_CALL_TEXTS = 128
+# Limits of a call; endpoints allow more.
+CALL_TEXTS = 128
 _CALL_CHARACTERS = 100_000
 
 
 def encode(
-  encoder_config: Any, texts: Sequence[str], store: str = ''
+  encoder_config: ml_collections.ConfigDict,
+  texts: Sequence[str],
+  store: str = '',
 ) -> np.ndarray:
-  """Encodes texts; those that are in the store are not asked for.
+  """Encodes texts; the endpoint is only asked for those not in the store.
 
   Args:
     encoder_config: `config.facets.encoder`.
@@ -41,7 +44,7 @@ def encode(
 
   Raises:
     InputError: if a field is not allowed, a limit is reached, or the endpoint
-      fails for good or refuses a text. What it has answered is in the store.
+      fails for good or refuses a text. All its answers are in the store.
   """
   return embedding_cache.encode(
     texts,
@@ -52,8 +55,10 @@ def encode(
   )
 
 
-def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
-  """What embeddings follow from but the text.
+def identity(
+  encoder_config: ml_collections.ConfigDict, store: str = ''
+) -> dict[str, Any]:
+  """All that embeddings depend on except the text.
 
   Raises:
     InputError: if no model is named.
@@ -63,7 +68,7 @@ def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
     raise checks.not_allowed(
       f'{_FIELD}.model', '', 'the name that the endpoint knows a model by'
     )
-  # Not the address: a server may move.
+  # Without the address, since a server may move.
   return {
     'encoder': 'openai',
     'version': VERSION,
@@ -71,21 +76,21 @@ def identity(encoder_config: Any, store: str = '') -> dict[str, Any]:
   }
 
 
-def describe(encoder_config: Any) -> str:
+def describe(encoder_config: ml_collections.ConfigDict) -> str:
   """The encoder in words, for reports."""
   return f'{encoder_config.model} of {encoder_config.base_url or "OpenAI"}'
 
 
 def _vectors(
-  encoder_config: Any, texts: Sequence[str]
+  encoder_config: ml_collections.ConfigDict, texts: Sequence[str]
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
   """Positions in `texts` and their embeddings, f32, as answers come."""
   endpoint = Endpoint(_FIELD, encoder_config)
-  # The width is asked for with a text, as an empty one may be refused.
+  # An empty text, sent to learn the width, might be refused.
   texts = [text or 'text' for text in texts]
   model, width = encoder_config.model, 0
 
-  def call(client, positions):
+  def call(client: Any, positions: list[int]) -> tuple[np.ndarray, int]:
     answer = client.embeddings.create(
       model=model, input=[texts[i] for i in positions], encoding_format='float'
     )
@@ -100,12 +105,13 @@ def _vectors(
       raise BadAnswerError('vectors that are empty or not finite')
     return vectors, answer.usage.total_tokens
 
-  def most(positions):
-    # No tokenizer makes more tokens of a text than it has bytes.
+  def most_tokens(positions: list[int]) -> int:
+    # A text has at most as many tokens as bytes.
     return sum(len(texts[i].encode('utf-8', 'replace')) for i in positions)
 
+  # Other calls go on after a refusal: their answers are paid for and kept.
   refused = None
-  for positions, vectors in endpoint.run(_calls(texts), call, most):
+  for positions, vectors in endpoint.run(_calls(texts), call, most_tokens):
     if isinstance(vectors, Refused):
       refused = refused or (positions, vectors)
       continue
@@ -127,10 +133,11 @@ def _vectors(
 
 def _calls(texts: Sequence[str]) -> Iterator[list[int]]:
   """Positions of the texts of each call."""
-  positions, characters = [], 0
+  positions: list[int] = []
+  characters = 0
   for i, text in enumerate(texts):
     if positions and (
-      len(positions) == _CALL_TEXTS or characters + len(text) > _CALL_CHARACTERS
+      len(positions) == CALL_TEXTS or characters + len(text) > _CALL_CHARACTERS
     ):
       yield positions
       positions, characters = [], 0
