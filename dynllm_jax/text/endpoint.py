@@ -30,7 +30,7 @@ from dynllm_jax.checks import Rule
 from dynllm_jax.types import InputError
 
 KEY_VARIABLE = 'OPENAI_API_KEY'
-_MAX_DELAY = 60.0  # seconds between two tries
+MAX_DELAY = 60.0  # seconds between two tries
 _RULES = (
   checks.at_least('concurrency', 1),
   checks.above_zero('timeout_s'),
@@ -72,7 +72,16 @@ class Usage:
 
 
 class Endpoint:
-  """Runs requests on its own threads and counts in `usage` what they spend."""
+  """Runs requests on its own threads and counts what they spend.
+
+  Attributes:
+    client: of the package `openai`.
+    usage: what has been spent so far.
+    first_delay: seconds before a first retry; each later one waits twice as
+      long as the one before, up to `MAX_DELAY`.
+  """
+
+  first_delay = 0.5
 
   def __init__(self, field: str, settings: Any):
     """Makes the client; no call is made.
@@ -128,7 +137,6 @@ class Endpoint:
     self._reserved = 0
     self._changed = threading.Condition()
     self._stop = threading.Event()
-    self._first_delay = 0.5
 
   def run(
     self,
@@ -276,7 +284,7 @@ class Endpoint:
 
   def _wait(self, retry: int, why: Exception) -> None:
     """Waits before a retry, at least as long as the endpoint asks for."""
-    delay = min(_MAX_DELAY, self._first_delay * 2 ** (retry - 1))
+    delay = min(MAX_DELAY, self.first_delay * 2 ** (retry - 1))
     # Threads that failed together should not try again together.
     delay *= random.uniform(0.5, 1)
     headers = getattr(getattr(why, 'response', None), 'headers', {})
@@ -284,7 +292,7 @@ class Endpoint:
       asked = float(headers.get('retry-after', 0))
     except ValueError:  # a date
       asked = 0
-    if self._stop.wait(max(delay, min(asked, _MAX_DELAY))):
+    if self._stop.wait(max(delay, min(asked, MAX_DELAY))):
       raise InputError('stopped')
 
   def _where(self) -> str:

@@ -38,7 +38,7 @@ def fixture_quick(monkeypatch):
 
   def hasty(self, *args):
     init(self, *args)
-    self._first_delay = 0.01
+    self.first_delay = 0.01
 
   monkeypatch.setattr(endpoint.Endpoint, '__init__', hasty)
 

@@ -2,16 +2,13 @@
 
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 
 import pytest
 
 from dynllm_jax.storage import atomic
-from tests.testing import ROOT
+from tests.testing import scripts
 
-_WRITE = """
+WRITE = """
 import pathlib, sys
 from dynllm_jax.storage import atomic
 print('', flush=True)
@@ -49,16 +46,10 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
   path = pathlib.Path(tmp_path, 'file')
   path.write_text('')
   for _ in range(3):
-    process = subprocess.Popen(
-      [sys.executable, '-c', _WRITE, str(path)],
-      stdout=subprocess.PIPE,
-      cwd=ROOT,
-    )
-    process.stdout.readline()
-    before = path.stat().st_ino
-    while path.stat().st_ino == before:
-      pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with scripts.running(WRITE, path) as process:
+      process.stdout.readline()
+      before = path.stat().st_ino
+      while path.stat().st_ino == before:
+        assert process.poll() is None
     content = path.read_bytes()
     assert content in (b'a' * 3_000_000, b'b' * 3_000_000)

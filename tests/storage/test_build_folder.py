@@ -1,17 +1,14 @@
 """Folders built beside their place: what killed builds leave behind goes."""
 
 import pathlib
-import signal
-import subprocess
-import sys
 
 import filelock
 import pytest
 
 from dynllm_jax.storage import build_folder
-from tests.testing import ROOT
+from tests.testing import scripts
 
-_BUILD = """
+BUILD = """
 import pathlib, sys, time
 from dynllm_jax.storage import build_folder
 with build_folder.new_folder(pathlib.Path(sys.argv[1])) as folder:
@@ -21,14 +18,9 @@ with build_folder.new_folder(pathlib.Path(sys.argv[1])) as folder:
 """
 
 
-def start(parent):
-  process = subprocess.Popen(
-    [sys.executable, '-c', _BUILD, str(parent)],
-    stdout=subprocess.PIPE,
-    text=True,
-    cwd=ROOT,
-  )
-  return process, pathlib.Path(process.stdout.readline().strip())
+def folder_of(process):
+  """The folder that a process builds in, once it does."""
+  return pathlib.Path(process.stdout.readline().strip())
 
 
 def test_a_folder_is_placed_or_goes(tmp_path):
@@ -47,12 +39,13 @@ def test_a_folder_is_placed_or_goes(tmp_path):
 
 
 def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
-  dead, left = start(tmp_path)
-  living, kept = start(tmp_path)
-  try:
+  with (
+    scripts.running(BUILD, tmp_path) as dead,
+    scripts.running(BUILD, tmp_path) as living,
+  ):
+    left, kept = folder_of(dead), folder_of(living)
     assert left.exists() and kept.exists()
-    dead.send_signal(signal.SIGKILL)
-    dead.wait()
+    scripts.kill(dead)
     assert left.exists()
     (tmp_path / '.removed-x').mkdir()
     with (
@@ -61,9 +54,6 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
     ):
       assert set(tmp_path.iterdir()) == {kept, mine, other}
     assert (kept / 'half').exists()
-  finally:
-    living.kill()
-    living.wait()
 
 
 def test_where_folders_have_no_locks_nothing_is_swept(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from dynllm_jax.types import InputError
 from tests.testing import fake_endpoint
 from tests.testing import ROOT
 
-_ENCODE = """
+ENCODE = """
 import sys
 from dynllm_jax import config as config_lib
 from dynllm_jax.text import encoding
@@ -31,20 +31,13 @@ def test_two_processes_embed_once(tmp_path):
   def answer(body, number):
     del number
     time.sleep(0.05)
-    return 200, {
-      'object': 'list',
-      'model': 'm',
-      'data': [
-        {'object': 'embedding', 'index': i, 'embedding': [len(text), 1]}
-        for i, text in enumerate(body['input'])
-      ],
-      'usage': {'prompt_tokens': 5, 'total_tokens': 5},
-    }
+    vectors = [[len(text), 1] for text in body['input']]
+    return 200, fake_endpoint.embeddings(vectors)
 
   with fake_endpoint.serve(answer) as server:
     both = [
       subprocess.Popen(
-        [sys.executable, '-c', _ENCODE, server.url, str(tmp_path)],
+        [sys.executable, '-c', ENCODE, server.url, str(tmp_path)],
         cwd=ROOT,
         text=True,
         env={**os.environ, 'JAX_PLATFORMS': 'cpu'},

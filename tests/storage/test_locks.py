@@ -1,15 +1,12 @@
 """Locks: one holder at a time, and a dead one holds nothing."""
 
-import subprocess
-import sys
-
 import filelock
 import pytest
 
 from dynllm_jax.storage import locks
-from tests.testing import ROOT
+from tests.testing import scripts
 
-_HOLD = """
+HOLD = """
 import pathlib, sys, time
 from dynllm_jax.storage import locks
 with getattr(locks, sys.argv[1])(pathlib.Path(sys.argv[2])) as held:
@@ -22,23 +19,13 @@ with getattr(locks, sys.argv[1])(pathlib.Path(sys.argv[2])) as held:
 def test_a_killed_process_lets_go(kind, tmp_path):
   path = tmp_path if kind == 'lock_folder' else tmp_path / 'lock'
   lock = getattr(locks, kind)
-  holder = subprocess.Popen(
-    [sys.executable, '-c', _HOLD, kind, str(path)],
-    stdout=subprocess.PIPE,
-    text=True,
-    cwd=ROOT,
-  )
-  try:
+  with scripts.running(HOLD, kind, path) as holder:
     assert holder.stdout.readline() == 'True\n'
     with lock(path, wait=False) as held:
       assert not held
-    holder.kill()
-    holder.wait()
+    scripts.kill(holder)
     with lock(path) as held:
       assert held
-  finally:
-    holder.kill()
-    holder.wait()
 
 
 def test_a_lock_is_free_after_its_block(tmp_path):

@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import random
-import subprocess
-import sys
 import time
 
 import hypothesis
@@ -16,23 +14,24 @@ from dynllm_jax.storage import store as store_lib
 from dynllm_jax.storage.store import digest
 from dynllm_jax.storage.store import Store
 from dynllm_jax.types import InputError
+from tests.testing import scripts
 
 ABOUT = {'model': 'm', 'version': 1}
 
 
-def _payload(number):
+def payload(number):
   """Bytes of a length that follows from the number."""
   return bytes([number % 251]) * (number * 7919 % 300)
 
 
-def _fill(folder, numbers):
+def fill(folder, numbers):
   store = Store(folder, ABOUT)
   numbers = list(numbers)
-  store.append([digest(n) for n in numbers], [_payload(n) for n in numbers])
+  store.append([digest(n) for n in numbers], [payload(n) for n in numbers])
   return store
 
 
-def _check_whole(folder):
+def check_whole(folder):
   """Every row is what was appended under its key; returns the numbers."""
   store = Store(folder, ABOUT)
   found = {
@@ -42,20 +41,20 @@ def _check_whole(folder):
   }
   assert sorted(found.values()) == list(range(len(store)))
   for number, row in found.items():
-    assert store.read(row) == _payload(number)
+    assert store.read(row) == payload(number)
   return set(found)
 
 
 def test_rows_are_found_and_read_by_key(tmp_path):
-  store = _fill(tmp_path, range(10))
+  store = fill(tmp_path, range(10))
   assert len(store) == 10
   keys = [digest(3), digest('no'), digest(9), digest(3)]
   assert store.find(keys).tolist() == [3, -1, 9, 3]
-  assert store.read(3) == _payload(3)
+  assert store.read(3) == payload(3)
   assert store.find([]).tolist() == []
   again = Store(tmp_path, {'version': 1, 'model': 'm'})
   assert again.find(keys).tolist() == [3, -1, 9, 3]
-  assert again.read(9) == _payload(9)
+  assert again.read(9) == payload(9)
 
 
 def test_a_digest_follows_its_parts():
@@ -76,7 +75,7 @@ def test_a_digest_follows_its_parts():
   assert len({digest(*p) for p in parts}) == len(parts)
 
 
-def test_a_key_keeps_its_first_payload(tmp_path):
+def test_a_key_keeps_its_firstpayload(tmp_path):
   store = Store(tmp_path, ABOUT)
   store.append([digest(1), digest(2), digest(1)], [b'one', b'', b'other'])
   store.append([digest(2), digest(3)], [b'other', b'three'])
@@ -118,18 +117,18 @@ def test_keys_that_share_their_first_half_are_told_apart(tmp_path, monkeypatch):
 
 def test_another_process_sees_rows_after_a_refresh(tmp_path):
   reader = Store(tmp_path, ABOUT)
-  _fill(tmp_path, range(3))
+  fill(tmp_path, range(3))
   assert len(reader) == 0
   reader.refresh()
-  assert reader.read(2) == _payload(2)
-  table = _fill(tmp_path, range(5))
-  reader.append([digest(4), digest(5)], [b'kept out', _payload(5)])
+  assert reader.read(2) == payload(2)
+  table = fill(tmp_path, range(5))
+  reader.append([digest(4), digest(5)], [b'kept out', payload(5)])
   table.refresh()
-  assert [table.read(row) for row in range(6)] == list(map(_payload, range(6)))
+  assert [table.read(row) for row in range(6)] == list(map(payload, range(6)))
 
 
 def test_another_identity_is_refused_by_name(tmp_path):
-  _fill(tmp_path, range(3))
+  fill(tmp_path, range(3))
   with pytest.raises(InputError, match='version is 1, not 2; allowed'):
     Store(tmp_path, {**ABOUT, 'version': 2})
   with pytest.raises(InputError, match='seed is None, not 0'):
@@ -143,13 +142,13 @@ def test_another_identity_is_refused_by_name(tmp_path):
 
 
 def test_a_finished_store_is_read_without_permission_to_write(tmp_path):
-  _fill(tmp_path, range(3))
+  fill(tmp_path, range(3))
   (tmp_path / 'lock').unlink()
   os.chmod(tmp_path, 0o555)
   try:
     store = Store(tmp_path, ABOUT)
     assert [store.read(row) for row in range(3)] == [
-      _payload(n) for n in range(3)
+      payload(n) for n in range(3)
     ]
     assert not (tmp_path / 'lock').exists()
   finally:
@@ -171,27 +170,27 @@ def test_a_folder_that_cannot_be_made(tmp_path):
   ],
 )
 def test_a_torn_tail_is_cut_off(tmp_path, name, tail):
-  _fill(tmp_path, range(1, 6))
+  fill(tmp_path, range(1, 6))
   whole = (tmp_path / name).stat().st_size
   with open(tmp_path / name, 'ab') as file:
     file.write(tail)
-  assert _check_whole(tmp_path) == set(range(1, 6))
+  assert check_whole(tmp_path) == set(range(1, 6))
   assert (tmp_path / name).stat().st_size == whole + len(tail)
-  _fill(tmp_path, range(5, 9))
-  assert _check_whole(tmp_path) == set(range(1, 9))
+  fill(tmp_path, range(5, 9))
+  assert check_whole(tmp_path) == set(range(1, 9))
 
 
 def test_a_cut_index_loses_only_the_rows_cut_off(tmp_path):
-  _fill(tmp_path, range(1, 6))
+  fill(tmp_path, range(1, 6))
   os.truncate(tmp_path / 'index.bin', 32 * 3 + 5)
-  assert _check_whole(tmp_path) == {1, 2, 3}
-  _fill(tmp_path, range(1, 8))
-  assert _check_whole(tmp_path) == set(range(1, 8))
+  assert check_whole(tmp_path) == {1, 2, 3}
+  fill(tmp_path, range(1, 8))
+  assert check_whole(tmp_path) == set(range(1, 8))
 
 
-def test_a_cut_payload_is_named(tmp_path):
-  _fill(tmp_path, range(1, 6))
-  end = sum(len(_payload(n)) for n in range(1, 4))
+def test_a_cutpayload_is_named(tmp_path):
+  fill(tmp_path, range(1, 6))
+  end = sum(len(payload(n)) for n in range(1, 4))
   os.truncate(tmp_path / 'payload.bin', end + 1)
   with pytest.raises(
     InputError, match=f'payload.bin: ends at byte {end + 1}, .* row 3'
@@ -203,7 +202,7 @@ def test_a_cut_payload_is_named(tmp_path):
 
 
 def test_a_store_that_shrinks_under_a_writer_is_named(tmp_path):
-  store = _fill(tmp_path, range(1, 6))
+  store = fill(tmp_path, range(1, 6))
   os.truncate(tmp_path / 'payload.bin', 10)
   with pytest.raises(InputError, match='payload.bin: ends at byte 10'):
     store.append([digest(9)], [b''])
@@ -216,14 +215,14 @@ def test_a_store_that_shrinks_under_a_writer_is_named(tmp_path):
   'field, place', [('key', 0), ('offset', 16), ('length', 24), ('checksum', 28)]
 )
 def test_a_damaged_entry_is_named(tmp_path, field, place):
-  _fill(tmp_path, range(1, 6))
+  fill(tmp_path, range(1, 6))
   path = tmp_path / 'index.bin'
   data = bytearray(path.read_bytes())
   data[2 * 32 + place] ^= 1
   path.write_bytes(data)
   if field in ('key', 'checksum'):  # which need the payload to be told
     store = Store(tmp_path, ABOUT)
-    assert store.read(1) == _payload(2)
+    assert store.read(1) == payload(2)
     with pytest.raises(InputError, match='payload.bin: row 2'):
       store.read(2)
   else:
@@ -231,15 +230,15 @@ def test_a_damaged_entry_is_named(tmp_path, field, place):
       Store(tmp_path, ABOUT)
 
 
-def test_a_damaged_payload_is_named(tmp_path):
-  _fill(tmp_path, range(1, 6))
+def test_a_damagedpayload_is_named(tmp_path):
+  fill(tmp_path, range(1, 6))
   path = tmp_path / 'payload.bin'
   data = bytearray(path.read_bytes())
-  data[len(_payload(1))] ^= 128
+  data[len(payload(1))] ^= 128
   path.write_bytes(data)
   store = Store(tmp_path, ABOUT)
   assert [store.read(row) for row in (0, 2, 3, 4)] == [
-    _payload(n) for n in (1, 3, 4, 5)
+    payload(n) for n in (1, 3, 4, 5)
   ]
   with pytest.raises(InputError, match=r'payload.bin: row 1 \(byte'):
     store.read(1)
@@ -249,7 +248,7 @@ def test_a_damaged_payload_is_named(tmp_path):
 
 # Appends the numbers from `first` in calls of up to seven, telling of each
 # call before and after.
-_WRITER = """
+WRITER = """
 import sys
 from dynllm_jax.storage.store import Store, digest
 folder, first, last, about = sys.argv[1:]
@@ -265,30 +264,17 @@ while n < int(last):
 """
 
 
-def _writer(folder, first, last):
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-c',
-      _WRITER,
-      str(folder),
-      str(first),
-      str(last),
-      repr(ABOUT),
-    ],
-    stdout=subprocess.PIPE,
-    text=True,
-  )
+def writer(folder, first, last):
+  return scripts.running(WRITER, folder, first, last, repr(ABOUT))
 
 
-@pytest.mark.slow
 def test_two_processes_append_at_once(tmp_path):
   folder = tmp_path / 'new' / 'store'
-  writers = [_writer(folder, 0, 300), _writer(folder, 200, 500)]
-  for writer in writers:
-    writer.communicate(timeout=120)
-    assert writer.returncode == 0
-  assert _check_whole(folder) == set(range(500))
+  with writer(folder, 0, 300) as one, writer(folder, 200, 500) as other:
+    for process in (one, other):
+      process.communicate(timeout=120)
+      assert process.returncode == 0
+  assert check_whole(folder) == set(range(500))
   assert len(Store(folder, ABOUT)) == 500
 
 
@@ -297,13 +283,13 @@ def test_a_killed_writer_loses_what_it_was_appending_and_no_more(tmp_path):
   draw = random.Random(0)
   start = 0
   for _ in range(6):
-    writer = _writer(tmp_path, start, 20_000)
-    writer.stdout.readline()
-    time.sleep(draw.uniform(0, 0.3))
-    writer.kill()
-    told = writer.communicate(timeout=60)[0].split()
+    with writer(tmp_path, start, 20_000) as process:
+      process.stdout.readline()
+      time.sleep(draw.uniform(0, 0.3))
+      process.kill()
+      told = process.communicate(timeout=60)[0].split()
     done = int(told[-1]) if told else start
-    whole = _check_whole(tmp_path)
+    whole = check_whole(tmp_path)
     assert whole >= set(range(done))
     # All of the call in flight, or none of it.
     assert len(whole) in (done, done + done % 7 + 1)

@@ -25,6 +25,24 @@ def settings(server, **fields):
   )
 
 
+def embeddings(vectors, tokens=5):
+  """The answer to a call for embeddings.
+
+  Args:
+    vectors: one for each text of the call.
+    tokens: what the call has cost.
+  """
+  return {
+    'object': 'list',
+    'model': 'm',
+    'data': [
+      {'object': 'embedding', 'index': i, 'embedding': vector}
+      for i, vector in enumerate(vectors)
+    ],
+    'usage': {'prompt_tokens': tokens, 'total_tokens': tokens},
+  }
+
+
 @contextlib.contextmanager
 def serve(answer):
   """Runs a server.

@@ -13,13 +13,13 @@ from tests.testing import fake_endpoint
 FIELD = 'config.facets.encoder'
 
 
-def _make(server, **fields):
+def make_endpoint(server, **fields):
   made = endpoint_lib.Endpoint(FIELD, fake_endpoint.settings(server, **fields))
-  made._first_delay = 0.01
+  made.first_delay = 0.01
   return made
 
 
-def _call(client, request):
+def ask(client, request):
   """Asks for the embedding of a text; costs what the answer says."""
   answer = client.embeddings.create(
     model='m', input=[request], encoding_format='float'
@@ -29,18 +29,13 @@ def _call(client, request):
   return answer.data[0].embedding[0], answer.usage.total_tokens
 
 
-def _good(body, value=None):
+def good(body, value=None):
   """The length of the text as its vector, at seven tokens a call."""
   value = [len(body['input'][0])] if value is None else value
-  return 200, {
-    'object': 'list',
-    'model': 'm',
-    'data': [{'object': 'embedding', 'index': 0, 'embedding': value}],
-    'usage': {'prompt_tokens': 7, 'total_tokens': 7},
-  }
+  return 200, fake_endpoint.embeddings([value], tokens=7)
 
 
-def _texts(count):
+def texts(count):
   return ['x' * n for n in range(1, count + 1)]
 
 
@@ -49,17 +44,17 @@ def test_every_request_is_answered_once(monkeypatch):
 
   def answer(body, number):
     time.sleep(0.05)
-    return _good(body)
+    return good(body)
 
   with fake_endpoint.serve(answer) as server:
-    made = _make(server, concurrency=3)
+    made = make_endpoint(server, concurrency=3)
     taken = []
-    requests = (taken.append(text) or text for text in _texts(10))
-    answers = made.run(requests, _call)
+    requests = (taken.append(text) or text for text in texts(10))
+    answers = made.run(requests, ask)
     first = next(answers)
     assert len(taken) <= 4  # no faster than calls become free
     found = dict([first, *answers])
-  assert found == {text: len(text) for text in _texts(10)}
+  assert found == {text: len(text) for text in texts(10)}
   assert server.most == 3
   assert set(server.keys) == {'Bearer secret'}
   assert made.usage == endpoint_lib.Usage(calls=10, retries=0, tokens=70)
@@ -84,12 +79,12 @@ def test_every_request_is_answered_once(monkeypatch):
 )
 def test_a_passing_failure_is_tried_again(failure):
   def answer(body, number):
-    return failure if number in (1, 2) else _good(body)
+    return failure if number in (1, 2) else good(body)
 
   with fake_endpoint.serve(answer) as server:
-    made = _make(server, concurrency=1, timeout_s=0.5)
-    found = dict(made.run(_texts(4), _call))
-  assert found == {text: len(text) for text in _texts(4)}
+    made = make_endpoint(server, concurrency=1, timeout_s=0.5)
+    found = dict(made.run(texts(4), ask))
+  assert found == {text: len(text) for text in texts(4)}
   assert made.usage == endpoint_lib.Usage(calls=6, retries=2, tokens=28)
 
 
@@ -98,10 +93,10 @@ def test_a_server_that_says_when_is_heeded():
 
   def answer(body, number):
     times.append(time.monotonic())
-    return (429, {}, {'Retry-After': '0.5'}) if not number else _good(body)
+    return (429, {}, {'Retry-After': '0.5'}) if not number else good(body)
 
   with fake_endpoint.serve(answer) as server:
-    assert len(list(_make(server).run(_texts(1), _call))) == 1
+    assert len(list(make_endpoint(server).run(texts(1), ask))) == 1
   assert times[1] - times[0] >= 0.5
 
 
@@ -113,14 +108,14 @@ def test_a_failure_that_stays_ends_the_run_and_loses_nothing():
       return 500, {}
     if len(body['input'][0]) == 4:
       late.wait(5)  # in flight while the third gives up
-    return _good(body)
+    return good(body)
 
   found = {}
   with fake_endpoint.serve(answer) as server:
-    made = _make(server, concurrency=2)
+    made = make_endpoint(server, concurrency=2)
     threading.Timer(1, late.set).start()
     with pytest.raises(InputError, match='base_url: .* failed 4 times in a'):
-      for text, value in made.run(_texts(100), _call):
+      for text, value in made.run(texts(100), ask):
         found[text] = value
   assert found == {'x': 1, 'xx': 2, 'xxxx': 4}
   assert [len(call['input'][0]) for call in server.calls].count(3) == 4
@@ -130,7 +125,7 @@ def test_no_server():
   with fake_endpoint.serve(None) as server:
     pass
   with pytest.raises(InputError, match='APIConnectionError'):
-    list(_make(server).run(_texts(1), _call))
+    list(make_endpoint(server).run(texts(1), ask))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +139,7 @@ def test_no_server():
 def test_what_no_retry_mends_ends_the_run(status, match):
   with fake_endpoint.serve(lambda body, number: (status, {})) as server:
     with pytest.raises(InputError, match=match):
-      list(_make(server, concurrency=1).run(_texts(9), _call))
+      list(make_endpoint(server, concurrency=1).run(texts(9), ask))
   assert len(server.calls) == 1
 
 
@@ -160,10 +155,10 @@ def test_what_no_retry_mends_ends_the_run(status, match):
 )
 def test_a_request_that_is_refused_does_not_stop_the_others(bad, calls):
   def answer(body, number):
-    return bad if body['input'] == ['xx'] else _good(body)
+    return bad if body['input'] == ['xx'] else good(body)
 
   with fake_endpoint.serve(answer) as server:
-    found = dict(_make(server).run(_texts(3), _call))
+    found = dict(make_endpoint(server).run(texts(3), ask))
   assert isinstance(found.pop('xx'), endpoint_lib.Refused)
   assert found == {'x': 1, 'xxx': 3}
   assert [call['input'] for call in server.calls].count(['xx']) == calls
@@ -171,15 +166,15 @@ def test_a_request_that_is_refused_does_not_stop_the_others(bad, calls):
 
 def test_the_limit_on_calls_counts_retries():
   def answer(body, number):
-    return (500, {}) if number == 0 else _good(body)
+    return (500, {}) if number == 0 else good(body)
 
   found = {}
   with fake_endpoint.serve(answer) as server:
-    made = _make(server, max_calls=3, concurrency=1)
+    made = make_endpoint(server, max_calls=3, concurrency=1)
     with pytest.raises(
       InputError, match='max_calls: the spending limit of 3 .* 14 tokens'
     ):
-      for text, value in made.run(_texts(5), _call):
+      for text, value in made.run(texts(5), ask):
         found[text] = value
   assert found == {'x': 1, 'xx': 2}
   assert len(server.calls) == 3
@@ -190,10 +185,10 @@ def test_the_limit_on_tokens_is_never_exceeded(concurrency):
   """A call holds 10 tokens back and costs 7: of 30, 24 = 10 + 2 * 7 allow a
   third call, and 9 = 30 - 3 * 7 no fourth."""
   found = []
-  with fake_endpoint.serve(lambda body, number: _good(body)) as server:
-    made = _make(server, max_tokens=30, concurrency=concurrency)
+  with fake_endpoint.serve(lambda body, number: good(body)) as server:
+    made = make_endpoint(server, max_tokens=30, concurrency=concurrency)
     with pytest.raises(InputError, match='max_tokens: the spending limit of'):
-      for pair in made.run(_texts(9), _call, tokens=lambda text: 10):
+      for pair in made.run(texts(9), ask, tokens=lambda text: 10):
         found.append(pair)
   assert len(found) == len(server.calls) == 3
   assert made.usage.tokens == 21
@@ -212,7 +207,7 @@ def test_the_limit_on_tokens_is_never_exceeded(concurrency):
 def test_fields_are_checked(name, value):
   with fake_endpoint.serve(None) as server:
     with pytest.raises(InputError, match=f'{FIELD}.{name}: {value}'):
-      _make(server, **{name: value})
+      make_endpoint(server, **{name: value})
 
 
 def test_an_address_that_is_none():
@@ -220,23 +215,23 @@ def test_an_address_that_is_none():
     with pytest.raises(
       InputError, match="base_url: 'localhost:1/v1' .* as http://host"
     ):
-      _make(server, base_url='localhost:1/v1')
+      make_endpoint(server, base_url='localhost:1/v1')
 
 
 def test_a_missing_key_or_package(monkeypatch):
   monkeypatch.delenv('OPENAI_API_KEY', raising=False)
   with fake_endpoint.serve(None) as server:
-    _make(server)  # a server without keys
+    make_endpoint(server)  # a server without keys
     server.url = ''
     with pytest.raises(InputError, match='variable OPENAI_API_KEY, or'):
-      _make(server)
+      make_endpoint(server)
     monkeypatch.setenv('OPENAI_API_KEY', 'ключ')
     with pytest.raises(InputError, match='OPENAI_API_KEY has other'):
-      _make(server)
+      make_endpoint(server)
     server.url = 'http://[::1'
     monkeypatch.setenv('OPENAI_API_KEY', 'key')
     with pytest.raises(InputError, match=r'base_url: .http://\[::1'):
-      _make(server)
+      make_endpoint(server)
     monkeypatch.setitem(sys.modules, 'openai', None)
     with pytest.raises(InputError, match=r'dynllm_jax\[llm\]'):
-      _make(server)
+      make_endpoint(server)

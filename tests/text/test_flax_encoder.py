@@ -68,9 +68,9 @@ def _bert(params, ids):
     )
     heads = []
     for h in range(2):
-      part = slice(8 * h, 8 * h + 8)
-      weights = np.exp(q[:, part] @ k[:, part].T / np.sqrt(8))
-      heads.append(weights / weights.sum(1, keepdims=True) @ v[:, part])
+      head = slice(8 * h, 8 * h + 8)
+      weights = np.exp(q[:, head] @ k[:, head].T / np.sqrt(8))
+      heads.append(weights / weights.sum(1, keepdims=True) @ v[:, head])
     out = _dense(
       np.concatenate(heads, 1), get, *at, 'attention', 'output', 'dense'
     )
@@ -420,11 +420,11 @@ _SHARDED = """
 import sys
 import jax, numpy as np
 from dynllm_jax import config as config_lib
-from dynllm_jax.text import encoders
+from dynllm_jax.text import encoding
 assert len(jax.local_devices()) == 4
 config = config_lib.default().facets.encoder
 config.name, config.model, config.batch_tokens = 'flax', sys.argv[1], 64
-np.save(sys.argv[2], encoders.encode(config, eval(sys.argv[3])))
+np.save(sys.argv[2], encoding.encode(config, eval(sys.argv[3])))
 """
 
 

@@ -33,7 +33,7 @@ def cosine(a, b):
 
 
 def test_golden_values():
-  """If this fails on purpose, raise hashing.VERSION: caches depend on it."""
+  """If this fails on purpose, raise `VERSION`: caches depend on it."""
   got = encode(['rose', 'Rose  candle, 2 oz', '玫瑰蜡烛', 'Ärger'], 8)
   np.testing.assert_array_equal(got, np.array(GOLDEN, np.float16))
 
@@ -44,13 +44,13 @@ def test_version_of_golden_values():
 
 def test_features_of_a_short_text_by_hand():
   # ' ab ': two 3-grams, one 4-gram, and the word twice.
-  keys = np.concatenate(hashing_encoder._feature_keys(['ab'], 384))
+  keys = np.concatenate(hashing_encoder.feature_keys(['ab'], 384))
   assert len(keys) == 2 + 1 + 2
   # ' abc ', ' d ': 3 + 2 + 1 n-grams and a word, then 1 and a word.
-  keys = np.concatenate(hashing_encoder._feature_keys(['abc, d'], 384))
+  keys = np.concatenate(hashing_encoder.feature_keys(['abc, d'], 384))
   assert len(keys) == (3 + 2 + 1 + 2) + (1 + 2)
   # Two Han characters: as a word of two letters, a pair, two single words.
-  keys = np.concatenate(hashing_encoder._feature_keys(['蜡烛'], 384))
+  keys = np.concatenate(hashing_encoder.feature_keys(['蜡烛'], 384))
   assert len(keys) == (2 + 1 + 2) + 1 + 2 * 2
 
 
@@ -68,8 +68,8 @@ def test_a_row_depends_on_its_text_alone(texts, dim):
 def test_chunking_has_no_effect(monkeypatch, texts_each, characters):
   texts = [f'title {i} ' * (i % 5) for i in range(40)]
   expected = encode(texts)
-  monkeypatch.setattr(hashing_encoder, '_CHUNK_TEXTS', texts_each)
-  monkeypatch.setattr(hashing_encoder, '_CHUNK_CHARACTERS', characters)
+  monkeypatch.setattr(hashing_encoder, 'CHUNK_TEXTS', texts_each)
+  monkeypatch.setattr(hashing_encoder, 'CHUNK_CHARACTERS', characters)
   np.testing.assert_array_equal(encode(texts), expected)
 
 

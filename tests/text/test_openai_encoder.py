@@ -16,10 +16,10 @@ TEXTS = [f'text {n} ' + 'x' * n for n in range(20)]
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
   monkeypatch.setattr(openai_encoder, 'CALL_TEXTS', 4)
-  monkeypatch.setattr(endpoint, '_MAX_DELAY', 0.01)
+  monkeypatch.setattr(endpoint, 'MAX_DELAY', 0.01)
 
 
-def _config(server, **fields):
+def config_for(server, **fields):
   config = config_lib.default().facets.encoder
   config.name, config.model, config.base_url = 'openai', 'm', server.url
   config.num_retries = 2
@@ -28,36 +28,34 @@ def _config(server, **fields):
   return config
 
 
-def _vector(text):
+def vector_of(text):
   return [len(text), text.count('x') / 2, -1]
 
 
-def _answer(body, number, change=lambda rows: rows):
-  rows = [
-    {'object': 'embedding', 'index': i, 'embedding': _vector(text)}
-    for i, text in enumerate(body['input'])
-  ]
-  return 200, {
-    'object': 'list',
-    'model': 'm',
-    'data': change(rows),
-    'usage': {'prompt_tokens': 5, 'total_tokens': 5},
-  }
+def answer_with(change=lambda rows: rows):
+  """Answers with the vectors of all texts, whose rows `change` may spoil."""
+
+  def answer(body, number):
+    del number
+    reply = fake_endpoint.embeddings(map(vector_of, body['input']))
+    return 200, {**reply, 'data': change(reply['data'])}
+
+  return answer
 
 
-def _expected(texts):
-  return [_vector(text) if text else [0, 0, 0] for text in texts]
+def expected(texts):
+  return [vector_of(text) if text else [0, 0, 0] for text in texts]
 
 
 def test_texts_are_asked_for_once(tmp_path):
   texts = ['', *TEXTS, TEXTS[3], '']
-  with fake_endpoint.serve(_answer) as server:
-    config = _config(server)
+  with fake_endpoint.serve(answer_with()) as server:
+    config = config_for(server)
     first = encoding.encode(config, texts[:9], str(tmp_path))
     both = encoding.encode(config, texts, str(tmp_path))
   assert first.dtype == np.float16
-  assert first.tolist() == _expected(texts[:9])
-  assert both.tolist() == _expected(texts)
+  assert first.tolist() == expected(texts[:9])
+  assert both.tolist() == expected(texts)
   asked = [text for call in server.calls for text in call['input']]
   assert sorted(asked) == sorted(TEXTS)
   assert all(
@@ -70,10 +68,12 @@ def test_texts_are_asked_for_once(tmp_path):
 
 def test_rows_out_of_order_and_only_empty_texts():
   change = lambda rows: rows[::-1]
-  with fake_endpoint.serve(lambda b, n: _answer(b, n, change)) as server:
-    out = encoding.encode(_config(server), TEXTS)
-    assert out.tolist() == _expected(TEXTS)
-    assert encoding.encode(_config(server), ['', '']).tolist() == [[0] * 3] * 2
+  with fake_endpoint.serve(answer_with(change)) as server:
+    out = encoding.encode(config_for(server), TEXTS)
+    assert out.tolist() == expected(TEXTS)
+    assert (
+      encoding.encode(config_for(server), ['', '']).tolist() == [[0] * 3] * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,12 @@ def test_rows_out_of_order_and_only_empty_texts():
 )
 def test_a_malformed_answer_is_asked_for_again(change):
   def answer(body, number):
-    return _answer(body, number, change if number == 0 else lambda rows: rows)
+    spoil = change if number == 0 else lambda rows: rows
+    return answer_with(spoil)(body, number)
 
   with fake_endpoint.serve(answer) as server:
-    out = encoding.encode(_config(server, concurrency=1), TEXTS)
-  assert out.tolist() == _expected(TEXTS)
+    out = encoding.encode(config_for(server, concurrency=1), TEXTS)
+  assert out.tolist() == expected(TEXTS)
   assert len(server.calls) == 6
 
 
@@ -109,44 +110,44 @@ def test_a_malformed_answer_is_asked_for_again(change):
 def test_what_is_finished_is_kept(tmp_path, failure, match):
   def answer(body, number):
     bad = TEXTS[8] in body['input'] and not mended
-    return failure if bad else _answer(body, number)
+    return failure if bad else answer_with()(body, number)
 
   mended = []
   with fake_endpoint.serve(answer) as server:
-    config = _config(server, concurrency=1)
+    config = config_for(server, concurrency=1)
     with pytest.raises(InputError, match=match):
       encoding.encode(config, TEXTS, str(tmp_path))
     answered = {text for call in server.calls for text in call['input']}
     server.calls.clear()
     mended.append(True)
     out = encoding.encode(config, TEXTS, str(tmp_path))
-  assert out.tolist() == _expected(TEXTS)
+  assert out.tolist() == expected(TEXTS)
   asked = {text for call in server.calls for text in call['input']}
   assert asked == set(TEXTS) - answered | set(TEXTS[8:12])
   assert set(TEXTS[:8]) <= answered
 
 
 def test_a_spending_limit_goes_on_with_the_next_run(tmp_path):
-  with fake_endpoint.serve(_answer) as server:
-    config = _config(server, max_calls=3, concurrency=2)
+  with fake_endpoint.serve(answer_with()) as server:
+    config = config_for(server, max_calls=3, concurrency=2)
     with pytest.raises(InputError, match='max_calls: the spending limit of 3'):
       encoding.encode(config, TEXTS, str(tmp_path))
     assert len(server.calls) == 3
     out = encoding.encode(config, TEXTS, str(tmp_path))
     assert len(server.calls) == 5
-  assert out.tolist() == _expected(TEXTS)
+  assert out.tolist() == expected(TEXTS)
 
 
 def test_a_model_that_changed_behind_its_name(tmp_path):
   wider = lambda rows: [{**row, 'embedding': [1, 2]} for row in rows]
-  with fake_endpoint.serve(_answer) as server:
-    encoding.encode(_config(server), TEXTS[:3], str(tmp_path))
-  with fake_endpoint.serve(lambda b, n: _answer(b, n, wider)) as server:
+  with fake_endpoint.serve(answer_with()) as server:
+    encoding.encode(config_for(server), TEXTS[:3], str(tmp_path))
+  with fake_endpoint.serve(answer_with(wider)) as server:
     with pytest.raises(InputError, match='openai-.*: vectors of 3 and of 2'):
-      encoding.encode(_config(server), TEXTS, str(tmp_path))
+      encoding.encode(config_for(server), TEXTS, str(tmp_path))
 
 
 def test_a_model_must_be_named():
   with fake_endpoint.serve(None) as server:
     with pytest.raises(InputError, match="encoder.model: '' is not allowed"):
-      encoding.encode(_config(server, model=''), TEXTS)
+      encoding.encode(config_for(server, model=''), TEXTS)

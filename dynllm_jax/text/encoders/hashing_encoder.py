@@ -19,8 +19,8 @@ from dynllm_jax import checks
 
 VERSION = 1
 
-_CHUNK_TEXTS = 512  # texts hashed at once: their counts stay in cache
-_CHUNK_CHARACTERS = 1 << 17
+CHUNK_TEXTS = 512  # texts hashed at once: their counts stay in cache
+CHUNK_CHARACTERS = 1 << 17
 _MAX_DIM = 1 << 15  # a signed bucket is drawn from 16 bits
 _SEPARATOR = '\0'  # composes with nothing, so texts normalize independently
 # A word has many n-grams, each of which says little, so the whole word counts
@@ -96,7 +96,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
   first, characters = 0, 0
   for i, text in enumerate(texts):
     characters += len(text)
-    if i - first >= _CHUNK_TEXTS or characters > _CHUNK_CHARACTERS:
+    if i - first >= CHUNK_TEXTS or characters > CHUNK_CHARACTERS:
       if i > first:
         yield first, i
       first, characters = i, len(text)
@@ -106,7 +106,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def _encode_chunk(texts: Sequence[str], dim: int) -> np.ndarray:
   """f32[texts, dim], each row of length 1 or 0."""
-  keys = np.concatenate(_feature_keys(texts, dim))
+  keys = np.concatenate(feature_keys(texts, dim))
   counts = np.bincount(keys, minlength=len(texts) * 2 * dim)
   counts = counts.reshape(len(texts), 2, dim)
   signed = (counts[:, 0] - counts[:, 1]).astype(np.float32)
@@ -117,7 +117,7 @@ def _encode_chunk(texts: Sequence[str], dim: int) -> np.ndarray:
   return vector / np.maximum(length, 1)
 
 
-def _feature_keys(texts: Sequence[str], dim: int) -> list[np.ndarray]:
+def feature_keys(texts: Sequence[str], dim: int) -> list[np.ndarray]:
   """The signed bucket of every feature: i64 arrays, one for each kind.
 
   Bucket b of text t is number `t * 2 * dim + b`, `dim` more with a minus.
