@@ -80,7 +80,7 @@ class Store:
     appended: called after each append that added rows.
   """
 
-  def __init__(self, folder: str | os.PathLike, about: dict[str, Any]):
+  def __init__(self, folder: str | os.PathLike, about: dict[str, Any]) -> None:
     """Creates a store, or opens one. Reading needs no permission to write.
 
     Args:

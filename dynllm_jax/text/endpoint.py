@@ -83,7 +83,7 @@ class Endpoint:
 
   first_delay = 0.5
 
-  def __init__(self, field: str, settings: Any):
+  def __init__(self, field: str, settings: Any) -> None:
     """Makes the client; no call is made.
 
     Args:

@@ -9,28 +9,9 @@ import numpy as np
 # Texts are padded to these lengths. Each is compiled once; they are closer
 # together where most texts are.
 LENGTHS = (
-  8,
-  16,
-  24,
-  32,
-  40,
-  48,
-  64,
-  80,
-  96,
-  128,
-  160,
-  192,
-  256,
-  320,
-  384,
-  512,
-  768,
-  1024,
-  1536,
-  2048,
-  3072,
-  4096,
+  *range(8, 56, 8),
+  *(64, 80, 96, 128, 160, 192, 256, 320, 384),
+  *(512, 768, 1024, 1536, 2048, 3072, 4096),
 )
 
 
