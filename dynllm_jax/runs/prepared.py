@@ -135,7 +135,9 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
 
   # Then what the log shows, before facets are written, which may be dear.
   log = loading.load(config.data, say)
-  processes.check_same('log', {'the prepared data (config.data)': log.fingerprint})
+  processes.check_same(
+    'log', {'the prepared data (config.data)': log.fingerprint}
+  )
   ranking.make_ranking(config, log)
 
   folder = str(loading.data_folder(config.data))
