@@ -67,6 +67,35 @@ def test_where_folders_have_no_locks_nothing_is_swept(tmp_path, monkeypatch):
     assert (tmp_path / '.new-x').exists()
 
 
+def test_files_are_on_the_disk_before_their_folder_is_in_place(
+  tmp_path, monkeypatch
+):
+  """A power cut may otherwise leave a folder of empty files."""
+  final, synced = tmp_path / 'done', []
+  monkeypatch.setattr(
+    build_folder.atomic,
+    'sync',
+    lambda path: synced.append((path.name, final.exists())),
+  )
+  with build_folder.new_folder(tmp_path) as folder:
+    (folder / 'file').write_text('x')
+    build_folder.move_into_place(folder, final)
+  assert synced == [
+    ('file', False),
+    (folder.name, False),
+    (tmp_path.name, True),
+  ]
+
+
+def test_a_folder_that_was_first_stays(tmp_path):
+  (tmp_path / 'done').mkdir()
+  (tmp_path / 'done' / 'first').write_text('')
+  with build_folder.new_folder(tmp_path) as folder:
+    (folder / 'second').write_text('')
+    build_folder.move_into_place(folder, tmp_path / 'done')
+  assert [path.name for path in tmp_path.rglob('*')] == ['done', 'first']
+
+
 def test_remove(tmp_path):
   (tmp_path / 'place').mkdir()
   (tmp_path / 'place' / 'file').write_text('x')
