@@ -280,7 +280,7 @@ def test_what_is_wrong_with_a_bucket_is_said(machine, monkeypatch):
   with pytest.raises(
     InputError,
     match=r"--workdir: 's3://shop/x' is not "
-    r'allowed; a local path or gs://BUCKET/FOLDER',
+    r'allowed; allowed: a local path or gs://BUCKET/FOLDER',
   ):
     bucket.open_path('--workdir', 's3://shop/x')
   nowhere = bucket.open_path('--workdir', 'gs://nobodys/x')
