@@ -208,7 +208,7 @@ def test_what_flax_would_leave_out_is_refused(tmp_path, field, value):
   tiny_models.save(tmp_path, 'llama')
   path = tmp_path / 'config.json'
   path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
-  with pytest.raises(InputError, match='has rope_.* do not heed'):
+  with pytest.raises(InputError, match='has rope_.* ignore; allowed'):
     _load(tmp_path, 'generator')
 
 
