@@ -175,7 +175,7 @@ def replay() -> Case:
   )
   before = evaluate.ReplayState(
     state.memory,
-    pending_updates.pending_of(bound, state.memory, plan.batch_size),
+    pending_updates.empty_pending_for(bound, state.memory, plan.batch_size),
   )
 
   def run(

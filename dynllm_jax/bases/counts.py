@@ -37,6 +37,11 @@ def no_decayed_counts(num_items: int) -> DecayedCounts:
   )
 
 
+def reset_decayed_counts(counts: DecayedCounts) -> DecayedCounts:
+  """The counts of as many items before the first event."""
+  return no_decayed_counts(len(counts.value) - 1)
+
+
 def decayed_counts_at(
   counts: DecayedCounts, time: Array, half_life_days: float
 ) -> Array:
@@ -66,23 +71,23 @@ def add_to_decayed_counts(
   Returns:
     The counts, as of the latest of each item's events.
   """
-  place = rows_to_write(events.items, events.mask)
-  time = counts.time.at[place].max(events.times, mode='drop')
+  rows = rows_to_write(events.items, events.mask)
+  time = jnp.asarray(counts.time).at[rows].max(events.times, mode='drop')
   latest = time[events.items]
   carried = counts.value[events.items] * _decay(
     latest, counts.time[events.items], half_life_days
   )
   # Events of one item all set the same value before each adds its own.
-  value = counts.value.at[place].set(carried, mode='drop')
+  value = jnp.asarray(counts.value).at[rows].set(carried, mode='drop')
   return DecayedCounts(
-    value=value.at[place].add(
+    value=value.at[rows].add(
       _decay(latest, events.times, half_life_days), mode='drop'
     ),
     time=time,
   )
 
 
-def _decay(later, earlier, half_life_days):
+def _decay(later: Array, earlier: Array, half_life_days: float) -> Array:
   return jnp.exp2(-temporal.days_between(later, earlier) / half_life_days)
 
 
@@ -129,7 +134,7 @@ def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
     f32[batch, width]; never [batch, k, width] in memory.
   """
 
-  def add(k, sums):
+  def add(k: Array, sums: Array) -> Array:
     return sums + weights[:, k, None] * table[rows[:, k]]
 
   # Later rows are often empty in the whole batch (short histories).

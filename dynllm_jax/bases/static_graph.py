@@ -3,13 +3,18 @@
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from dynllm_jax import checks
+from dynllm_jax.bases import flax_network
 from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
 from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Params
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainGraph
 from dynllm_jax.types import UserEmbeddings
 
@@ -20,12 +25,12 @@ class NodeFeatures(nn.Module):
   Attributes:
     dim: width.
     item_text: whether a learned map of an item's text is added.
-    init: of the vectors; by default Glorot's, as in NGCF's code.
+    initializer: of the vectors; by default Glorot's, as in NGCF's code.
   """
 
   dim: int
   item_text: bool = False
-  init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+  initializer: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
   @nn.compact
   def __call__(self, graph: TrainGraph, text: Array) -> Array:
@@ -39,7 +44,7 @@ class NodeFeatures(nn.Module):
       f32[nodes, dim].
     """
     num_nodes = len(graph.degrees)
-    features = self.param('ids', self.init, (num_nodes, self.dim))
+    features = self.param('ids', self.initializer, (num_nodes, self.dim))
     if self.item_text:
       rows = nn.Dense(self.dim, use_bias=False)(text.astype(jnp.float32))
       features += jnp.pad(rows, ((num_nodes - len(text), 0), (0, 0)))
@@ -66,23 +71,32 @@ def build(network: nn.Module) -> System:
     The system, whose memory is the propagated node table.
   """
 
-  def texts(inputs):
+  def texts(inputs: Inputs) -> Array:
     return inputs.item_text[: inputs.num_items + 1]
 
-  def init(key, inputs):
-    return network.init(key, inputs.train_graph, texts(inputs), True)['params']
-
-  def propagate(params, memory, inputs, key):
-    del memory
-    return network.apply(
-      {'params': params},
-      inputs.train_graph,
-      texts(inputs),
-      key is None,
-      rngs=None if key is None else {'dropout': key},
+  def init(key: jax.Array, inputs: Inputs) -> Params:
+    return flax_network.init_params(
+      network, key, inputs.train_graph, texts(inputs)
     )
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+  def propagate(
+    params: Params, memory: SystemMemory, inputs: Inputs, key: jax.Array | None
+  ) -> Array:
+    del memory
+    return flax_network.call(
+      network, params, inputs.train_graph, texts(inputs), key=key
+    )
+
+  def embed(
+    params: Params,
+    memory: Array,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    key: jax.Array | None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     del params, user_times, item_time, key
     first_item = len(memory) - 1 - inputs.num_items
     return (
@@ -95,7 +109,7 @@ def build(network: nn.Module) -> System:
   )
 
 
-def check(config) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
   """Checks the fields of `config.model` that these systems share.
 
   Raises:

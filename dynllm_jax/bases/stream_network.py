@@ -1,13 +1,14 @@
-"""What networks over two node memories share: reading, terms, the System.
+"""What networks over two node memories share: fields, reading, terms, updates.
 
 A model file derives its network from `StreamNetwork`, calls `share` in
-`setup`, and defines `widths`, `embed` and `update`; `stream_system` makes the
-System of types.py from it.
+`setup`, and defines `widths`, `embed` and `update`; `stream_system.build`
+makes the system from it.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
+from typing import Any
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -19,8 +20,8 @@ from dynllm_jax.bases import network_rules
 from dynllm_jax.checks import Rule
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
-from dynllm_jax.graph.pending_updates import empty_pending
 from dynllm_jax.layers.item_static import ItemStatic
+from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.text_term import item_directions
 from dynllm_jax.layers.text_term import TextTerm
 from dynllm_jax.layers.time_encoding import TimeEncoding
@@ -28,11 +29,12 @@ from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
-from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
 
 
@@ -45,7 +47,7 @@ class Widths(NamedTuple):
   vector: int  # what is scored
 
 
-def shared_fields() -> dict:
+def shared_fields() -> dict[str, Any]:
   """Options that every temporal system has, as its paper has them: off."""
   return {
     'item_text': False,  # texts as features of the items
@@ -76,7 +78,7 @@ class StreamNetwork(nn.Module):
     dim = self.config.dim
     return Widths(user=dim, item=dim, static=dim, vector=dim)
 
-  def share(self):
+  def share(self) -> None:
     """Makes the parts that all have; to be called in `setup`."""
     c, widths = self.config, self.widths
     self.encode = TimeEncoding(c.time_dim)
@@ -85,7 +87,7 @@ class StreamNetwork(nn.Module):
     )
     self.initial = self.initial_states()
     if c.copy_term:
-      self.copy = CopyTerm(c.copy_neighbors)
+      self.copy_term = CopyTerm(c.copy_neighbors, name='copy')
     if c.walk_term:
       self.walk = WalkTerm(tuple(c.walk_fanout))
     if c.text_term:
@@ -106,10 +108,30 @@ class StreamNetwork(nn.Module):
       'item': self.param('initial_item', normal, (self.widths.item,)),
     }
 
-  def touch(self, memory: Memory, inputs: Inputs, pending: Pending, *args):
-    """Reaches every parameter, for `init`."""
-    return self.embed(memory, inputs, *args), self.update(
-      memory, inputs, pending
+  def embed(
+    self,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    deterministic: bool,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """`System.embed`, to be defined; `deterministic` turns dropout off."""
+    raise NotImplementedError
+
+  def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
+    """`System.update`, to be defined."""
+    raise NotImplementedError
+
+  def touch(
+    self, memory: Memory, inputs: Inputs, pending: Pending, **query: Any
+  ) -> Any:
+    """Reaches every parameter, for `init`; `query` is what `embed` takes."""
+    return (
+      self.embed(memory, inputs, **query),
+      self.update(memory, inputs, pending),
     )
 
   def stored(self, memory: Memory, side: str, nodes: Array) -> Array:
@@ -177,11 +199,46 @@ class StreamNetwork(nn.Module):
       A function from a side and i32[...] nodes to f32[..., dim].
     """
 
-    def read(side, nodes):
+    def read(side: str, nodes: Array) -> Array:
       state = self.stored(memory, side, nodes)
       return self.join(static(nodes), state) if side == 'item' else state
 
     return read
+
+  def after_events(
+    self,
+    update: MemoryUpdate,
+    memory: Memory,
+    side: str,
+    events: EventBatch,
+    messages: Array,
+    hidden: Array | None = None,
+  ) -> NodeMemory:
+    """One side's memory after a batch's events (SPEC 3.10).
+
+    Args:
+      update: of the side.
+      memory: both sides.
+      side: 'user' or 'item'.
+      events: of the batch.
+      messages: f32[events, any], what the side's node hears of each.
+      hidden: f32[events, width of the side], the state that a node's first
+        event finds; None for that of the memory.
+
+    Returns:
+      The memory of that side.
+    """
+    nodes = events.users if side == 'user' else events.items
+    if hidden is None:
+      hidden = self.stored(memory, side, nodes)
+    return update(
+      getattr(memory, side),
+      nodes,
+      events,
+      hidden=hidden,
+      messages=messages,
+      encode=self.encode,
+    )
 
   def elapsed(
     self, memory: Memory, inputs: Inputs, users: Array, times: Array
@@ -230,7 +287,7 @@ class StreamNetwork(nn.Module):
       vector=user_vectors,
       scale=self.score_scale,
       text=self.text(inputs, users, user_times) if c.text_term else None,
-      copy=self.copy(inputs, users, user_times, self.encode)
+      copy=self.copy_term(inputs, users, user_times, self.encode)
       if c.copy_term
       else None,
       walk=walk,
@@ -240,60 +297,6 @@ class StreamNetwork(nn.Module):
       item_vectors,
       item_directions(inputs, items) if c.text_term else None,
     )
-
-
-def stream_system(network: StreamNetwork) -> System:
-  """The System whose functions are a network's `embed` and `update`."""
-  widths = network.widths
-
-  def init(key, inputs, capacity):
-    memory = Memory(
-      user=memory_lib.empty(inputs.num_users, widths.user, capacity),
-      item=memory_lib.empty(inputs.num_items, widths.item, capacity)
-      if widths.item
-      else None,
-    )
-    nobody = jnp.zeros([1], jnp.int32)
-    params = network.init(
-      key,
-      memory,
-      inputs,
-      empty_pending(1, widths.vector, widths.vector),
-      nobody,
-      nobody,
-      nobody,
-      jnp.int32(0),
-      True,
-      method='touch',
-    )['params']
-    return params, memory
-
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    return network.apply(
-      {'params': params},
-      memory,
-      inputs,
-      users,
-      user_times,
-      items,
-      item_time,
-      key is None,
-      method='embed',
-      rngs=None if key is None else {'dropout': key},
-    )
-
-  def update(params, memory, inputs, pending):
-    return network.apply(
-      {'params': params}, memory, inputs, pending, method='update'
-    )
-
-  def reset(memory):
-    return Memory(
-      user=memory_lib.reset(memory.user),
-      item=memory_lib.reset(memory.item) if widths.item else None,
-    )
-
-  return System('stream', False, init, reset, embed, update)
 
 
 def check_fields(

@@ -58,7 +58,7 @@ class SingleQueryAttention(nn.Module):
       1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
     )
 
-    def weights(name, parts):
+    def weights(name: str, parts: Sequence[Array]) -> Sequence[Array]:
       widths = [part.shape[-1] for part in parts]
       whole = self.param(name, projection, (sum(widths), *heads))
       return jnp.split(whole, np.cumsum(widths)[:-1])

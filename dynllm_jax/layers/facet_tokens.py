@@ -55,9 +55,9 @@ class FacetTokens(nn.Module):
       ],
       axis=1,
     )
-    rows = Dropout(self.dropout)(rows, deterministic)
+    dropped = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
-      known[..., None], normalize(rows) * scale + bias, unknown
+      known[..., None], normalize(dropped) * scale + bias, unknown
     )
     if self.order == 'none':
       return facets

@@ -76,7 +76,7 @@ class KalmanFilter(nn.Module):
       prior above 0.
     """
 
-    def positive(name, start, shape):
+    def positive(name: str, start: float, shape: tuple[int, ...]) -> Array:
       raw = self.param(
         f'log_{name}', nn.initializers.constant(jnp.log(start)), shape
       )

@@ -13,6 +13,7 @@ from dynllm_jax.graph import update_chains
 from dynllm_jax.layers import gru
 from dynllm_jax.layers import rnn
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import NodeMemory
 
 
@@ -58,19 +59,17 @@ class MemoryUpdate(nn.Module):
     self,
     memory: NodeMemory,
     nodes: Array,
-    times: Array,
-    mask: Array,
+    events: EventBatch,
     hidden: Array,
     messages: Array,
-    encode,
+    encode: Callable[[Array], Array],
   ) -> NodeMemory:
     """Applies a batch's events.
 
     Args:
       memory: this side.
-      nodes: i32[events], this side's nodes.
-      times: i32[events], seconds, ascending.
-      mask: bool[events].
+      nodes: i32[events], this side's nodes of the events.
+      events: of the batch, their times ascending.
       hidden: f32[events, dim], the hidden state of a node's first update, as
         its first event has it.
       messages: f32[events, message_dim].
@@ -80,8 +79,15 @@ class MemoryUpdate(nn.Module):
       The memory after the events.
     """
     chain = update_chains.make_chains(
-      nodes, times, mask, memory_lib.last_times(memory, nodes), self.merge_ties
+      nodes,
+      events.times,
+      events.mask,
+      last_times=memory_lib.last_times(memory, nodes),
+      merge_ties=self.merge_ties,
     )
+
+    # What an update's cell reads: the mean message, and the time since the
+    # node's update before it.
     seen = chain.previous_times >= 0
     gap = temporal.days_between(chain.times, chain.previous_times)
     inputs = jnp.concatenate(
@@ -91,6 +97,7 @@ class MemoryUpdate(nn.Module):
       ],
       axis=-1,
     )
+
     weights = self.param(
       self.cell.name,
       lambda key: self.cell.init(key, inputs.shape[-1], self.dim),
@@ -98,9 +105,9 @@ class MemoryUpdate(nn.Module):
     states = update_chains.run_chains(
       self.cell.step,
       weights,
-      hidden[chain.first_event],
-      self.cell.project(weights, inputs),
-      chain,
+      hidden=hidden[chain.first_event],
+      inputs=self.cell.project(weights, inputs),
+      chain=chain,
     )
     return memory_lib.write(
       memory, jnp.where(chain.last, chain.nodes, 0), states, chain.times

@@ -37,19 +37,24 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, *parts: Array | Projected) -> Array:
     """Maps the parts, f32[..., any] each, to f32[..., dim]."""
-    widths = [
-      (part.matrix if isinstance(part, Projected) else part).shape[-1]
-      for part in parts
-    ]
+    widths = [_width(part) for part in parts]
     kernel = self.param(
       'kernel', nn.initializers.lecun_normal(), (sum(widths), self.dim)
     )
     total = self.param('bias', nn.initializers.zeros_init(), (self.dim,))
     for part, rows in zip(parts, jnp.split(kernel, np.cumsum(widths)[:-1])):
       if isinstance(part, Projected):
-        part, rows = part.rows, part.matrix @ rows
-      total += part @ rows
+        total += part.rows @ (part.matrix @ rows)
+      else:
+        total += part @ rows
     return total
+
+
+def _width(part: Array | Projected) -> int:
+  """Of the rows of a part, multiplied where they are still to be."""
+  if isinstance(part, Projected):
+    return part.matrix.shape[-1]
+  return part.shape[-1]
 
 
 class MLP(nn.Module):

@@ -1,6 +1,7 @@
 """Temporal graph attention over neighborhoods (TGAN, SPEC 3.2 and 3.3)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -14,6 +15,22 @@ from dynllm_jax.types import Inputs
 # (side, nodes i32[...]) -> f32[..., dim], a node as neighbor or query.
 Read = Callable[[str, Array], Array]
 Encode = Callable[[Array], Array]  # phi
+
+
+class Sources(NamedTuple):
+  """What every step of the recursion over neighborhoods reads.
+
+  Attributes:
+    inputs: for the graphs.
+    read: layer 0, memory and static half, of nodes of a side.
+    encode: phi, f32[...] days -> f32[..., time_dim].
+    deterministic: whether dropout is off.
+  """
+
+  inputs: Inputs
+  read: Read
+  encode: Encode
+  deterministic: bool
 
 
 class TemporalLayer(nn.Module):
@@ -77,7 +94,7 @@ class TemporalEmbedding(nn.Module):
   shared: bool = True
   dropout: float = 0.0
 
-  def setup(self):
+  def setup(self) -> None:
     sides = ('both',) if self.shared else ('user', 'item')
     self.layers = {
       f'{side}_{depth}': TemporalLayer(self.dim, self.num_heads, self.dropout)
@@ -91,10 +108,7 @@ class TemporalEmbedding(nn.Module):
     nodes: Array,
     times: Array,
     num_layers: int,
-    inputs: Inputs,
-    read: Read,
-    encode: Encode,
-    deterministic: bool,
+    sources: Sources,
   ) -> Array:
     """Embeds nodes of one side at given times.
 
@@ -103,19 +117,15 @@ class TemporalEmbedding(nn.Module):
       nodes: i32[batch].
       times: i32[batch], seconds.
       num_layers: l.
-      inputs: for the graphs.
-      read: layer 0, memory and static half, of nodes of a side.
-      encode: phi, f32[...] days -> f32[..., time_dim].
-      deterministic: whether dropout is off.
+      sources: what is read.
 
     Returns:
       f32[batch, dim].
     """
+    inputs, encode = sources.inputs, sources.encode
     if num_layers == 0:
-      return read(side, nodes)
-    recurse = lambda side, nodes, times: self(
-      side, nodes, times, num_layers - 1, inputs, read, encode, deterministic
-    )
+      return sources.read(side, nodes)
+
     own, other = (
       (inputs.user_graph, 'item')
       if side == 'user'
@@ -124,15 +134,18 @@ class TemporalEmbedding(nn.Module):
     near = temporal.neighborhood(own, nodes, times, self.num_neighbors)
     at = jnp.broadcast_to(times[:, None], near.nodes.shape)
     days = jnp.where(near.mask, temporal.days_between(at, near.times), 0.0)
-    layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
+
     # Rows in one axis: XLA's CPU backend copies the operands of a product
     # over several.
-    keys = recurse(other, near.nodes.reshape(-1), at.reshape(-1))
+    keys = self(
+      other, near.nodes.reshape(-1), at.reshape(-1), num_layers - 1, sources
+    )
+    layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     return layer(
-      recurse(side, nodes, times),
-      encode(jnp.zeros([])),
-      keys.reshape(*near.nodes.shape, -1),
-      encode(days),
-      near.mask,
-      deterministic,
+      node=self(side, nodes, times, num_layers - 1, sources),
+      zero_code=encode(jnp.zeros([])),
+      keys=keys.reshape(*near.nodes.shape, -1),
+      codes=encode(days),
+      mask=near.mask,
+      deterministic=sources.deterministic,
     )

@@ -67,7 +67,7 @@ def item_directions(inputs: Inputs, items: Array) -> Array:
   return _direction(texts - inputs.text_mean)
 
 
-def _direction(x):
+def _direction(x: Array) -> Array:
   """Rows of norm 1; a row of zeros stays one, with a finite gradient."""
   return x * jax.lax.rsqrt(
     jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12)

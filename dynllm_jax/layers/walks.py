@@ -1,5 +1,7 @@
 """Terms over temporal walks: copy (hop 1) and walk (hop 3), SPEC 3.11."""
 
+from collections.abc import Callable
+
 from flax import linen as nn
 import jax.numpy as jnp
 
@@ -22,7 +24,11 @@ class CopyTerm(nn.Module):
 
   @nn.compact
   def __call__(
-    self, inputs: Inputs, users: Array, times: Array, encode
+    self,
+    inputs: Inputs,
+    users: Array,
+    times: Array,
+    encode: Callable[[Array], Array],
   ) -> Terms:
     """The terms of i32[batch] users at i32[batch] times.
 
@@ -98,7 +104,7 @@ class WalkTerm(nn.Module):
     )
     ok = other_ok[..., None] & ends.mask
 
-    def log_days(later, earlier):
+    def log_days(later: Array, earlier: Array) -> Array:
       return jnp.log1p(jnp.abs(temporal.days_between(later, earlier)))
 
     exponent = (

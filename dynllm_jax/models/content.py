@@ -12,10 +12,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
 from dynllm_jax.bases.static_graph import unit_rows
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -50,20 +53,23 @@ def build(config: ml_collections.ConfigDict) -> System:
   counts.check_positive(config, 'depth', 'half_life_days')
   half_life = config.half_life_days
 
-  def init(key, inputs, capacity):
-    del key, capacity
-    return {}, ContentMemory(
+  def init(inputs: Inputs) -> ContentMemory:
+    return ContentMemory(
       unit_rows(inputs.item_text[: inputs.num_items + 1].astype(jnp.float32)),
       counts.no_decayed_counts(inputs.num_items),
     )
 
-  def reset(memory):
-    return memory._replace(
-      recent=counts.no_decayed_counts(len(memory.texts) - 1)
-    )
+  def reset(memory: ContentMemory) -> ContentMemory:
+    return memory._replace(recent=counts.reset_decayed_counts(memory.recent))
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    del params, key
+  def embed(
+    memory: ContentMemory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     past = temporal.neighborhood(
       inputs.user_graph, users, user_times, config.depth
     )
@@ -80,12 +86,12 @@ def build(config: ml_collections.ConfigDict) -> System:
       item_scores=jnp.broadcast_to(recent, (len(users), len(recent))),
     ), ItemEmbeddings(items, memory.texts[items])
 
-  def update(params, memory, inputs, pending):
-    del params, inputs
+  def update(
+    memory: ContentMemory, inputs: Inputs, events: EventBatch
+  ) -> ContentMemory:
+    del inputs
     return memory._replace(
-      recent=counts.add_to_decayed_counts(
-        memory.recent, pending.events, half_life
-      )
+      recent=counts.add_to_decayed_counts(memory.recent, events, half_life)
     )
 
-  return System('none', True, init, reset, embed, update)
+  return counting_system.build(init, reset, embed, update)

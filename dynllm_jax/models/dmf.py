@@ -21,9 +21,9 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import shared_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.graph import memory as memory_lib
@@ -61,7 +61,7 @@ class DMF(StreamNetwork):
     dim = self.config.dim
     return Widths(user=2 * dim, item=0, static=dim, vector=dim)
 
-  def setup(self):
+  def setup(self) -> None:
     self.filter = kalman.KalmanFilter(self.config.dim)
     self.weights = self.filter.weights()
     self.share()
@@ -90,12 +90,12 @@ class DMF(StreamNetwork):
     factors = self.static_reader(inputs, items.size, deterministic)(items)
     return self.scored(
       inputs,
-      users,
-      user_times,
-      state[:, : self.config.dim] + self.weights['prior'],
-      items,
-      item_time,
-      factors,
+      users=users,
+      user_times=user_times,
+      user_vectors=state[:, : self.config.dim] + self.weights['prior'],
+      items=items,
+      item_time=item_time,
+      item_vectors=factors,
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
@@ -107,9 +107,10 @@ class DMF(StreamNetwork):
       events.users,
       events.times,
       events.mask,
-      memory_lib.last_times(users, events.users),
-      self.config.update_ties == 'mean',
+      last_times=memory_lib.last_times(users, events.users),
+      merge_ties=self.config.update_ties == 'mean',
     )
+
     # Never negative: what exp(-k days) makes of padding must stay finite.
     days = jnp.where(
       chain.previous_times >= 0,
@@ -118,14 +119,14 @@ class DMF(StreamNetwork):
       ),
       0.0,
     )
+    mean_factors = update_chains.mean_by_update(chain, factors)
+
     states = update_chains.run_chains(
       kalman.kalman_step,
       self.weights,
-      self.stored(memory, 'user', events.users)[chain.first_event],
-      jnp.concatenate(
-        [update_chains.mean_by_update(chain, factors), days[:, None]], -1
-      ),
-      chain,
+      hidden=self.stored(memory, 'user', events.users)[chain.first_event],
+      inputs=jnp.concatenate([mean_factors, days[:, None]], -1),
+      chain=chain,
     )
     return memory.replace(
       user=memory_lib.write(
@@ -141,4 +142,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   check_fields(config)
-  return stream_system(DMF(ml_collections.FrozenConfigDict(config)))
+  return stream_system.build(DMF(ml_collections.FrozenConfigDict(config)))

@@ -1,13 +1,11 @@
 """DynLLM (Zhao et al. 2024, arXiv 2405.07580), SPEC 3."""
 
-import functools
-
 import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax import checks
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.checks import Rule
@@ -21,6 +19,7 @@ from dynllm_jax.layers.facet_tokens import FacetTokens
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.mlp import Linear
 from dynllm_jax.layers.mlp import MLP
+from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import FACETS
@@ -73,17 +72,17 @@ class DynLLM(StreamNetwork):
     dim = self.config.dim
     return Widths(user=dim, item=dim // 2, static=dim // 2, vector=dim)
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.share()
     if c.neighborhood:
       self.temporal = TemporalEmbedding(
-        c.dim,
-        c.num_neighbors,
-        c.num_layers,
-        c.num_heads,
-        c.shared_layers,
-        c.dropout,
+        dim=c.dim,
+        num_neighbors=c.num_neighbors,
+        num_layers=c.num_layers,
+        num_heads=c.num_heads,
+        shared=c.shared_layers,
+        dropout=c.dropout,
       )
     if c.projection != 'none':
       self.project = (
@@ -91,22 +90,26 @@ class DynLLM(StreamNetwork):
         if c.projection == 'interval'
         else projection.LinearProjection()
       )
+
+    # One linear map of all that is known of a node (SPEC 3.5).
     self.aggregate_user = Linear(c.dim)
     self.aggregate_item = Linear(c.dim // 2)
+
     if c.facets:
       self.facet_tokens = FacetTokens(
         c.dim, c.distill.top_r, c.distill.order, c.dropout
       )
       self.fuse = fusion.Fusion(
-        c.dim,
-        c.num_heads,
-        c.fusion.num_layers,
-        c.fusion.mode,
-        c.fusion.alpha,
-        c.dropout,
+        dim=c.dim,
+        num_heads=c.num_heads,
+        num_layers=c.fusion.num_layers,
+        mode=c.fusion.mode,
+        alpha=c.fusion.alpha,
+        dropout=c.dropout,
       )
     else:
       self.head = MLP(c.dim)
+
     if c.memory:
       ties = c.update_ties == 'mean'
       self.update_user = MemoryUpdate(c.dim, ties)
@@ -124,15 +127,17 @@ class DynLLM(StreamNetwork):
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed` (SPEC 3.3 to 3.9)."""
     c = self.config
-    static = self.static_reader(
-      inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
+    num_reads = (items.size + users.size) * (1 + c.num_neighbors)
+    static = self.static_reader(inputs, num_reads, deterministic)
+    sources = Sources(
+      inputs, self.reader(memory, static), self.encode, deterministic
     )
-    read = self.reader(memory, static)
-    temporal = functools.partial(
-      self._temporal, inputs=inputs, read=read, deterministic=deterministic
-    )
-    parts = [read('user', users)]
-    parts += temporal('user', users, user_times, c.num_layers)
+
+    parts = [sources.read('user', users)]
+    if c.neighborhood:
+      parts.append(
+        self.temporal('user', users, user_times, c.num_layers, sources)
+      )
     if c.projection != 'none':
       parts.append(
         self.project(parts[0], self.elapsed(memory, inputs, users, user_times))
@@ -143,19 +148,22 @@ class DynLLM(StreamNetwork):
 
     item_times = jnp.broadcast_to(item_time, items.shape)
     parts = [self.stored(memory, 'item', items)]
-    parts += temporal('item', items, item_times, 1)
+    if c.neighborhood:
+      parts.append(self.temporal('item', items, item_times, 1, sources))
     if c.event_features:
       parts.append(event_features(inputs.item_graph, items, item_times))
     item_graph = self.aggregate_item(*parts)
 
     return self.scored(
       inputs,
-      users,
-      user_times,
-      self._fused(inputs, user_graph, users, user_times, deterministic),
-      items,
-      item_time,
-      self.join(static(items), item_graph),
+      users=users,
+      user_times=user_times,
+      user_vectors=self._fused(
+        user_graph, inputs, users, user_times, deterministic=deterministic
+      ),
+      items=items,
+      item_time=item_time,
+      item_vectors=self.join(static(items), item_graph),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
@@ -163,26 +171,26 @@ class DynLLM(StreamNetwork):
     del inputs
     if not self.config.memory:
       return memory
-    events = pending.events
+
+    # Each side hears of the other's vector; of an item's, the second half is
+    # what its events change.
     half = self.config.dim // 2
     return Memory(
-      user=self.update_user(
-        memory.user,
-        events.users,
-        events.times,
-        events.mask,
-        pending.user_vectors,
-        pending.item_vectors,
-        self.encode,
+      user=self.after_events(
+        self.update_user,
+        memory,
+        'user',
+        pending.events,
+        messages=pending.item_vectors,
+        hidden=pending.user_vectors,
       ),
-      item=self.update_item(
-        memory.item,
-        events.items,
-        events.times,
-        events.mask,
-        pending.item_vectors[:, half:],
-        pending.user_vectors,
-        self.encode,
+      item=self.after_events(
+        self.update_item,
+        memory,
+        'item',
+        pending.events,
+        messages=pending.user_vectors,
+        hidden=pending.item_vectors[:, half:],
       ),
     )
 
@@ -197,19 +205,14 @@ class DynLLM(StreamNetwork):
     initial = self.initial[side]
     return jnp.broadcast_to(initial, (*nodes.shape, len(initial)))
 
-  def _temporal(
-    self, side, nodes, times, num_layers, inputs, read, deterministic
-  ):
-    """`h^N` in a list, or no part at all."""
-    if not self.config.neighborhood:
-      return []
-    return [
-      self.temporal(
-        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
-      )
-    ]
-
-  def _fused(self, inputs, user_graph, users, times, deterministic):
+  def _fused(
+    self,
+    user_graph: Array,
+    inputs: Inputs,
+    users: Array,
+    times: Array,
+    deterministic: bool,
+  ) -> Array:
     """`h_u` from `h_u^G` and the facets known at each user's time."""
     c = self.config
     if not c.facets:
@@ -250,5 +253,5 @@ def build(config: ml_collections.ConfigDict) -> System:
       checks.fraction('fusion.alpha'),
     ],
   )
-  system = stream_system(DynLLM(ml_collections.FrozenConfigDict(config)))
-  return system._replace(reads_facets=bool(config.facets))
+  network = DynLLM(ml_collections.FrozenConfigDict(config))
+  return stream_system.build(network, reads_facets=bool(config.facets))

@@ -19,17 +19,19 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import shared_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.projection import IntervalProjection
+from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -54,11 +56,16 @@ def default_config() -> ml_collections.ConfigDict:
 class DynShare(StreamNetwork):
   """The network."""
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.share()
     self.temporal = TemporalEmbedding(
-      c.dim, c.num_neighbors, c.num_layers, c.num_heads, False, c.dropout
+      dim=c.dim,
+      num_neighbors=c.num_neighbors,
+      num_layers=c.num_layers,
+      num_heads=c.num_heads,
+      shared=False,
+      dropout=c.dropout,
     )
     self.project = IntervalProjection()
     ties = c.update_ties == 'mean'
@@ -78,29 +85,26 @@ class DynShare(StreamNetwork):
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`."""
     c = self.config
-    read = self.reader(
-      memory,
-      self.static_reader(
-        inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
-      ),
+    num_reads = (items.size + users.size) * (1 + c.num_neighbors)
+    static = self.static_reader(inputs, num_reads, deterministic)
+    sources = Sources(
+      inputs, self.reader(memory, static), self.encode, deterministic
     )
-
-    def embedded(side, nodes, times, num_layers):
-      return self.temporal(
-        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
-      )
-
+    user_vectors = self.temporal(
+      'user', users, user_times, c.num_layers, sources
+    )
+    projected = self.project(
+      user_vectors, self.elapsed(memory, inputs, users, user_times)
+    )
+    item_times = jnp.broadcast_to(item_time, items.shape)
     return self.scored(
       inputs,
-      users,
-      user_times,
-      self.project(
-        embedded('user', users, user_times, c.num_layers),
-        self.elapsed(memory, inputs, users, user_times),
-      ),
-      items,
-      item_time,
-      embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1),
+      users=users,
+      user_times=user_times,
+      user_vectors=projected,
+      items=items,
+      item_time=item_time,
+      item_vectors=self.temporal('item', items, item_times, 1, sources),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
@@ -109,18 +113,15 @@ class DynShare(StreamNetwork):
     read = self.reader(
       memory, self.static_reader(inputs, events.items.size, True)
     )
-    updated = lambda side, nodes, message: self.updates[side](
-      getattr(memory, side),
-      nodes,
-      events.times,
-      events.mask,
-      self.stored(memory, side, nodes),
-      message,
-      self.encode,
-    )
+
+    def updated(side: str, message: Array) -> NodeMemory:
+      return self.after_events(
+        self.updates[side], memory, side, events, messages=message
+      )
+
     return Memory(
-      user=updated('user', events.users, read('item', events.items)),
-      item=updated('item', events.items, read('user', events.users)),
+      user=updated('user', read('item', events.items)),
+      item=updated('item', read('user', events.users)),
     )
 
 
@@ -131,4 +132,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   check_fields(config)
-  return stream_system(DynShare(ml_collections.FrozenConfigDict(config)))
+  return stream_system.build(DynShare(ml_collections.FrozenConfigDict(config)))

@@ -23,9 +23,9 @@ What differs here:
 
 import ml_collections
 
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import shared_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.graph import temporal
 from dynllm_jax.layers import memory_update
@@ -34,8 +34,10 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
+from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import UserEmbeddings
 
 
@@ -56,12 +58,12 @@ def default_config() -> ml_collections.ConfigDict:
 class DyRep(StreamNetwork):
   """The network."""
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.share()
     self.attend = LocalAttention(c.dim)
     self.update_memory = memory_update.MemoryUpdate(
-      c.dim, c.update_ties == 'mean', memory_update.RNN
+      c.dim, merge_ties=c.update_ties == 'mean', cell=memory_update.RNN
     )
 
   def embed(
@@ -80,25 +82,23 @@ class DyRep(StreamNetwork):
     )
     return self.scored(
       inputs,
-      users,
-      user_times,
-      read('user', users),
-      items,
-      item_time,
-      read('item', items),
+      users=users,
+      user_times=user_times,
+      user_vectors=read('user', users),
+      items=items,
+      item_time=item_time,
+      item_vectors=read('item', items),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
     """`System.update`: each node hears of the other's neighborhood."""
     events = pending.events
-    read = self.reader(
-      memory,
-      self.static_reader(
-        inputs, events.items.size * (1 + self.config.num_neighbors), True
-      ),
-    )
+    num_reads = events.items.size * (1 + self.config.num_neighbors)
+    read = self.reader(memory, self.static_reader(inputs, num_reads, True))
 
-    def propagated(own_graph, side, nodes, other_side):
+    def propagated(
+      own_graph: TemporalGraph, side: str, nodes: Array, other_side: str
+    ) -> Array:
       near = temporal.neighborhood(
         own_graph, nodes, events.times, self.config.num_neighbors
       )
@@ -106,22 +106,15 @@ class DyRep(StreamNetwork):
         read(side, nodes), read(other_side, near.nodes), near.mask
       )
 
-    def updated(side, nodes, message):
-      return self.update_memory(
-        getattr(memory, side),
-        nodes,
-        events.times,
-        events.mask,
-        self.stored(memory, side, nodes),
-        message,
-        self.encode,
+    def updated(side: str, message: Array) -> NodeMemory:
+      return self.after_events(
+        self.update_memory, memory, side, events, messages=message
       )
 
     of_users = propagated(inputs.user_graph, 'user', events.users, 'item')
     of_items = propagated(inputs.item_graph, 'item', events.items, 'user')
     return Memory(
-      user=updated('user', events.users, of_items),
-      item=updated('item', events.items, of_users),
+      user=updated('user', of_items), item=updated('item', of_users)
     )
 
 
@@ -132,4 +125,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   check_fields(config)
-  return stream_system(DyRep(ml_collections.FrozenConfigDict(config)))
+  return stream_system.build(DyRep(ml_collections.FrozenConfigDict(config)))

@@ -6,11 +6,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
 
 _BLOCK = 2048  # pairs (user, item) that one step of `similarities` takes
 
@@ -105,21 +109,24 @@ def build(config: ml_collections.ConfigDict) -> System:
   counts.check_positive(config, 'depth', 'half_life_days')
   half_life = config.half_life_days
 
-  def init(key, inputs, capacity):
-    del key, capacity
+  def init(inputs: Inputs) -> ItemKNNMemory:
     num_items = inputs.num_items
     counts.check_table(num_items, config.max_table_gib)
-    return {}, ItemKNNMemory(
+    return ItemKNNMemory(
       similarities(inputs), counts.no_decayed_counts(num_items)
     )
 
-  def reset(memory):
-    return memory._replace(
-      recent=counts.no_decayed_counts(len(memory.table) - 1)
-    )
+  def reset(memory: ItemKNNMemory) -> ItemKNNMemory:
+    return memory._replace(recent=counts.reset_decayed_counts(memory.recent))
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    del params, key
+  def embed(
+    memory: ItemKNNMemory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     past = temporal.neighborhood(
       inputs.user_graph, users, user_times, config.depth
     )
@@ -135,12 +142,12 @@ def build(config: ml_collections.ConfigDict) -> System:
       users, items, scores + config.popularity_weight * recent
     )
 
-  def update(params, memory, inputs, pending):
-    del params, inputs
+  def update(
+    memory: ItemKNNMemory, inputs: Inputs, events: EventBatch
+  ) -> ItemKNNMemory:
+    del inputs
     return memory._replace(
-      recent=counts.add_to_decayed_counts(
-        memory.recent, pending.events, half_life
-      )
+      recent=counts.add_to_decayed_counts(memory.recent, events, half_life)
     )
 
-  return System('none', True, init, reset, embed, update)
+  return counting_system.build(init, reset, embed, update)

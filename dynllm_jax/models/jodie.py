@@ -23,9 +23,9 @@ from flax import linen as nn
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import shared_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.graph import temporal
@@ -36,6 +36,7 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -74,7 +75,7 @@ class JODIE(StreamNetwork):
     dim = self.config.dim
     return Widths(user=dim, item=dim // 2, static=dim // 2, vector=dim)
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.share()
     self.user_static = UserStatic(c.dim)
@@ -82,7 +83,7 @@ class JODIE(StreamNetwork):
     self.predict = nn.Dense(c.dim)
     self.updates = {
       side: memory_update.MemoryUpdate(
-        width, c.update_ties == 'mean', memory_update.RNN
+        width, merge_ties=c.update_ties == 'mean', cell=memory_update.RNN
       )
       for side, width in (('user', c.dim), ('item', c.dim // 2))
     }
@@ -105,6 +106,8 @@ class JODIE(StreamNetwork):
     read = self.reader(
       memory, self.static_reader(inputs, items.size + users.size, deterministic)
     )
+
+    # A prediction reads the user now, and the item that was taken last.
     last = temporal.neighborhood(inputs.user_graph, users, user_times, 1)
     last_item = jnp.where(last.mask, read('item', last.nodes[:, 0]), 0.0)
     projected = self.project(
@@ -116,12 +119,12 @@ class JODIE(StreamNetwork):
     )
     return self.scored(
       inputs,
-      users,
-      user_times,
-      predicted,
-      items,
-      item_time,
-      read('item', items),
+      users=users,
+      user_times=user_times,
+      user_vectors=predicted,
+      items=items,
+      item_time=item_time,
+      item_vectors=read('item', items),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
@@ -130,18 +133,14 @@ class JODIE(StreamNetwork):
     events = pending.events
     user = self.stored(memory, 'user', events.users)
     item = self.stored(memory, 'item', events.items)
-    updated = lambda side, nodes, own, other: self.updates[side](
-      getattr(memory, side),
-      nodes,
-      events.times,
-      events.mask,
-      own,
-      other,
-      self.encode,
-    )
+
+    def updated(side: str, own: Array, other: Array) -> NodeMemory:
+      return self.after_events(
+        self.updates[side], memory, side, events, messages=other, hidden=own
+      )
+
     return Memory(
-      user=updated('user', events.users, user, item),
-      item=updated('item', events.items, item, user),
+      user=updated('user', user, item), item=updated('item', item, user)
     )
 
 
@@ -152,4 +151,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   check_fields(config)
-  return stream_system(JODIE(ml_collections.FrozenConfigDict(config)))
+  return stream_system.build(JODIE(ml_collections.FrozenConfigDict(config)))

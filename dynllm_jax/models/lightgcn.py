@@ -43,7 +43,7 @@ class LightGCN(nn.Module):
     """Final embeddings, f32[nodes, dim]; arguments as `static_graph.build`."""
     del deterministic
     layer = static_graph.NodeFeatures(
-      self.config.dim, init=nn.initializers.normal(0.1)
+      self.config.dim, initializer=nn.initializers.normal(0.1)
     )(graph, text)
     total = layer
     for _ in range(self.config.num_layers):

@@ -14,8 +14,12 @@ import ml_collections
 
 from dynllm_jax.bases import counts
 from dynllm_jax.bases import static_system
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Params
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import UserEmbeddings
 
 
@@ -37,7 +41,7 @@ def build(config: ml_collections.ConfigDict) -> System:
   """
   counts.check_positive(config, 'dim', 'initial_deviation')
 
-  def init(key, inputs):
+  def init(key: jax.Array, inputs: Inputs) -> Params:
     rows = {'user': inputs.num_users + 1, 'item': inputs.num_items + 1}
     return {
       side: config.initial_deviation
@@ -45,7 +49,16 @@ def build(config: ml_collections.ConfigDict) -> System:
       for side, side_key in zip(rows, jax.random.split(key))
     }
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
+  def embed(
+    params: Params,
+    memory: SystemMemory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    key: jax.Array | None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     del memory, inputs, user_times, item_time, key
     return (
       UserEmbeddings(vector=params['user'][users]),

@@ -2,8 +2,14 @@
 
 import ml_collections
 
+from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
+from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -20,21 +26,26 @@ def build(config: ml_collections.ConfigDict) -> System:
   counts.check_positive(config, 'half_life_days')
   half_life = config.half_life_days
 
-  def init(key, inputs, capacity):
-    del key, capacity
-    return {}, counts.no_decayed_counts(inputs.num_items)
+  def init(inputs: Inputs) -> counts.DecayedCounts:
+    return counts.no_decayed_counts(inputs.num_items)
 
-  def reset(memory):
-    return counts.no_decayed_counts(len(memory.value) - 1)
-
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    del params, inputs, user_times, key
+  def embed(
+    memory: counts.DecayedCounts,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    del inputs, user_times
     return counts.embeddings(
       users, items, counts.decayed_counts_at(memory, item_time, half_life)
     )
 
-  def update(params, memory, inputs, pending):
-    del params, inputs
-    return counts.add_to_decayed_counts(memory, pending.events, half_life)
+  def update(
+    memory: counts.DecayedCounts, inputs: Inputs, events: EventBatch
+  ) -> counts.DecayedCounts:
+    del inputs
+    return counts.add_to_decayed_counts(memory, events, half_life)
 
-  return System('none', True, init, reset, embed, update)
+  return counting_system.build(init, counts.reset_decayed_counts, embed, update)

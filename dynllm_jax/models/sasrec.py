@@ -14,12 +14,15 @@ the query is the output at the last strictly earlier event, the later splits'
 included once they are past.
 """
 
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from dynllm_jax import checks
+from dynllm_jax.bases import flax_network
 from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
 from dynllm_jax.graph import temporal
@@ -30,9 +33,13 @@ from dynllm_jax.layers.walks import CopyTerm
 from dynllm_jax.layers.walks import WalkTerm
 from dynllm_jax.objectives import training_loss
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Loss
+from dynllm_jax.types import Params
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import UserEmbeddings
 
 
@@ -151,11 +158,11 @@ class SASRec(nn.Module):
       walk_scale=walk_scale,
     ), ItemEmbeddings(items, table[items])
 
-  def _outputs(self, rows, mask, deterministic):
+  def _outputs(self, rows: Array, mask: Array, deterministic: bool) -> Array:
     """The blocks' output at every position, f32[batch, length, dim]."""
     c = self.config
 
-    def dropped(x):
+    def dropped(x: Array) -> Array:
       return Dropout(c.dropout)(x, deterministic)
 
     positions = self.param(
@@ -193,41 +200,68 @@ def build(config: ml_collections.ConfigDict) -> System:
   )
   network = SASRec(ml_collections.FrozenConfigDict(config))
 
-  def init(key, inputs):
+  def init(key: jax.Array, inputs: Inputs) -> Params:
     nobody = jnp.zeros([1], jnp.int32)
-    return network.init(key, inputs, nobody, nobody[:, None], nobody, True)[
-      'params'
-    ]
-
-  def apply(params, inputs, users, times, items, key):
-    return network.apply(
-      {'params': params},
+    return flax_network.init_params(
+      network,
+      key,
       inputs,
-      users,
-      times,
-      items,
-      key is None,
-      rngs=None if key is None else {'dropout': key},
+      users=nobody,
+      times=nobody[:, None],
+      items=nobody,
     )
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    del memory, item_time
-    return apply(params, inputs, users, user_times[:, None], items, key)
+  def apply(
+    params: Params,
+    inputs: Inputs,
+    users: Array,
+    times: Array,
+    items: Array,
+    key: jax.Array | None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    return flax_network.call(
+      network, params, inputs, users=users, times=times, items=items, key=key
+    )
 
-  def loss(params, memory, inputs, batch, events, key, config):
+  def embed(
+    params: Params,
+    memory: SystemMemory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    key: jax.Array | None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    del memory, item_time
+    times = user_times[:, None]
+    return apply(params, inputs, users, times, items=items, key=key)
+
+  def loss(
+    params: Params,
+    memory: SystemMemory,
+    inputs: Inputs,
+    batch: EventBatch,
+    events: Array,
+    key: jax.Array,
+    config: ml_collections.ConfigDict,
+  ) -> Loss:
     del memory
 
-    def embed_targets(items, item_time, key):
+    def embed_targets(
+      items: Array, item_time: Array, key: Any
+    ) -> tuple[UserEmbeddings, ItemEmbeddings]:
       del item_time
-      return apply(params, inputs, batch.users[:, 0], batch.times, items, key)
+      users = batch.users[:, 0]  # a row of a batch is of one user
+      return apply(params, inputs, users, batch.times, items=items, key=key)
 
     return training_loss.sampled_loss(
       config,
       embed_targets,
       inputs,
-      jax.tree.map(jnp.ravel, batch),
-      events.reshape(-1),
-      key,
+      batch=jax.tree.map(jnp.ravel, batch),
+      events=events.reshape(-1),
+      key=key,
     )
 
   return static_system.build(

@@ -22,16 +22,18 @@ What differs here:
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import shared_fields
-from dynllm_jax.bases.stream_network import stream_system
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers import memory_update
+from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -56,14 +58,18 @@ def default_config() -> ml_collections.ConfigDict:
 class TGN(StreamNetwork):
   """The network."""
 
-  def setup(self):
+  def setup(self) -> None:
     c = self.config
     self.share()
     self.temporal = TemporalEmbedding(
-      c.dim, c.num_neighbors, c.num_layers, c.num_heads, True, c.dropout
+      dim=c.dim,
+      num_neighbors=c.num_neighbors,
+      num_layers=c.num_layers,
+      num_heads=c.num_heads,
+      dropout=c.dropout,
     )
     self.update_memory = memory_update.MemoryUpdate(
-      c.dim, c.update_ties == 'mean', memory_update.GRU
+      c.dim, merge_ties=c.update_ties == 'mean', cell=memory_update.GRU
     )
 
   def embed(
@@ -78,26 +84,23 @@ class TGN(StreamNetwork):
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     """`System.embed`."""
     c = self.config
-    read = self.reader(
-      memory,
-      self.static_reader(
-        inputs, (items.size + users.size) * (1 + c.num_neighbors), deterministic
-      ),
+    num_reads = (items.size + users.size) * (1 + c.num_neighbors)
+    static = self.static_reader(inputs, num_reads, deterministic)
+    sources = Sources(
+      inputs, self.reader(memory, static), self.encode, deterministic
     )
-
-    def embedded(side, nodes, times, num_layers):
-      return self.temporal(
-        side, nodes, times, num_layers, inputs, read, self.encode, deterministic
-      )
-
+    user_vectors = self.temporal(
+      'user', users, user_times, c.num_layers, sources
+    )
+    item_times = jnp.broadcast_to(item_time, items.shape)
     return self.scored(
       inputs,
-      users,
-      user_times,
-      embedded('user', users, user_times, c.num_layers),
-      items,
-      item_time,
-      embedded('item', items, jnp.broadcast_to(item_time, items.shape), 1),
+      users=users,
+      user_times=user_times,
+      user_vectors=user_vectors,
+      items=items,
+      item_time=item_time,
+      item_vectors=self.temporal('item', items, item_times, 1, sources),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
@@ -107,18 +110,15 @@ class TGN(StreamNetwork):
       memory, self.static_reader(inputs, events.items.size, True)
     )
     user, item = read('user', events.users), read('item', events.items)
-    updated = lambda side, nodes, message: self.update_memory(
-      getattr(memory, side),
-      nodes,
-      events.times,
-      events.mask,
-      self.stored(memory, side, nodes),
-      jnp.concatenate(message, axis=-1),
-      self.encode,
-    )
+
+    def updated(side: str, own: Array, other: Array) -> NodeMemory:
+      message = jnp.concatenate([own, other], axis=-1)
+      return self.after_events(
+        self.update_memory, memory, side, events, messages=message
+      )
+
     return Memory(
-      user=updated('user', events.users, [user, item]),
-      item=updated('item', events.items, [item, user]),
+      user=updated('user', user, item), item=updated('item', item, user)
     )
 
 
@@ -129,4 +129,4 @@ def build(config: ml_collections.ConfigDict) -> System:
     InputError: if a field has a value that is not allowed.
   """
   check_fields(config)
-  return stream_system(TGN(ml_collections.FrozenConfigDict(config)))
+  return stream_system.build(TGN(ml_collections.FrozenConfigDict(config)))

@@ -6,10 +6,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
+from dynllm_jax.types import EventBatch
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
 
 
 class TransitionMemory(NamedTuple):
@@ -50,25 +55,30 @@ def build(config: ml_collections.ConfigDict) -> System:
   half_life = config.half_life_days
   weights = 1.0 / np.arange(1, config.depth + 1, dtype=np.float32)
 
-  def init(key, inputs, capacity):
-    del key, capacity
+  def init(inputs: Inputs) -> TransitionMemory:
     rows = inputs.num_items + 1
     counts.check_table(rows - 1, config.max_table_gib)
-    return {}, TransitionMemory(
+    return TransitionMemory(
       table=jnp.zeros([rows, rows], jnp.float32),
       sums=jnp.zeros([rows], jnp.float32),
       recent=counts.no_decayed_counts(rows - 1),
     )
 
-  def reset(memory):
+  def reset(memory: TransitionMemory) -> TransitionMemory:
     return TransitionMemory(
-      jnp.zeros_like(memory.table),
-      jnp.zeros_like(memory.sums),
-      counts.no_decayed_counts(len(memory.sums) - 1),
+      table=jnp.zeros_like(memory.table),
+      sums=jnp.zeros_like(memory.sums),
+      recent=counts.reset_decayed_counts(memory.recent),
     )
 
-  def embed(params, memory, inputs, users, user_times, items, item_time, key):
-    del params, key
+  def embed(
+    memory: TransitionMemory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     past = temporal.neighborhood(
       inputs.user_graph, users, user_times, config.depth
     )
@@ -83,19 +93,21 @@ def build(config: ml_collections.ConfigDict) -> System:
       users, items, scores + config.popularity_weight * recent
     )
 
-  def update(params, memory, inputs, pending):
-    del params
-    events = pending.events
+  def update(
+    memory: TransitionMemory, inputs: Inputs, events: EventBatch
+  ) -> TransitionMemory:
     past = temporal.neighborhood(
       inputs.user_graph, events.users, events.times, config.depth
     )
-    place = counts.rows_to_write(past.nodes, past.mask & events.mask[:, None])
-    target = jnp.broadcast_to(events.items[:, None], place.shape)
-    added = jnp.broadcast_to(weights, place.shape)
+    source = counts.rows_to_write(past.nodes, past.mask & events.mask[:, None])
+    target = jnp.broadcast_to(events.items[:, None], source.shape)
+    added = jnp.broadcast_to(weights, source.shape)
     return TransitionMemory(
-      table=memory.table.at[place, target].add(added, mode='drop'),
-      sums=memory.sums.at[place].add(added, mode='drop'),
+      table=jnp.asarray(memory.table)
+      .at[source, target]
+      .add(added, mode='drop'),
+      sums=jnp.asarray(memory.sums).at[source].add(added, mode='drop'),
       recent=counts.add_to_decayed_counts(memory.recent, events, half_life),
     )
 
-  return System('none', True, init, reset, embed, update)
+  return counting_system.build(init, reset, embed, update)

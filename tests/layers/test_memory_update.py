@@ -8,6 +8,7 @@ import pytest
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.layers import gru
 from dynllm_jax.layers.memory_update import MemoryUpdate
+from dynllm_jax.types import EventBatch
 from tests.testing import logs
 
 DAY = 86_400
@@ -41,6 +42,12 @@ def events(seed):
   return memory, nodes, times, mask, jnp.asarray(hidden), messages
 
 
+def call_args(memory, nodes, times, mask, hidden, messages):
+  """Arguments of the module, the events' columns as one batch."""
+  batch = EventBatch(nodes, nodes, times, mask)
+  return memory, nodes, batch, hidden, messages
+
+
 def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
   """{node: (state, time)} after the events."""
   last = {n: int(t) for n, t in enumerate(memory.time) if t >= 0}
@@ -69,12 +76,12 @@ def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
 @pytest.mark.parametrize('merge_ties', [True, False])
 def test_update_is_node_by_node(merge_ties):
   module = MemoryUpdate(DIM, merge_ties)
-  apply = jax.jit(module.apply, static_argnums=7)
-  params = logs.random_params(module.init, *events(0), encode)
+  apply = jax.jit(module.apply, static_argnums=6)
+  params = logs.random_params(module.init, *call_args(*events(0)), encode)
   for seed in range(4):
     args = events(seed)
     before = args[0]
-    after = apply(params, *args, encode)
+    after = apply(params, *call_args(*args), encode)
     expected = oracle(params['params']['gru'], merge_ties, *args)
     initial = jnp.full(DIM, 9.0)
     old, new = (
@@ -96,7 +103,7 @@ def test_a_node_without_an_event_is_encoded_as_no_time():
     return encode(days)
 
   memory = memory_lib.empty(NUM_NODES, DIM, 2)
-  args = (
+  args = call_args(
     memory,
     jnp.array([1, 1]),
     jnp.array([5, 8]) * DAY,
@@ -112,8 +119,9 @@ def test_a_node_without_an_event_is_encoded_as_no_time():
 def test_update_keeps_what_the_memory_had_where_nothing_is_due():
   memory, nodes, times, mask, hidden, messages = events(0)
   module = MemoryUpdate(DIM)
-  args = memory, nodes, times, mask & False, hidden, messages, encode
+  args = call_args(memory, nodes, times, mask & False, hidden, messages)
+  args = *args, encode
   params = logs.random_params(module.init, *args)
-  after = jax.jit(module.apply, static_argnums=7)(params, *args)
+  after = jax.jit(module.apply, static_argnums=6)(params, *args)
   np.testing.assert_array_equal(after.time, memory.time)
   np.testing.assert_array_equal(after.state, memory.state)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from tests.testing import logs
 
@@ -34,20 +35,21 @@ def world():
   return log, logs.random_inputs(log), tables
 
 
-def reader(tables):
-  return lambda side, nodes: tables[side][nodes]
+def sources(tables):
+  read = lambda side, nodes: tables[side][nodes]
+  return Sources(world()[1], read, encode, deterministic=True)
 
 
 @functools.cache
 def build(num_layers, shared):
   """The module and the parameters of all its layers."""
   module = TemporalEmbedding(DIM, NEIGHBORS, num_layers, HEADS, shared)
-  _, inputs, tables = world()
+  _, _, tables = world()
   one = jnp.ones([1], jnp.int32)
 
   def both(module):
     return [
-      module(side, one, one, depth, inputs, reader(tables), encode, True)
+      module(side, one, one, depth, sources(tables))
       for side, depth in (('user', num_layers), ('item', 1))
     ]
 
@@ -63,10 +65,7 @@ def run(module, params, side, nodes, times, num_layers, tables):
     nodes,
     times,
     num_layers,
-    world()[1],
-    reader(tables),
-    encode,
-    True,
+    sources(tables),
   )
 
 

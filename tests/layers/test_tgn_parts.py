@@ -14,6 +14,7 @@ from dynllm_jax.layers import gru
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.memory_update import GRU
 from dynllm_jax.layers.memory_update import MemoryUpdate
+from dynllm_jax.types import EventBatch
 
 DAY = 86_400
 GOLDEN_MEMORY = {
@@ -160,8 +161,7 @@ def test_tgn_memory_is_that_of_torch_geometric():
         params,
         side,
         ids,
-        jnp.array(days) * DAY,
-        jnp.ones(3, bool),
+        EventBatch(*nodes, jnp.array(days) * DAY, jnp.ones(3, bool)),
         state,
         jnp.concatenate([state, other], axis=-1),
         encode,

@@ -1,0 +1,104 @@
+"""The System of a network over node memories."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.bases import flax_network
+from dynllm_jax.bases.stream_network import StreamNetwork
+from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph.pending_updates import empty_pending
+from dynllm_jax.types import Array
+from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Memory
+from dynllm_jax.types import Params
+from dynllm_jax.types import Pending
+from dynllm_jax.types import System
+from dynllm_jax.types import UserEmbeddings
+
+
+def build(network: StreamNetwork, **hooks: Any) -> System:
+  """Makes the system, trained on batches in the order of time.
+
+  Args:
+    network: its `embed` and `update` are the system's.
+    **hooks: optional fields of `System`.
+
+  Returns:
+    The system.
+  """
+  widths = network.widths
+
+  def init(
+    key: jax.Array, inputs: Inputs, capacity: int
+  ) -> tuple[Params, Memory]:
+    memory = Memory(
+      user=memory_lib.empty(inputs.num_users, widths.user, capacity),
+      item=memory_lib.empty(inputs.num_items, widths.item, capacity)
+      if widths.item
+      else None,
+    )
+    nobody = jnp.zeros([1], jnp.int32)
+    params = flax_network.init_params(
+      network,
+      key,
+      memory,
+      inputs,
+      empty_pending(1, widths.vector, widths.vector),
+      users=nobody,
+      user_times=nobody,
+      items=nobody,
+      item_time=jnp.int32(0),
+      method='touch',
+    )
+    return params, memory
+
+  def reset(memory: Memory) -> Memory:
+    return Memory(
+      user=memory_lib.reset(memory.user),
+      item=None if memory.item is None else memory_lib.reset(memory.item),
+    )
+
+  def embed(
+    params: Params,
+    memory: Memory,
+    inputs: Inputs,
+    users: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
+    key: jax.Array | None,
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    return flax_network.call(
+      network,
+      params,
+      memory,
+      inputs,
+      users=users,
+      user_times=user_times,
+      items=items,
+      item_time=item_time,
+      key=key,
+      method='embed',
+    )
+
+  def update(
+    params: Params, memory: Memory, inputs: Inputs, pending: Pending
+  ) -> Memory:
+    variables = {'params': params}
+    memory_after: Any = network.apply(
+      variables, memory, inputs, pending, method='update'
+    )
+    return memory_after
+
+  return System(
+    feed='stream',
+    by_time=False,
+    init=init,
+    reset=reset,
+    embed=embed,
+    update=update,
+    **hooks,
+  )
