@@ -16,9 +16,9 @@ the gradient of a whole table; it can only note rows and their gradients on the
 side while JAX traces the backward pass, which JAX does not promise to do once
 and in the same trace. That one gives the same bits and is no faster: TGN with
 tables of 10,000 and 1,000,000 rows traces in 7.1 and 7.9 s instead of 7.2 and
-8.0, compiles in 16.0 and 15.4 instead of 15.6 and 15.8, and a step takes 1.3 and
-1.3 ms instead of 1.4 and 1.2 (processor time, medians of three on a machine
-that was busy, jax 0.10.2). The second trace is cheap, since it has no gradient.
+8.0, compiles in 16.0 and 15.4 instead of 15.6 and 15.8, and a step takes 1.3
+and 1.3 ms instead of 1.4 and 1.2 (processor time, medians of three on a busy
+machine, jax 0.10.2). The second trace is cheap, since it has no gradient.
 """
 
 from collections.abc import Callable
