@@ -96,7 +96,7 @@ def with_texts(
     facets=bank.replace(
       texts=_put_on_devices(
         bank.texts.sharding,
-        np.pad(_read_texts(texts, present), [(0, padding), (0, 0)]),
+        np.pad(read_texts(texts, present), [(0, padding), (0, 0)]),
       ),
       present=_put_on_devices(
         inputs.train_events.sharding,
@@ -106,19 +106,28 @@ def with_texts(
   )
 
 
-def _put_on_devices(sharding: jax.sharding.Sharding, value: np.ndarray) -> Any:
+def _put_on_devices(
+  sharding: jax.sharding.Sharding, value: np.ndarray
+) -> jax.Array:
   """Puts a host array on the devices; every process puts what its own hold."""
   return jax.make_array_from_callback(
     value.shape, sharding, lambda index: value[index]
   )
 
 
-def _read_texts(texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def read_texts(texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Rows of a table, which may be mapped from a file.
 
   Every page that was once read counts as the process's memory, and so do those
   beside it. A table that is read at random would soon be there as a whole, so
   pages are let go; the operating system keeps them while it has room.
+
+  Args:
+    texts: f16[unique_texts, llm_dim].
+    rows: i[rows], of the table.
+
+  Returns:
+    f16[rows, llm_dim].
   """
   mapping: Any = texts
   while isinstance(mapping, np.ndarray):

@@ -44,7 +44,7 @@ Path = tuple[str, ...]  # of a table in the parameters
 Rows = dict[Path, Array]
 
 _WORTH = 1.5  # rows of a table for each that is read, from which on rows pay
-_BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
+BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
 
 
 def find_rows(objective: Callable[[Params], Any], params: Params) -> Rows:
@@ -196,7 +196,7 @@ def _update_table(
   Returns:
     The tree.
   """
-  size = min(_BLOCK, len(ids))
+  size = min(BLOCK, len(ids))
 
   def at_table(function: Callable[..., Array], *trees: Any) -> Any:
     return _map(

@@ -26,7 +26,7 @@ from dynllm_jax.types import UserEmbeddings
 
 Embed = Callable[[Array, Array, Array], tuple[UserEmbeddings, ItemEmbeddings]]
 
-_STEP = 64  # limits are multiples of it, so that few programs compile
+STEP = 64  # limits are multiples of it, so that few programs compile
 
 
 class DedupLimits(NamedTuple):
@@ -78,7 +78,7 @@ def limits_of(
     items = max(items, len(np.unique(log.items[events])))
 
   def rounded(most: int) -> int:
-    limit = -(-(most + 1) // _STEP) * _STEP
+    limit = -(-(most + 1) // STEP) * STEP
     return limit if limit < batch_size else 0
 
   return DedupLimits(rounded(visits), rounded(items))

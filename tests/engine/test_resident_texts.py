@@ -65,7 +65,7 @@ def test_a_mapped_table_does_not_stay_in_memory(tmp_path):
   texts = np.load(tmp_path / 'texts.npy', mmap_mode='r')
   rows = np.random.default_rng(0).permutation(1 << 14) * 8
   before = resident_file_bytes()
-  got = resident_texts._read_texts(texts, rows)
+  got = resident_texts.read_texts(texts, rows)
   assert resident_file_bytes() - before < 16 << 20
   np.testing.assert_array_equal(got[:, 0], rows // 8 % 2048)
   np.testing.assert_array_equal(texts[rows], got)

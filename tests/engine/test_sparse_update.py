@@ -42,7 +42,7 @@ def learned(state):
 
 @pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
 def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
-  monkeypatch.setattr(sparse_update, '_BLOCK', 7)  # several blocks
+  monkeypatch.setattr(sparse_update, 'BLOCK', 7)  # several blocks
   trainer, inputs, batches, start = build(variant)
   of_rows = stepper(trainer, inputs)
   before = of_rows(start, batches[0])
@@ -80,7 +80,7 @@ def rows_where(touched, new, old):
 @pytest.mark.parametrize('read', [0, 1, 7, 8, 12])
 def test_each_row_is_updated_once(monkeypatch, read):
   """Of 12 places, in blocks of 7: the second block begins at the sixth."""
-  monkeypatch.setattr(sparse_update, '_BLOCK', 7)
+  monkeypatch.setattr(sparse_update, 'BLOCK', 7)
   rng = np.random.default_rng(read)
   normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   ids = np.sort(rng.choice(40, read, replace=False)).astype(np.int32)

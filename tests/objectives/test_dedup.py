@@ -57,7 +57,7 @@ def test_items_are_the_distinct_ones(size):
 
 
 def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
-  monkeypatch.setattr(dedup, '_STEP', 1)
+  monkeypatch.setattr(dedup, 'STEP', 1)
   log = invoices()
   plan = batching.plan_batches(log.times, 0, log.num_events, BATCH)
   events = [range(b.start, b.start + b.size) for b in plan.batches]

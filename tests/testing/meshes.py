@@ -31,7 +31,7 @@ from tests.testing import logs
 from tests.testing import variants
 
 BATCH = 32
-dedup._STEP = 4  # so small a batch repeats users and items
+dedup.STEP = 4  # so small a batch repeats users and items
 EPOCHS = 2
 # Sums over devices are taken in another order. Plain gradient descent keeps
 # that rounding what it is; Adam would turn a gradient of rounding alone into
