@@ -65,13 +65,19 @@ def shared_fields() -> dict[str, Any]:
 class StreamNetwork(nn.Module):
   """The base of a network over node memories.
 
-  As it stands every node has a memory of width `dim`, and an item's static
-  part is added to it, `s + v` as in TGN; a network may choose otherwise.
+  Every node has a memory of width `dim`, and an item's static part is added
+  to its memory, `s + v` as in TGN. A network that wants other widths overrides
+  `widths`, one that combines the two otherwise overrides `join`.
+
+  Attributes:
+    config: `config.model`.
+    maps_features: whether `scored` adds a linear map of the event features
+      (SPEC 2.2); False for a network that reads them itself.
   """
 
   config: ml_collections.FrozenConfigDict
 
-  maps_features = True  # whether `scored` adds the event features
+  maps_features = True
 
   @property
   def widths(self) -> Widths:
@@ -79,7 +85,7 @@ class StreamNetwork(nn.Module):
     return Widths(user=dim, item=dim, static=dim, vector=dim)
 
   def share(self) -> None:
-    """Makes the parts that all have; to be called in `setup`."""
+    """Makes the modules that all networks have; to be called in `setup`."""
     c, widths = self.config, self.widths
     self.encode = TimeEncoding(c.time_dim)
     self.item_static = ItemStatic(
@@ -101,7 +107,7 @@ class StreamNetwork(nn.Module):
     )
 
   def initial_states(self) -> dict[str, Array]:
-    """The state of a node without an event, learned, one a side (SPEC 4)."""
+    """A learned state for the nodes of a side without an event (SPEC 4)."""
     normal = nn.initializers.normal(1.0)
     return {
       'user': self.param('initial_user', normal, (self.widths.user,)),
@@ -150,14 +156,15 @@ class StreamNetwork(nn.Module):
   def static_reader(
     self, inputs: Inputs, num_reads: int, deterministic: bool
   ) -> Callable[[Array], Array]:
-    """A reader of items' static parts.
+    """Makes the function that reads items' static parts.
 
-    Each text of the catalogue is mapped once where that is less than to map
-    what is read; a learned vector is looked up wherever it is read.
+    If more items will be read than there are, the text of every item is mapped
+    once, and rows of the result are read; otherwise each text is mapped where
+    it is read. A learned vector is always looked up where it is read.
 
     Args:
       inputs: for the texts.
-      num_reads: items that will be read.
+      num_reads: how many items will be read, repetitions included.
       deterministic: whether dropout is off.
 
     Returns:
@@ -183,13 +190,13 @@ class StreamNetwork(nn.Module):
     return lambda items: texts[items] + static(items, with_text=False)
 
   def join(self, static: Array, state: Array) -> Array:
-    """An item as neighbor or query, of its static part and its memory."""
+    """Combines an item's static part and memory to what attention reads."""
     return state + static
 
   def reader(
     self, memory: Memory, static: Callable[[Array], Array]
   ) -> Callable[[str, Array], Array]:
-    """A reader of nodes, items joined with their static part.
+    """Makes the function that reads nodes; items with their static part.
 
     Args:
       memory: both sides.
@@ -280,6 +287,7 @@ class StreamNetwork(nn.Module):
       item_vectors += self.features['item'](
         temporal.event_features(inputs.item_graph, items, item_time)
       )
+
     walk, walk_scale = (
       self.walk(inputs, users, user_times) if c.walk_term else (None, None)
     )

@@ -236,6 +236,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     f'1 to config.model.dim = {config.dim} (r <= d)',
     lambda value: 1 <= value <= config.dim,
   )
+
   facets = Rule(
     'facets',
     f'some of {", ".join(FACETS)}',
@@ -253,5 +254,6 @@ def build(config: ml_collections.ConfigDict) -> System:
       checks.fraction('fusion.alpha'),
     ],
   )
+
   network = DynLLM(ml_collections.FrozenConfigDict(config))
   return stream_system.build(network, reads_facets=bool(config.facets))

@@ -90,6 +90,7 @@ class DynShare(StreamNetwork):
     sources = Sources(
       inputs, self.reader(memory, static), self.encode, deterministic
     )
+
     user_vectors = self.temporal(
       'user', users, user_times, c.num_layers, sources
     )

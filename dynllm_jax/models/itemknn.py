@@ -55,6 +55,8 @@ def similarities(inputs: Inputs) -> Array:
     training event.
   """
   rows, size = inputs.num_items + 1, len(inputs.users)
+
+  # Sort the training pairs by user, and what occurs twice to the end.
   nobody = jnp.iinfo(jnp.int32).max  # sorts last
   users = jnp.where(
     jnp.arange(size) < inputs.train_events, inputs.users, nobody
@@ -66,6 +68,7 @@ def similarities(inputs: Inputs) -> Array:
   order = jnp.argsort(users, stable=True)
   users, items = users[order], items[order]
   real = users < nobody
+
   takers = (
     jnp.zeros([rows])
     .at[counts.rows_to_write(items, real)]
@@ -75,22 +78,22 @@ def similarities(inputs: Inputs) -> Array:
   follow = jnp.searchsorted(users, users, side='right') - jnp.arange(size) - 1
   follow = jnp.where(real, follow, 0)
 
-  def count_block(block, table):
+  def count_block(block: Array, table: jax.Array) -> jax.Array:
     at = block * _BLOCK + jnp.arange(_BLOCK)
     left = jnp.take(items, at, mode='clip')
     reach = jnp.take(follow, at, mode='fill', fill_value=0)
 
-    def count(s, table):
+    def count(s: Array, table: jax.Array) -> jax.Array:
       right = jnp.take(items, at + s, mode='clip')
-      return table.at[counts.rows_to_write(left, s <= reach), right].add(
-        1.0, mode='drop'
-      )
+      source = counts.rows_to_write(left, s <= reach)
+      return table.at[source, right].add(1.0, mode='drop')
 
     return jax.lax.fori_loop(1, reach.max() + 1, count, table)
 
   both = jax.lax.fori_loop(
     0, -(-size // _BLOCK), count_block, jnp.zeros([rows, rows])
   )
+
   inverse = jnp.where(takers > 0, jax.lax.rsqrt(takers), 0.0)
   return (both + both.T) * (inverse[:, None] * inverse)
 

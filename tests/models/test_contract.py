@@ -103,7 +103,7 @@ train_step = jax.jit(training_step.train_step, static_argnums=0)
 
 
 def test_shapes_and_declarations(variant):
-  log, inputs, _, state, trainer, _ = trained(variant)
+  _, inputs, _, state, trainer, _ = trained(variant)
   system = trainer.system
   assert system.feed in feeds.FEEDS
   assert (system.sequence_length > 0) == (system.feed == 'sequences')
@@ -131,7 +131,6 @@ def test_shapes_and_declarations(variant):
   np.testing.assert_allclose(
     scoring.score_rows(users, own), scores, rtol=1e-5, atol=1e-6
   )
-  assert log.num_items == 15
 
 
 @pytest.mark.parametrize('how', ['changed', 'permuted', 'truncated'])
@@ -167,12 +166,13 @@ def test_no_score_sees_its_own_time(variant):
 
 
 def test_training_sees_no_later_split(variant):
-  """Nothing after the training split changes what is learned."""
+  """Nothing after the training split changes what is learned.
+
+  Nor what a system that learns nothing computes of its inputs at the start.
+  """
   log, inputs, before, state, trainer, plan = trained(variant)
   other = replays.changed_future(log, log.train_end, 'changed')
   altered = make_inputs(other, like=inputs)
-  if trainer.system.feed == 'none':
-    return  # nothing is
   fresh = train.init_state(trainer, 0, altered, plan.capacity)
   variants.assert_trees_equal(fresh, before)
   after = some_steps(trainer, plan, altered, fresh)
