@@ -115,7 +115,7 @@ def load(
 def _load_stored(
   folder: pathlib.Path, fingerprint: str, report: Callable[[str], None]
 ) -> EventLog | None:
-  """The log that a folder holds; None without one, and a damaged one goes."""
+  """The log that a folder holds; None if it has none, or a damaged one."""
   if not bucket_copy.fetch_folder(folder):
     return None
   try:
@@ -133,7 +133,7 @@ def _load_stored(
 
 @contextlib.contextmanager
 def _writing(folder: pathlib.Path) -> Iterator[None]:
-  """Within it an error of the disk is an InputError about `data.dir`."""
+  """Turns errors of the disk into an InputError about `data.dir`."""
   try:
     yield
   except (OSError, RuntimeError) as error:  # the latter tfds's, of a full disk
@@ -197,7 +197,7 @@ def _selects_rows(where: Any) -> bool:
 def _fingerprint(
   data_config: ml_collections.ConfigDict, source: types.ModuleType
 ) -> str:
-  """A hash of the files' content and of all else that the log follows from."""
+  """A hash of the files' content and of all else that the log depends on."""
   fields = json.loads(data_config.to_json())
   for field in ('dir', 'events', 'items'):  # Places, not content.
     del fields[field]
@@ -205,7 +205,7 @@ def _fingerprint(
   for file in source.files(data_config):
     with open(file.path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
-    # By the short name, which fingerprints had before messages had the full.
+    # Without `config.`, as in the fingerprints of logs that are kept already.
     field = file.field.removeprefix('config.')
     files.append([field, pathlib.Path(file.path).suffixes, digest])
   content = [_VERSION, fields, files]

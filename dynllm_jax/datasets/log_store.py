@@ -53,7 +53,7 @@ def save(log: EventLog, folder: pathlib.Path) -> None:
     builder = _builder_class()(
       log=log, data_dir=fresh, file_format='array_record'
     )
-    # Writing takes seconds, and tfds would tell of the scratch folder.
+    # Writing takes seconds, and the bar would name a temporary folder.
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare()
@@ -84,7 +84,7 @@ def load(folder: pathlib.Path, fingerprint: str) -> EventLog:
     scalars = {name: metadata[name] for name in _SCALARS}
     rows, sha256 = metadata['rows'], metadata['sha256']
   # Whatever tfds, protobuf, json and array_record raise on a broken file:
-  # they share no base class, and the remedy is one.
+  # they share no base class, and are all dealt with alike.
   except Exception as error:
     raise DamagedError(f'it cannot be read ({error})') from error
   if scalars['fingerprint'] != fingerprint:
@@ -127,7 +127,7 @@ def _digest(columns: dict[str, np.ndarray], scalars: dict[str, Any]) -> str:
 def _blocks(
   columns: dict[str, np.ndarray],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """The log's records; a column that has ended is empty from there on."""
+  """The log's records; shorter columns are empty in the last of them."""
   longest = max(map(len, columns.values()))
   for number, start in enumerate(range(0, longest, _BLOCK_ROWS)):
     yield (

@@ -97,7 +97,10 @@ def first_occurrences(
 
 
 def sampled_users(user_ids: np.ndarray, share: float, seed: int) -> np.ndarray:
-  """Draws users, at least one, whatever their order; bool[users]."""
+  """Draws a share of the users, at least one; bool[users].
+
+  Which ones does not depend on the order of the users.
+  """
   drawn = np.random.default_rng(seed).permutation(len(user_ids))
   drawn = drawn[: max(1, round(share * len(user_ids)))]
   keep = np.zeros(len(user_ids), bool)

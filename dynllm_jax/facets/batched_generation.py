@@ -21,7 +21,7 @@ _BUCKETS = tuple(size * 2**k for k in range(16) for size in (32, 48))
 
 
 class _Stops(NamedTuple):
-  """Where answers end, and what is behind that.
+  """Where answers end, and what fills up the rest.
 
   Attributes:
     max_new: where an answer is cut off, in tokens.

@@ -37,7 +37,7 @@ class CachedArrays(NamedTuple):
 
 
 def key(*identities: Any) -> str:
-  """The name of a folder, which follows from all that its content does.
+  """The name of a folder: a hash of all that its content depends on.
 
   Args:
     *identities: JSON values.

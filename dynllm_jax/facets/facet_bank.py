@@ -89,7 +89,7 @@ def folder_of(
 def identities(
   facets_config: ml_collections.ConfigDict, cache_dir: Folder
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What texts and embeddings follow from, log and window aside.
+  """What texts and embeddings depend on besides the log and the window.
 
   Args:
     facets_config: `config.facets`.

@@ -18,7 +18,7 @@ _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _HAN = re.compile(r'[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+')
 _LEVELS = ('>', '›', '|', ';', '/', ',')  # the first one present separates
 
-# Words after which a title says for what or of what, no longer what.
+# Words after which a title names not the product but its use or material.
 _LINKS = frozenset(
   ['at', 'by', 'for', 'from', 'in', 'into', 'of', 'on', 'to', 'with', 'without']
 )
@@ -112,7 +112,7 @@ _HOLDERS = frozenset(
     'set',
   ]
 )
-# Seldom what a thing is, often how its title ends.
+# Words that often end a title and seldom name the product.
 _LOOKS = frozenset(
   [
     'assorted',
@@ -317,7 +317,7 @@ def _products(
       return ''
     if han := _HAN.findall(words[-1]):
       return han[-1][-4:]
-    # Of equals the last, as that is where English puts it.
+    # Of equals the last, since English puts the head noun last.
     head = max(
       reversed(heads), key=lambda word: ends[word] ** 2 / frequency.get(word, 1)
     )

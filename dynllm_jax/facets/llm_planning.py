@@ -1,4 +1,4 @@
-"""What asking a language model would take, said before anything is spent."""
+"""What a language model would take in calls, tokens, time and money."""
 
 from collections.abc import Callable
 import tempfile

@@ -249,7 +249,7 @@ def _ask(
         asked = [i for i in asked if work.is_open(i, max_attempts)]
 
       failed = sum(attempts == max_attempts for attempts in work.attempts)
-      # Three standard deviations: no accident of the prompts asked so far.
+      # Before the end, only what is hardly an accident of the prompts so far.
       _check_failures(
         writer_config,
         work,

@@ -1,4 +1,4 @@
-"""What a language model is asked of a window, and how its answer is read.
+"""Prompts about windows for a language model, and the reading of its answers.
 
 SPEC 8: one system message fixes the role and the form of the answer, one user
 message lists the window's purchases, newest first. It names no user and no

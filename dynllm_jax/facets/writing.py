@@ -19,8 +19,8 @@ item table, which is fixed; nothing else of the log: a facet that had read a
 later purchase would tell the future. `log.times + log.start_time` are unix
 seconds. `plan` reports what `write` would take, and spends nothing.
 
-`identity` returns JSON values: all that texts follow from other than the
-purchases, such as the VERSION and the fields of `config.facets.writer`, but
+`identity` returns JSON values: all that texts depend on besides the
+purchases, such as the VERSION and the fields of `config.facets.writer`, without
 those that only say how fast or at what cost texts are written. Facets are
 found again on disk by it, and for a writer from outside by its module's name
 and VERSION too: raise VERSION whenever the same window gets other texts.
@@ -131,7 +131,7 @@ def plan(
 def identity(
   writer_config: ml_collections.ConfigDict, store: str = ''
 ) -> dict[str, Any]:
-  """What texts follow from, purchases aside, as JSON values.
+  """What texts depend on besides the purchases, as JSON values.
 
   Of a writer from outside, its module's name and VERSION are added.
 

@@ -1,1 +1,1 @@
-"""Reading files: formats, columns, values."""
+"""Reading files: formats, columns, ids, texts and times."""

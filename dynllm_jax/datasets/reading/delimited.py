@@ -86,7 +86,7 @@ def read(file: source_files.File, needed: list[str]) -> tuple[pa.Table, int]:
         pa.csv.ConvertOptions(
           include_columns=needed,
           strings_can_be_null=False,
-          # A dictionary: ids repeat, and text would be several times it.
+          # Ids repeat: plain text would take several times the memory.
           column_types=dict.fromkeys(
             needed, pa.dictionary(pa.int32(), pa.string())
           ),

@@ -46,7 +46,7 @@ READ_ERRORS = (
 
 @contextlib.contextmanager
 def reading(file: source_files.File) -> Iterator[None]:
-  """Within it whatever is wrong with a file's content is an InputError."""
+  """Turns whatever is wrong with a file's content into an InputError."""
   try:
     yield
   except InputError:
@@ -107,7 +107,7 @@ def _unreadable(file: source_files.File, error: Exception) -> InputError:
 
 def line_of(file: source_files.File, row: int) -> int | None:
   """The line on which a data row (from 0) starts; None if that is unknown."""
-  # A file may be stranger than can be counted: then the row must do.
+  # Where lines cannot be counted, the number of the row must do.
   with contextlib.suppress(*READ_ERRORS):
     if file.kind == 'json':
       with source_files.open_text(file, 'utf8') as stream:
@@ -232,7 +232,7 @@ def _parse_object(text: str) -> Any:
   except (ValueError, RecursionError):  # of a number with too many digits too
     pass
   try:
-    # So are the 2014 Amazon metadata written: {'asin': '0001', ...}.
+    # The Amazon metadata of 2014 are Python literals: {'asin': '0001', ...}.
     return ast.literal_eval(text.strip())
   except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
     return None

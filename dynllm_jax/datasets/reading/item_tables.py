@@ -1,4 +1,4 @@
-"""Tables of items: what a log's items are called and what they are."""
+"""Item tables: titles, categories and brands of a log's items."""
 
 from typing import NamedTuple
 

@@ -189,7 +189,7 @@ def _from_numbers(
       [mask for u, mask in inside.items() if u != unit]
     )
     wrong = good & (numbers >= _LAST * _PER_SECOND[unit])
-    # Without one time after 1990, small numbers may all be what they seem.
+    # Without one time after 1990, all may be times of the first years.
     if inside[unit].any():
       wrong |= elsewhere
 

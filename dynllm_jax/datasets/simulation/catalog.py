@@ -293,7 +293,7 @@ def _brand_names(rng: np.random.Generator, count: int) -> list[str]:
     for c in _SYLLABLES[2]
   ]
   picked = rng.permutation(len(names))
-  # Past the supply of names, brands are numbered lines of one house.
+  # When the names are used up, they come again with a number.
   return [
     names[picked[b % len(names)]]
     + ('' if b < len(names) else f' {b // len(names) + 1}')

@@ -79,7 +79,7 @@ def _activity(
 def _times(
   rng: np.random.Generator, counts: np.ndarray, users: np.ndarray
 ) -> np.ndarray:
-  """Seconds of each event: orders within visits within a user's time."""
+  """Seconds of each event: orders in visits, visits in a user's active time."""
   num_users, num_events = len(counts), len(users)
   begin = rng.random(num_users) * 0.6 * catalog.DAYS
   length = (catalog.DAYS - begin) * rng.beta(3, 1.2, num_users)

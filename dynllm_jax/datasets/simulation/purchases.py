@@ -1,4 +1,4 @@
-"""What the users of a simulated shop buy, at the times they do."""
+"""What the users of a simulated shop buy at the times planned."""
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def give_every_item_buyers(
     if not len(lacks):
       return
 
-    # Of each item, so many events in random order as it can spare.
+    # Events in random order, of each item as many as it can spare.
     events = np.flatnonzero(~again & ~np.isin(pairs, repeated))
     events = rng.permutation(events)
     by_item = np.argsort(bought[events], kind='stable')
@@ -205,7 +205,7 @@ def give_every_item_buyers(
     events, lacks = _match(rng, kinds, bought, events, lacks)
     wanted = users[events] * num_items + lacks
 
-    # Not what the user has, nor twice for one user.
+    # No item that the user has already, and none twice for one user.
     _, once = np.unique(wanted, return_index=True)
     once = once[~np.isin(wanted[once], pairs)]
     bought[events[once]] = lacks[once]

@@ -1,4 +1,4 @@
-"""Any event log: CSV, Parquet or JSON lines, with an optional item table."""
+"""Any event log: CSV, Parquet, JSON lines or xlsx, also with an item table."""
 
 from dynllm_jax.datasets.reading import raw_log
 

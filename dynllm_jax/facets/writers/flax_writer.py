@@ -41,7 +41,7 @@ def describe(writer_config: ml_collections.ConfigDict) -> str:
 def identity(
   writer_config: ml_collections.ConfigDict, store: str = ''
 ) -> dict[str, Any]:
-  """What texts follow from, purchases aside; the weights too.
+  """What texts depend on besides the purchases: settings and weights.
 
   The identity of the weights is noted in the store, so that it is known where
   they no longer are.

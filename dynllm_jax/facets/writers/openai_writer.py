@@ -38,7 +38,7 @@ def describe(writer_config: ml_collections.ConfigDict) -> str:
 def identity(
   writer_config: ml_collections.ConfigDict, store: str = ''
 ) -> dict[str, Any]:
-  """What texts follow from, purchases aside: the model's name and settings.
+  """What texts depend on besides the purchases: settings and the model's name.
 
   The server's address is not among them. What it has behind a model's name
   cannot be told from here.

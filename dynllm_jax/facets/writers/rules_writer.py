@@ -69,7 +69,7 @@ def describe(writer_config: ml_collections.ConfigDict) -> str:
 def identity(
   writer_config: ml_collections.ConfigDict, store: str = ''
 ) -> dict[str, Any]:
-  """What texts follow from, purchases aside; the rules have no fields."""
+  """What texts depend on besides the purchases; the rules have no fields."""
   del store
   return {'name': writer_config.name, 'version': VERSION}
 
