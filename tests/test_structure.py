@@ -257,3 +257,33 @@ def test_every_public_name_has_a_docstring(path):
     name for name, node in public(tree.body) if not has_docstring(node)
   ]
   assert not missing
+
+
+def without_pause(path):
+  """Functions of more than 20 lines with neither a blank line nor a comment."""
+  lines = path.read_text(encoding='utf-8').split('\n')
+  for node in ast.walk(tree_of(path)):
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+      continue
+    body = node.body[1:] if ast.get_docstring(node) else node.body
+    if not body:
+      continue
+    own = lines[body[0].lineno - 1 : node.end_lineno]
+    pauses = [line for line in own if not line.strip() or '# ' in line]
+    if len(own) > 20 and not pauses:
+      yield node.name
+
+
+@pytest.mark.parametrize('path', FILES, ids=names(FILES))
+def test_a_long_body_has_paragraphs(path):
+  assert list(without_pause(path)) == []
+
+
+def test_a_body_without_a_pause_is_found(tmp_path):
+  file = tmp_path / 'module.py'
+  steps = ['  x = 1'] * 21
+  file.write_text('\n'.join(['def f():', '  """Says."""', '', *steps]))
+  assert list(without_pause(file)) == ['f']
+  steps[5] = ''
+  file.write_text('\n'.join(['def f():', '  """Says."""', '', *steps]))
+  assert list(without_pause(file)) == []
