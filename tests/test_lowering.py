@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import train
@@ -28,7 +29,8 @@ def trace_training(run, state):
     lambda key: feeds.epoch_order(run.plan, key, 0), state.key
   )
   data = feeds.EpochData(run.inputs, order, BATCH, run.plan.dedup_limits)
-  return train.train_chunk.trace(run.trainer, data, state, run.plan.batches[:4])
+  chunk = batching.chunks(run.plan, 4)[0]
+  return train.train_chunk.trace(run.trainer, data, state, chunk.batches)
 
 
 def trace_ranking(run, state):
@@ -48,7 +50,7 @@ def trace_ranking(run, state):
     bound,
     Ranking(np.ones(run.log.num_items + 1, bool), block_size=8),
     evaluate.ReplayState(memory, pending),
-    run.plan.batches[:4],
+    batching.chunks(run.plan, 4)[0].batches,
     np.ones(4, bool),
     batch_size=BATCH,
   )
