@@ -20,7 +20,7 @@ pytest.register_assert_rewrite('tests.testing')
 
 # The first example of a property compiles, which no deadline allows for.
 hypothesis.settings.register_profile('tests', deadline=None)
-hypothesis.settings.load_profile('tests')
+hypothesis.settings.register_profile('quick', deadline=None, max_examples=25)
 
 # Accelerators round the factors of a product unless they are told not to, and
 # the tests compare with plain Python.
@@ -42,18 +42,20 @@ def few_compiled_programs():
 
 
 def pytest_configure(config):
-  """Makes XLA compile faster than it would for users.
+  """Chooses how many examples there are, and how XLA compiles.
 
   Most of the time goes into compiling programs that run for milliseconds. XLA
   reads its flags when the first array is made, which is after this; processes
   that tests start inherit them.
   """
+  quick = config.getoption('quick')
+  hypothesis.settings.load_profile('quick' if quick else 'tests')
   flags = ['--xla_backend_optimization_level=0']
   # The older emitters of fused loops: a step of dynllm+text compiles in 5 s of
   # processor time instead of 12. Two programs that should agree bit for bit may
   # round differently with them, so that only a quick run takes them. Unknown
   # flags end the process: this one is for the version that was tried.
-  if config.getoption('quick') and jax.__version__.startswith('0.10.'):
+  if quick and jax.__version__.startswith('0.10.'):
     flags.append('--xla_cpu_use_fusion_emitters=false')
   os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
 

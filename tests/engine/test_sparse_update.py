@@ -40,7 +40,14 @@ def learned(state):
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-@pytest.mark.parametrize('variant', ['tgn, text and ids', 'jodie', 'dmf'])
+@pytest.mark.parametrize(
+  'variant',
+  [
+    pytest.param('tgn, text and ids', marks=pytest.mark.slow),
+    pytest.param('jodie', marks=pytest.mark.slow),
+    'dmf',
+  ],
+)
 def test_rows_that_are_read_change_as_whole_tables_do(variant, monkeypatch):
   monkeypatch.setattr(sparse_update, 'BLOCK', 7)  # several blocks
   trainer, inputs, batches, start = build(variant)
@@ -128,6 +135,7 @@ def test_a_padding_step_changes_no_row():
     np.testing.assert_array_equal(value, expected[path])
 
 
+@pytest.mark.slow
 def test_the_work_of_a_step_does_not_grow_with_the_tables():
   def flops(num_items):
     trainer, inputs, batches, state = build(
@@ -140,6 +148,7 @@ def test_the_work_of_a_step_does_not_grow_with_the_tables():
   assert flops(6000) == flops(3000)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_read_whole_is_left_whole():
   trainer, inputs, batches, state = build(
     'tgn, text and ids', num_users=12, num_items=15

@@ -11,7 +11,7 @@ from tests.testing import variants
 
 def prepared(**fields):
   """A tiny run, with these fields of `config.train`."""
-  config = variants.tiny_config('dynllm')
+  config = variants.tiny_config('tgn')
   config.train.update(fields)
   return tiny_runs.prepare(config)
 
