@@ -69,7 +69,7 @@ def pytest_addoption(parser):
   parser.addoption(
     '--quick',
     action='store_true',
-    help='one system of each kind, and no test that is marked as slow',
+    help='one system of each kind, few examples, no test marked as slow',
   )
 
 
