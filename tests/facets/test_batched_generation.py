@@ -58,7 +58,13 @@ def likeliest(loaded, prompt, answer):
   return np.asarray(logits[0, first:].argmax(-1)).tolist()
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+  'kind',
+  [
+    KINDS[0],
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:]),
+  ],
+)
 def test_a_padded_batch_says_what_each_prompt_says_alone(tmp_path, kind):
   loaded = load(tmp_path, kind)
   generate = generator(loaded)

@@ -17,6 +17,8 @@ from dynllm_jax.types import Memory
 from dynllm_jax.types import Pending
 from tests.testing import logs
 
+pytestmark = pytest.mark.slow  # the contract has one of them in a quick run
+
 DIM, DAY = 4, 86_400
 NUM_USERS, NUM_ITEMS, NEIGHBORS = 5, 6, 3
 LATE = 10**9
