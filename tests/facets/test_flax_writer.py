@@ -97,8 +97,8 @@ def fixture_batches(monkeypatch):
     def decode(self, ids, skip_special_tokens):
       return facet_answers.good(''.join(map(chr, ids)))
 
-  monkeypatch.setattr(flax_writer, '_tokenizer', lambda name: Tokenizer())
-  monkeypatch.setattr(flax_writer, '_generator', lambda *args: Model())
+  monkeypatch.setattr(flax_writer, 'load_tokenizer', lambda name: Tokenizer())
+  monkeypatch.setattr(flax_writer, 'load_generator', lambda *args: Model())
   return got
 
 
@@ -212,9 +212,9 @@ def test_chat_templates(folder):
   tokenizer.chat_template = loop
 
   def read(message):
-    return tokenizer.decode(flax_writer._ids(tokenizer, [message])[0]).replace(
-      ' ##', ''
-    )
+    return tokenizer.decode(
+      flax_writer.prompt_ids(tokenizer, [message])[0]
+    ).replace(' ##', '')
 
   assert read('hi') == ('[CLS] system say json [SEP] [CLS] user hi [SEP] a')
   # As Gemma's does.
@@ -230,18 +230,19 @@ def test_chat_templates(folder):
 def test_ends_come_from_wherever_they_are_stated(folder, tmp_path):
   loaded = flax_models.load('field', str(folder), 'generator')
   tokenizer = loaded.tokenizer
-  assert flax_writer._ends(loaded, tokenizer) == [3]
+  assert flax_writer.end_tokens(loaded, tokenizer) == [3]
   (tmp_path / 'generation_config.json').write_text('{"eos_token_id": [7, 3]}')
   other = dataclasses.replace(loaded, folder=tmp_path)
-  assert flax_writer._ends(other, tokenizer) == [7, 3]
+  assert flax_writer.end_tokens(other, tokenizer) == [7, 3]
   loaded.model.config.eos_token_id = None
   with pytest.raises(InputError, match='names no token that ends a text'):
-    flax_writer._ends(loaded, tokenizer)
+    flax_writer.end_tokens(loaded, tokenizer)
 
 
 def test_half_precision(folder):
-  generator = flax_writer._generator(
-    fields(folder, dtype='bfloat16').writer, flax_writer._tokenizer(str(folder))
+  generator = flax_writer.load_generator(
+    fields(folder, dtype='bfloat16').writer,
+    flax_writer.load_tokenizer(str(folder)),
   )
   leaves = {leaf.dtype for leaf in jax.tree.leaves(generator._params)}
   assert leaves == {jnp.dtype('bfloat16')}

@@ -208,9 +208,7 @@ def test_a_spending_limit_keeps_what_is_finished(log, tmp_path):
         log,
         windows.profiles(log, facet_answers.WINDOW),
         1024,
-        prompts.Counter(
-          openai_writer._count_texts, openai_writer._count_prompts
-        ),
+        prompts.Counter(openai_writer.count_texts, openai_writer.count_prompts),
       ).tokens
     )
     with pytest.raises(InputError, match='max_tokens: the spending limit'):
@@ -241,7 +239,7 @@ def test_tokens_are_estimated_from_bytes(log, tmp_path):
     assert not server.calls and not (tmp_path / 'none').exists()
   assert 'input tokens (estimated), at most 1,024 output' in lines[2]
   # Nine bytes, and three of three bytes each.
-  assert openai_writer._count_texts(['a' * 9, '购买者', '']) == [3, 3, 0]
+  assert openai_writer.count_texts(['a' * 9, '购买者', '']) == [3, 3, 0]
 
 
 def test_bank_names_the_writer_and_its_failures(log, tmp_path):

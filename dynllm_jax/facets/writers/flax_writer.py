@@ -98,12 +98,12 @@ def _model(
     **language_model.about(writer_config, 'dtype'),
     'weights': model_files.identity(_FIELD, writer_config.model),
   }
-  tokenizer = _tokenizer(writer_config.model)
+  tokenizer = load_tokenizer(writer_config.model)
 
   @functools.cache
   def generator() -> Generator:
     report(f'facets: loading {writer_config.model}')
-    return _generator(writer_config, tokenizer)
+    return load_generator(writer_config, tokenizer)
 
   def answer(
     requests: Sequence[Request],
@@ -117,21 +117,28 @@ def _model(
     return list(map(len, ids))
 
   def count_prompts(messages: Sequence[str]) -> list[int]:
-    return list(map(len, _ids(tokenizer, messages)))
+    return list(map(len, prompt_ids(tokenizer, messages)))
 
   counter = prompts.Counter(count_texts, count_prompts)
   return language_model.Model(about, counter, answer)
 
 
-def _tokenizer(name: str) -> Any:
-  """The tokenizer of a model."""
+def load_tokenizer(name: str) -> Any:
+  """The tokenizer of a model.
+
+  Args:
+    name: the name of a model or its directory.
+
+  Raises:
+    InputError: if it cannot be had or read.
+  """
   folder = model_files.locate(_FIELD, name)
   try:
     import transformers
   except ImportError as error:
     raise model_files.no_transformers(_FIELD, error) from error
   # It would warn of prompts longer than the model allows, but prompts are cut
-  # to `max_input_tokens` where they are made, and `_generator` checks that.
+  # to `max_input_tokens` where they are made, and `load_generator` checks that.
   transformers.utils.logging.set_verbosity_error()
   try:
     return transformers.AutoTokenizer.from_pretrained(
@@ -146,10 +153,14 @@ def _tokenizer(name: str) -> Any:
     ) from error
 
 
-def _generator(
+def load_generator(
   writer_config: ml_collections.ConfigDict, tokenizer: Any
 ) -> Generator:
-  """Loads the weights.
+  """A generator with the weights of the configured model.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    tokenizer: of the model.
 
   Raises:
     InputError: if the model takes no inputs as long as the config says.
@@ -174,7 +185,7 @@ def _generator(
     )
 
   params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loaded.params)
-  ends = _ends(loaded, tokenizer)
+  ends = end_tokens(loaded, tokenizer)
   pad = tokenizer.pad_token_id
   return Generator(
     loaded.model,
@@ -187,8 +198,12 @@ def _generator(
   )
 
 
-def _ends(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
-  """Tokens that end an answer; a chat model has several."""
+def end_tokens(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
+  """Tokens that end an answer; a chat model has several.
+
+  Raises:
+    InputError: if the model's files name none.
+  """
   stated = model_files.read_json(loaded.folder / 'generation_config.json') or {}
   ends: list[int | None] = []
   for value in (
@@ -221,7 +236,7 @@ def _answer(
     ]
     at += len(batch)
 
-    ids = _ids(tokenizer, [request.message for request in batch])
+    ids = prompt_ids(tokenizer, [request.message for request in batch])
     outputs = generator(
       ids,
       [request.temperature for request in batch],
@@ -232,7 +247,7 @@ def _answer(
     yield list(zip(batch, replies, strict=True))
 
 
-def _ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
+def prompt_ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
   """Token ids of whole prompts."""
   if not messages:
     return []

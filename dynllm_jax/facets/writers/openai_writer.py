@@ -96,7 +96,7 @@ def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
 
   return language_model.Model(
     language_model.about(writer_config),
-    prompts.Counter(_count_texts, _count_prompts, exact=False),
+    prompts.Counter(count_texts, count_prompts, exact=False),
     answer,
   )
 
@@ -119,7 +119,7 @@ def _call(
   if not isinstance(text, str):
     raise BadAnswerError(f'content is {type(text).__name__}, not a string')
   if answer.usage is None:
-    reply = Reply(text, request.tokens, _count_texts([text])[0])
+    reply = Reply(text, request.tokens, count_texts([text])[0])
   else:
     reply = Reply(
       text, answer.usage.prompt_tokens, answer.usage.completion_tokens
@@ -127,11 +127,13 @@ def _call(
   return reply, reply.input_tokens + reply.output_tokens
 
 
-def _count_texts(texts: Sequence[str]) -> list[int]:
+def count_texts(texts: Sequence[str]) -> list[int]:
+  """Estimates how many tokens each text has."""
   sizes = (len(text.encode(errors='replace')) for text in texts)
   return [math.ceil(size / _BYTES_PER_TOKEN) for size in sizes]
 
 
-def _count_prompts(messages: Sequence[str]) -> list[int]:
-  form = _count_texts([prompts.SYSTEM])[0] + 2 * _MESSAGE_TOKENS
-  return [form + size for size in _count_texts(messages)]
+def count_prompts(messages: Sequence[str]) -> list[int]:
+  """Estimates the tokens of whole prompts, given their user messages."""
+  form = count_texts([prompts.SYSTEM])[0] + 2 * _MESSAGE_TOKENS
+  return [form + size for size in count_texts(messages)]
