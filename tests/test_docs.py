@@ -104,6 +104,7 @@ def test_citations_are_read():
 @pytest.mark.parametrize('path', CODE + DOCS, ids=ids(CODE + DOCS))
 def test_every_section_cited_is_there(path):
   assert cited(words_of(path)) <= sections()
+  assert not re.search(r'\bDESIGN \d', words_of(path))
 
 
 def test_the_specification_has_the_sections_it_was_first_cited_by():

@@ -1,4 +1,4 @@
-"""Builds the fixed inputs of a system from a prepared log (DESIGN 3)."""
+"""Builds the fixed inputs of a system from a prepared log."""
 
 import numpy as np
 
