@@ -170,27 +170,27 @@ def test_two_hosts_share_a_bucket_alone(environment, tmp_path):
 @pytest.mark.slow
 def test_an_event_log_in_a_bucket(machine):
   url = 'gs://shop/logs/events.csv'
-  source = bucket.open_path('data.events', url)
+  source = bucket.open_path('config.data.events', url)
   source.write_text('user_id,item_id\n')
-  path = bucket_copy.fetch_file('data.events', url)
+  path = bucket_copy.fetch_file('config.data.events', url)
   assert pathlib.Path(path).name == 'events.csv'
   assert pathlib.Path(path).read_text() == 'user_id,item_id\n'
-  assert bucket_copy.fetch_file('data.events', url) == path
+  assert bucket_copy.fetch_file('config.data.events', url) == path
   source.write_text('user_id,item_id\n1,2\n')
   assert (
-    pathlib.Path(bucket_copy.fetch_file('data.events', url))
+    pathlib.Path(bucket_copy.fetch_file('config.data.events', url))
     .read_text()
     .endswith('1,2\n')
   )
   with pytest.raises(
     InputError, match='config.data.events: gs://shop/none.csv does not exist'
   ):
-    bucket_copy.fetch_file('data.events', 'gs://shop/none.csv')
+    bucket_copy.fetch_file('config.data.events', 'gs://shop/none.csv')
 
 
 def test_a_folder_is_there_once_its_marker_is(machine):
   place = lambda: (
-    bucket.local_path('data.dir', 'gs://shop/kept/') / 'facets' / 'a'
+    bucket.local_path('config.data.dir', 'gs://shop/kept/') / 'facets' / 'a'
   )
   assert not bucket_copy.fetch_folder(place())
   place().mkdir(parents=True)
@@ -223,7 +223,7 @@ def test_a_folder_is_there_once_its_marker_is(machine):
 
 
 def test_what_others_write_is_seen(machine, fake):
-  folder = bucket.open_path('data.dir', 'gs://shop/busy')
+  folder = bucket.open_path('config.data.dir', 'gs://shop/busy')
   (folder / 'mine').write_text('')
   names = lambda: sorted(path.name for path in folder.iterdir())
   assert names() == ['mine']
@@ -238,7 +238,7 @@ def keys(count, first=0):
 def test_stores_of_two_machines_become_one(machine, monkeypatch):
   def open_store():
     return Store(
-      bucket.local_path('data.dir', 'gs://shop/two') / 'encoded' / 'x',
+      bucket.local_path('config.data.dir', 'gs://shop/two') / 'encoded' / 'x',
       {'model': 'x'},
     )
 
@@ -290,4 +290,4 @@ def test_what_is_wrong_with_a_bucket_is_said(machine, monkeypatch):
     bucket.check_writable('--workdir', nowhere)
   monkeypatch.setitem(sys.modules, 'gcsfs', None)
   with pytest.raises(InputError, match='needs gcsfs; pip install'):
-    bucket.open_path('data.dir', 'gs://shop/x')
+    bucket.open_path('config.data.dir', 'gs://shop/x')
