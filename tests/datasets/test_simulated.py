@@ -8,6 +8,7 @@ from dynllm_jax.datasets.sources import simulated
 from dynllm_jax.types import InputError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', ['demo', 'tmall', 'alibaba'])
 def test_counts_are_exact(make_config, size):
   config = make_config(

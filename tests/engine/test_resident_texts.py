@@ -18,6 +18,7 @@ from tests.testing import variants
 BATCH = 8
 
 
+@pytest.mark.slow
 def test_a_chunk_has_the_texts_of_its_events_and_few_others():
   log = logs.random_log(2, num_events=200, num_times=120)
   inputs = logs.random_inputs(log, padding=BATCH)

@@ -125,6 +125,7 @@ def test_each_row_is_updated_once(monkeypatch, read):
     params, state = found
 
 
+@pytest.mark.slow
 def test_a_padding_step_changes_no_row():
   trainer, inputs, batches, start = build('tgn, text and ids')
   step = stepper(trainer, inputs)

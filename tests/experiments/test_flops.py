@@ -44,6 +44,7 @@ def plain_counts(log, plan, near, depth, num_items):
   return np.mean(rows, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('system', ['tgn', 'dynllm'])
 def test_rows_of_a_batch_are_those_of_a_plain_count(system):
   log = random_logs.uniform(90, 6, 9)

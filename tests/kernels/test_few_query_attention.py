@@ -17,6 +17,7 @@ def plain(queries, keys, mask, scale):
   return [jnp.einsum('bhn,bnd->bhd', weights, k) for k in keys]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_keys', [1, 3, 7, 130])
 @pytest.mark.parametrize('dims', [(32, 48), (5,), (16, 3)])
 def test_means_and_gradients_are_those_of_einsum(num_keys, dims):
