@@ -1,6 +1,6 @@
 """Checks of the configuration's fields, and how an error names one.
 
-What reads a field checks it, by a list of rules:
+The module that reads a field checks it, with a list of rules:
 
     checks.check('config.train', config.train, [
       checks.at_least('chunk', 1),
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
   """What a field's value must be.
 
   Attributes:
-    field: its name within the section that is checked, `a.b` in a part of it.
+    field: its name within the section that is checked, `a.b` in a subsection.
     allowed: the values it may have, in words, for the error.
     holds: `(value) -> bool`, whether a value is one of them.
   """

@@ -47,18 +47,19 @@ def _data() -> dict[str, Any]:
     # also gzipped, and all of them also in a bucket (gs://).
     'events': '',
     'items': '',
-    # Columns, by name or by position from 0.
+    # Columns of the event log, by name or by position from 0.
     'user_column': 'user_id',
     'item_column': 'item_id',
     'time_column': 'timestamp',
-    # Those of the item table, any of which may be missing.
+    # Columns of the item table, any of which may be missing.
     'title_column': 'title',
     'category_column': 'category',
     'brand_column': 'brand',
-    # The item table's column of item ids; '' where it is named as item_column.
+    # The item table's column of item ids; '' where its name is that of
+    # item_column.
     'items_item_column': '',
-    # Whether the first row has the columns' names: of the log, and of the item
-    # table, None where it is as in the log.
+    # Whether the first row has the columns' names: in the log, and in the item
+    # table (None: as in the log).
     'header': True,
     'items_header': ml_collections.config_dict.placeholder(bool),
     # What separates the columns of a text file. '' looks for it in the first
@@ -72,18 +73,20 @@ def _data() -> dict[str, Any]:
     # Which rows are kept, as {'column': 'value'} or {'column': [values]}; None
     # for all.
     'where': ml_collections.config_dict.placeholder(object),
-    # Of the times: s, ms, us, ns (since 1970), iso, or auto to find out.
+    # The unit of the times: s, ms, us, ns (since 1970), iso, or auto, which
+    # detects it.
     'time_unit': 'auto',
-    # What a row that cannot be read does: 'error' stops, 'drop' leaves it out.
+    # What happens at a row that cannot be read: 'error' stops the run, 'drop'
+    # leaves the row out.
     'bad_rows': 'error',
     # The share of users that is kept, drawn at random by the seed.
     'sample_users': 1.0,
     'sample_seed': 0,
-    # The core that is kept: every user has so many distinct items, every item
-    # so many users.
+    # The core that is kept: every user has at least so many distinct items,
+    # every item at least so many distinct users.
     'min_user_items': 20,
     'min_item_users': 5,
-    # Of source 'simulated': the log that is made, tmall, alibaba or demo.
+    # For source 'simulated': the log that is made, tmall, alibaba or demo.
     'size': 'tmall',
     'simulation_seed': 0,
     # Where prepared logs, facets and embeddings are kept; '' is
@@ -97,7 +100,7 @@ def _facets() -> dict[str, Any]:
   return {
     # Days of a window; a user has facets for each window with purchases.
     'window_days': 30.0,
-    # GiB of the device that embeddings of facets may take. If there are more,
+    # GiB of the device that embeddings of facets may take. If they need more,
     # they stay on the host, and go to the device as a chunk of batches needs
     # them.
     'device_gib': 4.0,
@@ -107,14 +110,14 @@ def _facets() -> dict[str, Any]:
 
 
 def _writer() -> dict[str, Any]:
-  """`config.facets.writer`: LLM_S, purchases to texts."""
+  """`config.facets.writer`: LLM_G, purchases to texts."""
   return {
     # rules, flax, openai: a file of dynllm_jax/facets/writers; or the full name
     # of a module of your own.
     'name': 'rules',
-    # The fields from here to tokens_per_s are of language models (flax,
-    # openai). The model: of flax a directory or a name on the Hugging Face
-    # Hub, of openai the name that the endpoint knows it by.
+    # The fields from here to tokens_per_s are those of language models (flax,
+    # openai). The model: for flax a directory or a name on the Hugging Face
+    # Hub, for openai the name by which the endpoint knows it.
     'model': '',
     # Tokens of a prompt (the oldest purchases give way) and of an answer.
     'max_input_tokens': 1024,
@@ -128,10 +131,10 @@ def _writer() -> dict[str, Any]:
     # For --dry_run: tokens a second, in and out together; 0 takes the rate that
     # was last measured.
     'tokens_per_s': 0.0,
-    # Of flax: float32 or bfloat16, and prompts that are answered together.
+    # For flax: float32 or bfloat16, and prompts that are answered together.
     'dtype': 'float32',
     'batch_size': 16,
-    # Of openai, whose key is read from OPENAI_API_KEY: the endpoint's address,
+    # For openai, whose key is read from OPENAI_API_KEY: the endpoint's address,
     # such as http://host:8000/v1; '' for OpenAI itself.
     'base_url': '',
     'concurrency': 8,  # calls at once
@@ -152,20 +155,20 @@ def _encoder() -> dict[str, Any]:
     # hashing, flax, openai: a file of dynllm_jax/text/encoders; or the full
     # name of a module of your own.
     'name': 'hashing',
-    # Of hashing: the width of its embeddings.
+    # For hashing: the width of its embeddings.
     'dim': 384,
-    # Of flax a directory or a name on the Hugging Face Hub, of openai the name
-    # that the endpoint knows the model by.
+    # For flax a directory or a name on the Hugging Face Hub, for openai the
+    # name by which the endpoint knows the model.
     'model': '',
-    # Of flax: which hidden states become the vector (mean, cls, last) and
+    # For flax: which hidden states become the vector (mean, cls, last) and
     # whether it gets length 1 (yes, no); auto is as the model's directory says.
     'pooling': 'auto',
     'normalize': 'auto',
-    # Of flax: tokens that are read of a text, 0 for the model's own limit, and
+    # For flax: tokens that are read of a text, 0 for the model's own limit, and
     # tokens of a batch with its padding, 0 for what suits the device.
     'max_length': 0,
     'batch_tokens': 0,
-    # Of openai, as of the writer.
+    # For openai, as for the writer.
     'base_url': '',
     'concurrency': 8,
     'timeout_s': 60.0,
@@ -179,14 +182,14 @@ def _train() -> dict[str, Any]:
   """`config.train`: objective, optimizer and early stopping (SPEC 3.9, 4)."""
   return {
     'num_epochs': 200,  # at most
-    # Events of a batch; sequences, of a system that is fed by them.
+    # Events of a batch; sequences, for a system that is fed sequences.
     'batch_size': 2048,
     # Adam's rate: it rises over the warm-up and falls as a cosine to the given
     # share of itself after the last epoch.
     'learning_rate': 1e-3,
     'warmup_steps': 0,
     'final_learning_rate': 1.0,
-    # Norms that gradients are clipped to: those of the time encoding's
+    # Norms that gradients are clipped to; the gradients of the time encoding's
     # frequencies have a limit of their own.
     'max_gradient_norm': 1.0,
     'max_time_gradient_norm': 0.1,
@@ -199,7 +202,7 @@ def _train() -> dict[str, Any]:
     'regularization': 0.0,  # lambda of SPEC 3.9
     # Epochs without a better recall@10 on validation that end training.
     'patience': 10,
-    # Batches between two looks at progress, one compiled program.
+    # Batches of one compiled program; progress is shown after each.
     'chunk': 16,
   }
 
@@ -211,8 +214,8 @@ def _eval() -> dict[str, Any]:
     'batch_size': 256,
     # Cut-offs of recall and NDCG.
     'ks': (10, 20, 30),
-    # What the item is ranked among: all items, or the future ones, which occur
-    # in the two last splits.
+    # What an event's item is ranked among: 'all' items, or the 'future' ones,
+    # which occur in the two last splits.
     'candidates': 'all',
     # Whether items that the user took before are left out.
     'filter_seen': False,
@@ -241,7 +244,7 @@ def _mesh() -> dict[str, Any]:
     # node tables.
     'data': 0,
     'nodes': 1,
-    # How long processes wait for each other at the start.
+    # Seconds that processes wait for each other at the start.
     'start_timeout_s': 300.0,
   }
 
@@ -309,7 +312,7 @@ class DataConfig(ml_collections.ConfigDict):
       super().__setattr__(name, value)
 
   def __setitem__(self, name: str, value: Any) -> None:
-    # A column's position; its field holds a name otherwise.
+    # A column may be given by its position; the field holds a string.
     if name.endswith('_column') and isinstance(value, int):
       value = str(value)
     super().__setitem__(name, value)
@@ -348,8 +351,8 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
 
   A system's file may hold a function `default_train()` that returns fields of
   `config.train` which its paper prescribes (a loss, negatives, a batch of
-  sequences). They stand before a config file's choice for a log, and behind
-  one of the command line.
+  sequences). They take precedence over a config file's choice for a log, and
+  the command line takes precedence over them.
 
   Args:
     config: the whole config.
@@ -392,7 +395,7 @@ def variants_of(model: ml_collections.ConfigDict) -> list[str]:
 
 
 def check_system(config: ml_collections.ConfigDict) -> None:
-  """Stops where `model.name` was overridden: its other fields are not its own.
+  """Stops where `model.name` was overridden, which changes no other field.
 
   Raises:
     InputError: if `config.model` holds the fields of another system.
@@ -407,9 +410,9 @@ def check_system(config: ml_collections.ConfigDict) -> None:
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
-  """Stops where a field is gone, or has no value but needs one.
+  """Stops where a field is missing, or has no value but needs one.
 
-  Other values are checked by what reads them.
+  What values are allowed is checked by the modules that read them.
 
   Raises:
     InputError: naming the field.
@@ -448,8 +451,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
 # ------------------------------------------------------------ fields as a list
 
-# Where a host keeps the data. Hosts may differ in it: what the data is, the
-# prepared log's fingerprint says.
+# Where a host keeps the data. Hosts may differ in it, since the prepared log's
+# fingerprint tells whether they have the same data.
 _PLACES = ('data.events', 'data.items', 'data.dir')
 
 

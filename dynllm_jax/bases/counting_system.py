@@ -21,7 +21,7 @@ def build(
   embed: Callable[..., tuple[UserEmbeddings, ItemEmbeddings]],
   update: Callable[[SystemMemory, Inputs, EventBatch], SystemMemory],
 ) -> System:
-  """Makes the system; it has no parameters, and advances at every time.
+  """Makes the system; it has no parameters and advances at every distinct time.
 
   Args:
     init: `(inputs) -> memory` before the first event.

@@ -38,7 +38,7 @@ def no_decayed_counts(num_items: int) -> DecayedCounts:
 
 
 def reset_decayed_counts(counts: DecayedCounts) -> DecayedCounts:
-  """The counts of as many items before the first event."""
+  """Counts of the same items as they are before the first event."""
   return no_decayed_counts(len(counts.value) - 1)
 
 
@@ -64,8 +64,9 @@ def add_to_decayed_counts(
   """Counts some events.
 
   Args:
-    counts: of events up to these.
-    events: whose `mask` tells which take part; any number may be of one item.
+    counts: of the events before these.
+    events: those whose `mask` is False are left out; several may be of one
+      item.
     half_life_days: as in `decayed_counts_at`.
 
   Returns:
@@ -101,8 +102,8 @@ def embeddings(
 ) -> tuple[UserEmbeddings, ItemEmbeddings]:
   """Embeddings of a system that computes its scores itself.
 
-  Its figures never pass through a matrix product: accelerators round the
-  factors of one to 8 or 11 bits, and a count is compared exactly.
+  The scores never pass through a matrix product: accelerators round its factors
+  to 8 or 11 bits, and counts must compare exactly.
 
   Args:
     users: i32[batch].

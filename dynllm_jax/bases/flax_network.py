@@ -11,7 +11,14 @@ from dynllm_jax.types import Params
 def init_params(
   network: nn.Module, key: jax.Array, *args: Any, **kwargs: Any
 ) -> Params:
-  """The network's parameters, drawn with a key for a call without dropout."""
+  """Draws the network's parameters.
+
+  Args:
+    network: takes `deterministic`, whether dropout is off.
+    key: from which they are drawn.
+    *args: arguments of a call, such as the network will get.
+    **kwargs: the same; `method` names another than `__call__`.
+  """
   return network.init(key, *args, deterministic=True, **kwargs)['params']
 
 
@@ -27,9 +34,9 @@ def call(
   Args:
     network: takes `deterministic`, whether dropout is off.
     params: of the network.
-    *args: of the call.
-    key: of dropout; None for none.
-    **kwargs: of the call; `method` names another than `__call__`.
+    *args: arguments of the call.
+    key: of dropout; None turns dropout off.
+    **kwargs: the same; `method` names another than `__call__`.
   """
   return network.apply(
     {'params': params},

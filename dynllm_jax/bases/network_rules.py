@@ -1,10 +1,10 @@
-"""What the fields that networks share may be (checks.py)."""
+"""Rules for the fields that networks share (checks.py)."""
 
 from dynllm_jax.checks import Rule
 
 
 def even_width(field: str) -> Rule:
-  """A width whose halves hold cosines and sines, or means and deviations."""
+  """A width that is split in two: cosines and sines, static and dynamic."""
   return Rule(
     field,
     'an even number above 0',

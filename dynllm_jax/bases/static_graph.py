@@ -20,7 +20,7 @@ from dynllm_jax.types import UserEmbeddings
 
 
 class NodeFeatures(nn.Module):
-  """A learned vector of every node, plus its item's text by option.
+  """A learned vector of every node; an item's text may be added to its vector.
 
   Attributes:
     dim: width.
@@ -52,7 +52,7 @@ class NodeFeatures(nn.Module):
 
 
 def unit_rows(x: Array) -> Array:
-  """Rows of length 1, f32[..., dim]; zero where a row is, NaN-free."""
+  """Rows scaled to length 1, f32[..., dim]; a row of zeros stays zero."""
   squares = jnp.sum(x**2, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 

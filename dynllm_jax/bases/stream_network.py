@@ -48,7 +48,7 @@ class Widths(NamedTuple):
 
 
 def shared_fields() -> dict[str, Any]:
-  """Options that every temporal system has, as its paper has them: off."""
+  """Options that every temporal system has; off, as in the systems' papers."""
   return {
     'item_text': False,  # texts as features of the items
     'item_id_embedding': False,  # a learned vector an item
@@ -134,7 +134,14 @@ class StreamNetwork(nn.Module):
   def touch(
     self, memory: Memory, inputs: Inputs, pending: Pending, **query: Any
   ) -> Any:
-    """Reaches every parameter, for `init`; `query` is what `embed` takes."""
+    """Reads every parameter, so that `init` makes all of them.
+
+    Args:
+      memory: both sides.
+      inputs: on the device.
+      pending: for `update`.
+      **query: what `embed` takes further.
+    """
     return (
       self.embed(memory, inputs, **query),
       self.update(memory, inputs, pending),
@@ -190,7 +197,15 @@ class StreamNetwork(nn.Module):
     return lambda items: texts[items] + static(items, with_text=False)
 
   def join(self, static: Array, state: Array) -> Array:
-    """Combines an item's static part and memory to what attention reads."""
+    """Combines an item's static part and its memory into what attention reads.
+
+    Args:
+      static: f32[..., static width].
+      state: f32[..., item width].
+
+    Returns:
+      f32[..., dim].
+    """
     return state + static
 
   def reader(
@@ -224,13 +239,13 @@ class StreamNetwork(nn.Module):
     """One side's memory after a batch's events (SPEC 3.10).
 
     Args:
-      update: of the side.
+      update: the recurrent update of that side.
       memory: both sides.
       side: 'user' or 'item'.
       events: of the batch.
-      messages: f32[events, any], what the side's node hears of each.
-      hidden: f32[events, width of the side], the state that a node's first
-        event finds; None for that of the memory.
+      messages: f32[events, any], each event's message to its node of the side.
+      hidden: f32[events, width of the side], the hidden state from which a
+        node's first event starts; None for the state in the memory.
 
     Returns:
       The memory of that side.
@@ -250,7 +265,17 @@ class StreamNetwork(nn.Module):
   def elapsed(
     self, memory: Memory, inputs: Inputs, users: Array, times: Array
   ) -> Array:
-    """dt of SPEC 3.4, f32[batch]; 1 for a user without an event."""
+    """dt of SPEC 3.4: time since a user's memory was written, in mean returns.
+
+    Args:
+      memory: both sides.
+      inputs: for the mean return time.
+      users: i32[batch].
+      times: i32[batch], seconds.
+
+    Returns:
+      f32[batch]; 1 for a user without an event.
+    """
     last = memory_lib.last_times(memory.user, users)
     days = temporal.days_between(times, last)
     return jnp.where(last >= 0, days / inputs.mean_return_days, 1.0)

@@ -10,8 +10,8 @@ full name (`config.data.source=my_shop.receipts`; see plugins.py). A source has
 
 `files` returns the files that the log is made of, in the order in which their
 fields stand in the configuration; `source_files.File.of(data_config, 'events')`
-is the file that `config.data.events` names, checked to be there. A log that is
-made and not read has none. Every file's content is hashed before `read` and
+is the file that `config.data.events` names, checked to be there. A source that
+makes its log returns no file. Every file's content is hashed before `read` and
 after it.
 
 `read` returns the log as it stands there (types.py): `users` and `items`,
@@ -68,8 +68,8 @@ def load(
   """The prepared log of `config.data` (SPEC 2).
 
   It is prepared once for each content of the files and each set of fields, and
-  kept in `data.dir`; later calls read the files only to hash them. A real log
-  that is named stands in for a simulated one.
+  kept in `data.dir`; later calls read the files only to hash them. Where
+  `data.events` names a log, it is read instead of a simulated one.
 
   Args:
     data_config: `config.data`.
@@ -136,7 +136,7 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
   """Turns errors of the disk into an InputError about `data.dir`."""
   try:
     yield
-  except (OSError, RuntimeError) as error:  # the latter tfds's, of a full disk
+  except (OSError, RuntimeError) as error:  # tfds's, for a full disk
     raise InputError(
       f'config.data.dir: {folder} cannot be written ({error}); allowed: a '
       'folder that can be written, on a disk with room'

@@ -112,7 +112,7 @@ def _place(built: pathlib.Path, folder: pathlib.Path, fingerprint: str) -> None:
 
 
 def _digest(columns: dict[str, np.ndarray], scalars: dict[str, Any]) -> str:
-  """A check sum of everything in a log."""
+  """A checksum of everything in a log."""
   digest = hashlib.sha256(json.dumps(scalars, sort_keys=True).encode())
   for name in _COLUMNS:
     column = columns[name]
@@ -127,7 +127,7 @@ def _digest(columns: dict[str, np.ndarray], scalars: dict[str, Any]) -> str:
 def _blocks(
   columns: dict[str, np.ndarray],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-  """The log's records; shorter columns are empty in the last of them."""
+  """The log's records; the last ones hold nothing of the shorter columns."""
   longest = max(map(len, columns.values()))
   for number, start in enumerate(range(0, longest, _BLOCK_ROWS)):
     yield (

@@ -29,8 +29,8 @@ class BatchPlan(NamedTuple):
     num_parts: parts of the largest group of equal times.
     num_split_groups: groups larger than a batch.
     events: i32[rows] or i32[rows, sequence_length], positions in the log, -1
-      for none. The batches are then runs of its rows (feeds.py); None where
-      they are runs of the log itself.
+      for none. A batch is then a range of its rows (feeds.py); None where a
+      batch is a range of the log itself.
     dedup_limits: how many distinct visits and items a batch has at most.
   """
 
@@ -70,7 +70,7 @@ def plan_batches(
   # Where a group of equal times ends and the next one begins.
   bounds = np.append(np.flatnonzero(np.diff(split)) + 1, len(split))
 
-  # As many whole groups as fit; a group that does not, in parts of its own.
+  # A batch has as many whole groups as fit; a larger group is cut into parts.
   rows, split_groups, at = [], 0, 0
   while at < len(split):
     fits = np.searchsorted(bounds, at + batch_size, side='right') - 1
@@ -104,8 +104,16 @@ def plan_batches(
 def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
   """One batch for every distinct time, for systems that advance at each.
 
-  The number of rows is the one that computes least: rows, padding included,
-  plus the cost of a step of the scan, taken as eight rows.
+  The batch size is the power of two that makes a replay cheapest, where a batch
+  costs its rows, padding included, and a step of the scan as much as eight
+  rows. A larger group of equal times is cut into parts.
+
+  Args:
+    times: i64[events], the log's times.
+    start, end: the split, which cuts no group of equal times.
+
+  Returns:
+    The plan.
   """
   _, groups = np.unique(times[start:end], return_counts=True)
   sizes = [1 << power for power in range(MAX_ROWS_BY_TIME.bit_length())]
@@ -130,17 +138,17 @@ def plan_by_time(times: np.ndarray, start: int, end: int) -> BatchPlan:
 
 
 def with_dedup_limits(plan: BatchPlan, log: EventLog) -> BatchPlan:
-  """The plan with the numbers of distinct visits and items in its batches."""
+  """The plan, with the most distinct visits and items that a batch has."""
   limits = dedup.limits_of(log, plan.batches, plan.batch_size)
   return plan._replace(dedup_limits=limits)
 
 
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
-  """Cuts a plan into equal runs of batches, the last one padded.
+  """Cuts a plan into chunks of equal length, the last one padded.
 
   Args:
     plan: the plan.
-    length: batches in a run.
+    length: batches in a chunk.
 
   Returns:
     Plans of `length` batches each.

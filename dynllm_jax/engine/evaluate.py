@@ -47,16 +47,16 @@ def replay_chunk(
   batch_size: int,
   num_visits: int = 0,
 ) -> tuple[ReplayState, Array, Array]:
-  """A run of batches as one program, ranked and then applied.
+  """Replays a chunk of batches as one program: each is ranked, then applied.
 
   Args:
     bound: the system.
     ranking: how to rank; None only applies updates.
-    state: before the batches; its buffers are given away.
+    state: before the batches; its buffers are donated.
     batches: of the plan, columns [batches].
     chosen: bool[batches], which of them are ranked.
     batch_size: rows of a batch.
-    num_visits: of the plan's `DedupLimits`.
+    num_visits: `visits` of the plan's `DedupLimits`.
 
   Returns:
     The state, f32[batches, batch] ranks, and whether all scores were finite.
@@ -119,12 +119,13 @@ def replay(
 
   Args:
     bound: the system.
-    memory: as before the plan's first event; it is left as it is.
+    memory: as before the plan's first event; it is not changed.
     plan: the batches.
     ranking: how to rank, or None to apply the updates alone.
     progress: called with the number of events of each finished chunk.
     chosen: bool[batches], whose events are ranked; None for all.
-    facet_texts: those that stay on the host (resident_texts.py).
+    facet_texts: f16[unique_texts, llm_dim], those that stay on the host
+      (resident_texts.py); None where the device has all that is read.
 
   Returns:
     The memory after the last event; f64[events] ranks of the events that were
@@ -176,9 +177,9 @@ def replay(
 def memory_for_replay(
   bound: BoundSystem, memory: SystemMemory, pending: Pending
 ) -> SystemMemory:
-  """A copy of the memory as a replay starts from it.
+  """A copy of the memory from which a replay starts.
 
-  What was pending is applied, and the node tables are there (`propagate`).
+  What was pending is applied, and the node tables are computed (`propagate`).
   """
   memory = jax.tree.map(jnp.copy, memory)
   memory = bound.update(memory, pending_updates.due(pending, True))
@@ -188,7 +189,16 @@ def memory_for_replay(
 def split_plans(
   system: System, log: EventLog, batch_size: int
 ) -> dict[str, BatchPlan]:
-  """The batch plans of the three splits as a system is to be ranked."""
+  """The batch plans by which a system is ranked.
+
+  Args:
+    system: decides whether a batch is a distinct time or `batch_size` events.
+    log: the prepared log.
+    batch_size: events in a batch at most.
+
+  Returns:
+    The plans of the splits 'train', 'validation' and 'test'.
+  """
   ends = [0, log.train_end, log.validation_end, log.num_events]
   plans = {}
   for name, start, end in zip(('train', 'validation', 'test'), ends, ends[1:]):
@@ -210,14 +220,14 @@ def split_plans(
 
 
 def sample_batches(plan: BatchPlan, events: int) -> np.ndarray:
-  """A fixed sample of batches with at least so many events, or all of them.
+  """A fixed sample of a plan's batches.
 
   Whole batches are drawn, since most of a batch's cost is that of embedding
   the catalogue once.
 
   Args:
     plan: of a split.
-    events: 0 for all.
+    events: how many the sample has at least; 0 for all.
 
   Returns:
     bool[batches].

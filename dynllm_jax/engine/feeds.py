@@ -36,7 +36,7 @@ class EpochData(Pytree):
 
   Attributes:
     inputs: on the device.
-    order: of `epoch_order`; None: the log's own.
+    order: of `epoch_order`; None for the log's own order.
     batch_size: rows of a batch, padding included.
     dedup_limits: of the plan; without it every event is embedded on its own.
   """
@@ -70,8 +70,8 @@ def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
     else np.arange(log.train_end, dtype=np.int32)
   )
 
-  # Any row may follow any other: the cuts are those of as many events, each at
-  # a time of its own.
+  # Rows have no order in time, so the plan is that of as many events, each at a
+  # time of its own.
   plan = batching.plan_batches(np.arange(len(table)), 0, len(table), batch_size)
   return plan._replace(events=table)
 
@@ -147,7 +147,7 @@ def epoch_order(plan: BatchPlan, key: Array, step: Array) -> Array | None:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _shuffle(padding: int, key: Array, step: Array, table: Array) -> Array:
-  """The rows of a table in a random order, then so many of -1."""
+  """The rows of a table in a random order, then `padding` rows of -1."""
   key = jax.random.fold_in(jax.random.fold_in(key, step), _ORDER)
   rows = table[jax.random.permutation(key, len(table))]
   pad = [(0, padding)] + [(0, 0)] * (table.ndim - 1)

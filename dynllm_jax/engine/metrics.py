@@ -32,10 +32,10 @@ def mean_reciprocal_rank(ranks: np.ndarray) -> float:
 
 
 def summary(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-  """All metrics of f[events] ranks; with no event only the count.
+  """All metrics of a set of ranks; without an event only the count.
 
   Args:
-    ranks: 1 + rivals above + rivals level / 2.
+    ranks: f[events], 1 + rivals above + rivals level / 2.
     ks: cut-offs.
 
   Returns:

@@ -48,7 +48,7 @@ def clipping(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
 
 
 def _clip_labels(params: Params) -> Params:
-  """For each parameter whose norm it is limited with: 'time' or 'other'."""
+  """Each parameter's group, 'time' or 'other', whose norm is limited as one."""
   name = 'log_time_frequencies'
   return jax.tree_util.tree_map_with_path(
     lambda path, _: 'time' if path[-1].key == name else 'other', params

@@ -31,7 +31,8 @@ class Ranking(Pytree):
   Attributes:
     candidates: bool[items + 1], which items take part.
     block_size: items scored at once.
-    seen_depth: events of a user's past that are filtered, 0 for none.
+    seen_depth: how many of a user's earlier events are looked at for items to
+      leave out; 0 leaves none out.
   """
 
   candidates: Array
@@ -105,7 +106,7 @@ def rank_batch(
     memory: before the batch.
     ranking: how.
     batch: the events.
-    num_visits: of the plan's `DedupLimits`.
+    num_visits: `visits` of the plan's `DedupLimits`.
 
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
@@ -145,7 +146,7 @@ def rank_batch(
   def count_rivals(
     ids: Array, scores: Array, positive: Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Rivals above plus half of those level; whether all is finite."""
+    """Rivals above plus half of those level; whether all scores are finite."""
     is_item = ids <= num_items
     rival = is_item & ranking.candidates[jnp.minimum(ids, num_items)]
     rival = rival & (ids != batch.items[:, None])
@@ -187,7 +188,7 @@ def rank_batch(
 
 
 def _seen(inputs: Inputs, batch: EventBatch, ids: Array, depth: int) -> Array:
-  """bool[batch, block]: items that a user took before, strictly earlier."""
+  """bool[batch, block]: items that an event's user took strictly earlier."""
   past = temporal.neighborhood(
     inputs.user_graph, batch.users, batch.times, depth
   )

@@ -21,7 +21,7 @@ from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 
 _NO_ROW = np.iinfo(np.int32).max
-_BLOCK = 1024  # rows that are read before their pages are let go
+_BLOCK = 1024  # rows that are read before their pages are released
 
 
 def split(
@@ -60,9 +60,9 @@ def with_texts(
   rows is rounded up to a power of two, so that few shapes are compiled.
 
   Args:
-    inputs: on the device; of `split`.
+    inputs: on the device, with the bank that `split` returned.
     texts: f16[unique_texts, llm_dim] on the host; None changes nothing.
-    chunk: chronological batches, a run of the log.
+    chunk: chronological batches, together one range of the log.
 
   Returns:
     The inputs.

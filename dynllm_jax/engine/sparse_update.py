@@ -8,13 +8,13 @@ as in torch.optim.SparseAdam, where Adam over the whole table would let them
 drift on. A table with few more rows than a step reads is left whole: to work
 on its rows alone would save nothing.
 
-Two ways without the second trace of the objective do not serve. Flax's
+Two ways that need no second trace of the objective do not serve. Flax's
 `perturb` needs a variable of the shape of every lookup before anything is
 traced, one for each call of a module, and every function of a system would
 have to pass collections in and out. A custom gradient of the lookup must return
 the gradient of a whole table; it can only note rows and their gradients on the
 side while JAX traces the backward pass, which JAX does not promise to do once
-and in the same trace. That one gives the same bits and is no faster: TGN with
+and in the same trace. It gives the same bits and is no faster: TGN with
 tables of 10,000 and 1,000,000 rows traces in 7.1 and 7.9 s instead of 7.2 and
 8.0, compiles in 16.0 and 15.4 instead of 15.6 and 15.8, and a step takes 1.3
 and 1.3 ms instead of 1.4 and 1.2 (processor time, medians of three on a busy
@@ -39,19 +39,19 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Params
 
 Path = tuple[str, ...]  # of a table in the parameters
-# Of each table that is read by rows i32[ids read], distinct and ascending, then
-# NO_ROW.
+# For each table that is read by rows: their ids, i32[ids read], distinct and
+# ascending, then NO_ROW.
 Rows = dict[Path, Array]
 
-_WORTH = 1.5  # rows of a table for each that is read, from which on rows pay
+_WORTH = 1.5  # a table of fewer rows for each id that is read is left whole
 BLOCK = 1024  # rows updated at once, so that they stay in a core's cache
 
 
 def find_rows(objective: Callable[[Params], Any], params: Params) -> Rows:
-  """Rows that an objective reads of each table that has many more.
+  """Finds the rows that an objective reads of each large table.
 
-  The objective is traced once more for it; of that, only what the ids depend
-  on is left in the program.
+  This traces the objective once more; of that trace, the compiler keeps only
+  what the ids depend on.
 
   Args:
     objective: of the parameters; no `Embed` in it stands inside a loop or a
@@ -59,7 +59,7 @@ def find_rows(objective: Callable[[Params], Any], params: Params) -> Rows:
     params: nested dicts.
 
   Returns:
-    The rows; a table that is better left whole has none.
+    The rows of each table but those that are better left whole.
   """
   tables = {
     path: len(leaf)
@@ -99,7 +99,16 @@ def _sort_distinct(ids: Array) -> Array:
 
 
 def read_rows(rows: Rows, params: Params) -> Params:
-  """Parameters with rows in place of their tables; for NO_ROW any row."""
+  """The parameters, with those rows in place of whole tables.
+
+  Args:
+    rows: of `find_rows`.
+    params: with whole tables.
+
+  Returns:
+    The parameters, f32[ids read, dim] for each such table; NO_ROW gives a row
+    that does not matter.
+  """
   return _map(
     lambda path, leaf: (
       leaf.at[rows[path]].get(mode='clip') if path in rows else leaf
@@ -109,7 +118,7 @@ def read_rows(rows: Rows, params: Params) -> Params:
 
 
 def attach_ids(rows: Rows, params: Params) -> Params:
-  """A result of `read_rows` with the ids by which `Embed` finds its rows."""
+  """A result of `read_rows`, with the ids by which `Embed` finds its rows."""
   if not rows:
     return params
   flat = traverse_util.flatten_dict(params)
@@ -143,7 +152,7 @@ def update(
   every_path = set(traverse_util.flatten_dict(params))
 
   def only(wanted: set[Path], tree: Any) -> Any:
-    """A tree with all parameters but some, and their moments, masked."""
+    """A tree in which only the wanted parameters and moments are not masked."""
     return _map(
       lambda path, leaf: (
         leaf if path in wanted or path not in every_path else optax.MaskedNode()
@@ -151,14 +160,14 @@ def update(
       tree,
     )
 
-  # What is left whole, as without this module.
+  # Parameters that are left whole are updated as they would be anywhere.
   others = every_path - set(rows)
   old = only(others, (params, opt_state))
   changes, new_state = optimizer.update(only(others, grads), old[1], old[0])
   new = optax.apply_updates(old[0], changes), new_state
   new = jax.tree.map(functools.partial(jnp.where, real), new, old)
 
-  # Each table with its moments, put where the mask of the rest is.
+  # Each table is updated with its moments, and both replace their masks.
   for path, ids in rows.items():
     table = _update_table(
       optimizer,

@@ -1,4 +1,4 @@
-"""Training: the step, and an epoch as compiled scans of many (SPEC 4)."""
+"""Training: trainer, first state, and epochs as compiled scans (SPEC 4)."""
 
 from collections.abc import Callable
 import functools
@@ -116,12 +116,12 @@ def train_chunk(
   state: TrainState,
   batches: PlannedBatch,
 ) -> tuple[TrainState, tuple[Array, Array]]:
-  """A run of steps as one program; nothing returns to Python in between.
+  """A chunk of steps as one program; nothing returns to Python in between.
 
   Args:
     trainer: the trainer.
     data: of the epoch.
-    state: its buffers are given away.
+    state: its buffers are donated.
     batches: of the plan, columns [batches].
 
   Returns:
@@ -158,12 +158,13 @@ def run_epoch(
 
   Args:
     trainer: the trainer.
-    state: its buffers are given away.
+    state: its buffers are donated.
     inputs: on the device.
     plan: the training split's batches.
     progress: called after each chunk with its number of events and their
       mean loss.
-    facet_texts: those that stay on the host (resident_texts.py).
+    facet_texts: f16[unique_texts, llm_dim], those that stay on the host
+      (resident_texts.py); None where the device has all that is read.
 
   Returns:
     The state; `loss`, the mean over events, `seconds`, and `events_per_s`
@@ -198,7 +199,7 @@ def run_epoch(
       ends.append(time.perf_counter())
       progress(sizes[-1], chunk_loss / sizes[-1])
 
-  warm = 1 if count > 1 else 0  # where the rate begins
+  warm = 1 if count > 1 else 0  # the chunk from which on the rate is measured
   return state, {
     'loss': total / sum(sizes),
     'seconds': ends[-1] - ends[0],

@@ -60,7 +60,7 @@ class Problem(NamedTuple):
 
   Attributes:
     role: of the column that has the bad cells.
-    what: what is wrong, as a message says it behind the cell's value.
+    what: what is wrong, in words that follow the cell's value in a message.
     bad: bool[rows], the rows concerned.
     allowed: what would have been allowed, in words.
   """

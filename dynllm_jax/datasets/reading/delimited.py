@@ -18,8 +18,8 @@ _OTHER_DELIMITERS = '\t,;|'
 def delimiter(file: source_files.File) -> str:
   """The character between a file's columns.
 
-  As the configuration states it; else the first of those usual for the file's
-  name that occurs in the first line with text.
+  The configuration may state it. Otherwise it is the first of the delimiters
+  usual for the file's name that occurs in the first line with text.
   """
   if file.delimiter:
     return file.delimiter

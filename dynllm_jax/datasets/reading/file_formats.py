@@ -89,7 +89,7 @@ def read(file: source_files.File, needed: list[str]) -> tuple[pa.Table, int]:
 
 
 def _unreadable(file: source_files.File, error: Exception) -> InputError:
-  """What is wrong with a file, with the line where it is no UTF-8."""
+  """The error about a file's content; it names a line that is not UTF-8."""
   if not isinstance(error, UnicodeError):
     return file.error(f'cannot be read: {error}')
   opener = gzip.open if file.path.lower().endswith('.gz') else open
@@ -165,7 +165,7 @@ def _json_type(sample: list[Any]) -> pa.DataType | None:
     frozenset([str]): pa.string(),
     frozenset([int]): pa.int64(),
     frozenset([bool]): pa.bool_(),
-    frozenset([float]): pa.float64(),  # of ints and floats neither
+    frozenset([float]): pa.float64(),  # None for ints among floats
   }.get(frozenset(kinds))
 
 
@@ -229,7 +229,7 @@ def _parse_object(text: str) -> Any:
   """What a line holds; None if it is neither JSON nor a Python literal."""
   try:
     return json.loads(text)
-  except (ValueError, RecursionError):  # of a number with too many digits too
+  except (ValueError, RecursionError):  # also for a number of too many digits
     pass
   try:
     # The Amazon metadata of 2014 are Python literals: {'asin': '0001', ...}.

@@ -35,7 +35,7 @@ def no_items() -> Items:
 def read_items(columns: columns_by_role.Columns, bad_rows: str) -> Items:
   """The item table of the columns `item`, `title`, `category`, `brand`.
 
-  A text column may be absent. Of several rows of an item the first stands.
+  A text column may be absent. Of several rows of an item the first is kept.
 
   Args:
     columns: what was read.

@@ -44,7 +44,7 @@ def files(data_config: ml_collections.ConfigDict) -> list[source_files.File]:
   Raises:
     InputError: if a file is missing or empty, or how to read it is not allowed.
   """
-  # `data_config.items` would be the method of that name.
+  # By key: `.items` of a plain ConfigDict is the method of that name.
   fields = ['events'] + (['items'] if data_config['items'] else [])
   return [source_files.File.of(data_config, field) for field in fields]
 

@@ -46,7 +46,8 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
   Strings stay exactly as written; integers become decimal strings, and so do
   floats that are whole (17850.0 is '17850'); NaN is null; lists are joined
-  with ' > ', of a list of lists the first. A dictionary of strings stays one.
+  with ' > ', and a list of lists gives its first list. A dictionary of strings
+  stays one.
   """
   if isinstance(column, pa.ChunkedArray):
     column = column.unify_dictionaries().combine_chunks()

@@ -48,9 +48,10 @@ def parse(column: pa.ChunkedArray, unit: str, place: str) -> Times:
   Times without a time zone are UTC; fractions of a second are cut off.
 
   With `unit='auto'` the whole column decides. It is a column of numbers or of
-  ISO 8601 text, whichever most rows are. Numbers are dates (YYYYMMDD, ISO 8601
-  too) or in the one unit that puts most rows between 1990 and 2100: those
-  ranges are three orders of magnitude apart, so that no number fits two units.
+  ISO 8601 text, whichever most rows are. Numbers are dates (YYYYMMDD, which is
+  ISO 8601 as well), or times in the one unit that puts most rows between 1990
+  and 2100: the units' ranges are three orders of magnitude apart, so that no
+  number fits two units.
   A column of which most rows fit no unit (seconds since some other moment,
   say) is an error, and its unit must be declared. A row outside of the
   column's range is in another unit, hence bad.
@@ -198,7 +199,10 @@ def _from_numbers(
 
 
 def _from_compact_dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Seconds of dates YYYYMMDD from 1970 to 2099, 0 elsewhere, and which are."""
+  """Seconds of numbers that are dates YYYYMMDD, and which of them are.
+
+  Dates are from 1970 to 2099; a number that is none gets 0 seconds.
+  """
   year, month, day = numbers // 10_000, numbers // 100 % 100, numbers % 100
   dated = (year >= 1970) & (year < 2100) & (month >= 1) & (month <= 12)
   months = np.where(dated, (year - 1970) * 12 + month - 1, 0).astype('M8[M]')
@@ -210,7 +214,10 @@ def _from_compact_dates(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _from_iso(
   text: pa.Array, present: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Seconds of ISO 8601 texts, and which of those present are not one."""
+  """Seconds of ISO 8601 texts, and which of the texts present are not ISO 8601.
+
+  A text that is not gets 0 seconds.
+  """
   text = pc.replace_substring_regex(text, r'[.,]\d+', '')
   text = pc.replace_substring_regex(text, r' ?(UTC|z)$', 'Z')
   formed = present & text_columns.matches(text, _ISO)

@@ -13,7 +13,7 @@ _SALES = np.array([10, 229, 375, 594])  # November 11 and June 18, days
 
 
 class Plan(NamedTuple):
-  """When users buy and when they buy again, events by user, then by time.
+  """When users buy and when they buy again; events are by user, then by time.
 
   Attributes:
     counts: i64[users], events of each.
@@ -52,7 +52,7 @@ def plan_purchases(
   number = np.cumsum(new) - 1
   group = position[starts][number]
 
-  # One of a group at most: two might be of one item, an exact duplicate.
+  # At most one repeat in a group: two of one item would be exact duplicates.
   wish = np.flatnonzero((group > 0) & (rng.random(num_events) < 0.1))
   wish = wish[np.unique(number[wish], return_index=True)[1]]
   # A user has 20 distinct items, whatever is bought again.
@@ -79,7 +79,11 @@ def _activity(
 def _times(
   rng: np.random.Generator, counts: np.ndarray, users: np.ndarray
 ) -> np.ndarray:
-  """Seconds of each event: orders in visits, visits in a user's active time."""
+  """Seconds of each event, i64[events], not sorted.
+
+  A user's active time has visits, here sessions of one or more orders; the
+  events of an order have one time.
+  """
   num_users, num_events = len(counts), len(users)
   begin = rng.random(num_users) * 0.6 * catalog.DAYS
   length = (catalog.DAYS - begin) * rng.beta(3, 1.2, num_users)

@@ -29,7 +29,7 @@ files = raw_log.files
 
 
 def read(data_config: ml_collections.ConfigDict) -> RawLog:
-  """Reads published reviews and metadata, or a log made of them before.
+  """Reads published reviews and metadata, or a log that was made from them.
 
   Metadata lines may be Python literals rather than JSON (2014). Of several
   category paths of a product the first is taken; its levels are joined with

@@ -30,14 +30,14 @@ files = raw_log.files
 
 
 def read(data_config: ml_collections.ConfigDict) -> RawLog:
-  """Cleans the published invoice lines, or reads a log made of them before.
+  """Cleans the published invoice lines, or reads a log that was made from them.
 
   Rules in order, each with its own count: the customer is known, the quantity
   is positive, the invoice is not cancelled (C...), the stock code starts with
   five digits (postage, fees and the like do not), and of the lines of one
-  invoice, customer and item the first stands. An item's title is its most
-  frequent description among the lines kept before the last rule; of several
-  as frequent, the first in the file. `where` applies before all rules. Invoice
+  invoice, customer and item the first is kept. An item's title is its most
+  frequent description among the lines kept before the last rule; of equally
+  frequent ones the first in the file. `where` applies before all rules. Invoice
   dates have no time zone, hence are taken as UTC.
 
   Args:
