@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
   except InputError as error:
     return _fail(str(error))
   except BrokenPipeError:
-    # Whoever read the output, such as `head`, has seen enough; nor may the
-    # interpreter write what is left.
+    # Whoever reads the output, such as `head`, has seen enough. The interpreter
+    # must not fail by writing what is left when it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except OSError as error:

@@ -31,9 +31,10 @@ class Kind(NamedTuple):
   Attributes:
     word: what one is called in messages.
     package: the folder of this package's own plug-ins.
-    suffix: what their file names have after the plug-in's name:
-      `flax_encoder.py` is the encoder `flax`.
-    group: the entry points of installed distributions that are of this kind.
+    suffix: what follows the plug-in's name in a file's name: `flax_encoder.py`
+      is the encoder `flax`.
+    group: the group of entry points by which installed distributions give
+      plug-ins of this kind.
     functions: the functions that a plug-in must have.
     kept: whether what it gives is kept on disk, so that it needs a VERSION.
   """
@@ -106,7 +107,7 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
     )
   try:
     module = importlib.import_module(target)
-  # Whatever its author's code raises: they need to know what and where.
+  # Whatever the author's code raises; the author needs to know what and where.
   except Exception as error:
     raise InputError(
       f'{field}: the {kind.word} {name!r} cannot be imported '
@@ -137,7 +138,7 @@ def version(kind: Kind, module: types.ModuleType) -> dict[str, Any]:
 
   Returns:
     JSON values: the module's name and its VERSION. Nothing for a plug-in of
-    this package, whose versions are in what it is kept by already.
+    this package, whose version is already part of what files are found by.
   """
   if module.__name__.startswith(f'{kind.package}.'):
     return {}

@@ -19,7 +19,7 @@ def is_writer() -> bool:
 
 
 def say(line: str) -> None:
-  """Prints a line of the run's story at once, in the first process alone."""
+  """Prints a line about the run at once, in process 0 alone."""
   if is_writer():
     print(line, flush=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 Params = Any  # A pytree of arrays.
-SystemMemory = Any  # A pytree of arrays; which one is the system's own affair.
+SystemMemory = Any  # A pytree of arrays, of the system's own making.
 
 FACETS = ('crd', 'int', 'ctg', 'brd')
 SECONDS_PER_DAY = 86_400
@@ -143,7 +143,7 @@ class EventLog:
 class EventBatch(Pytree):
   """Events of the log. Padding rows have `mask` False and ids 0.
 
-  Of feed 'sequences' every field is [batch, sequence_length].
+  With feed 'sequences' every field is [batch, sequence_length].
   """
 
   users: Array  # i32[batch]
@@ -161,7 +161,7 @@ class PlannedBatch(Pytree):
   """
 
   start: Array  # i32[], position in the log
-  size: Array  # i32[], number of events; one without any changes nothing
+  size: Array  # i32[], number of events; a batch of none changes nothing
   part: Array  # i32[], number of the part within its group of equal times
   ready: Array  # bool[], whether it is the last part of its group
 
@@ -231,7 +231,7 @@ class FacetBank(Pytree):
 
 
 class Inputs(Pytree):
-  """Everything fixed that a system may read.
+  """The fixed data that a system may read.
 
   The graphs hold the events of all splits: a reader asks for what is strictly
   earlier than a time. `train_*` hold training events only. Tables that several
@@ -337,8 +337,8 @@ class TrainState(Pytree):
 class Loss(NamedTuple):
   """The loss of a training batch, summed over its real events.
 
-  The vectors are what a system with feed 'stream' updates its memory from;
-  without it they are not read.
+  The vectors are what a system with feed 'stream' updates its memory from; with
+  any other feed they are not read.
   """
 
   total: Array  # f32[], as it is reported
@@ -380,7 +380,7 @@ class System(NamedTuple):
     loss: `(params, memory, inputs, batch, events, key, config) -> Loss` of a
       system's own; `events` are the batch's positions in the log, `config` is
       `config.train`. None: SPEC 3.9 over `embed`.
-    sequence_length: of feed 'sequences', events of a row at most: `batch` and
+    sequence_length: with feed 'sequences', events of a row at most: `batch` and
       `events` are [batch, sequence_length], oldest first, padding last.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.

@@ -119,8 +119,8 @@ def read_texts(texts: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Rows of a table, which may be mapped from a file.
 
   Every page that was once read counts as the process's memory, and so do those
-  beside it. A table that is read at random would soon be there as a whole, so
-  pages are let go; the operating system keeps them while it has room.
+  beside it. A table that is read at random would soon count as a whole, so
+  pages are released; the operating system keeps them while it has room.
 
   Args:
     texts: f16[unique_texts, llm_dim].

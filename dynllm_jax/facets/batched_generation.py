@@ -206,7 +206,7 @@ def _generate(
 
 
 def _as_list(process: Any) -> Any:
-  """What transformers takes instead of a function."""
+  """A function of logits in the list that transformers takes."""
   from transformers.generation import FlaxLogitsProcessorList
 
   return FlaxLogitsProcessorList([process])

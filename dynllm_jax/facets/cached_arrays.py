@@ -1,6 +1,6 @@
 """A folder of arrays that is made once, whole or not at all, and checked.
 
-`sums.json` in it says how long each file is and its check sum, so that damage
+`sums.json` in it has the length and the checksum of each file, so that damage
 is found; a damaged folder is made again.
 """
 
@@ -99,7 +99,7 @@ def _damage(folder: pathlib.Path) -> str:
 
 
 def _sum(path: pathlib.Path) -> list[int]:
-  """Length and check sum of a file."""
+  """Length in bytes and checksum of a file."""
   length = checksum = 0
   with open(path, 'rb') as file:
     while block := file.read(1 << 20):

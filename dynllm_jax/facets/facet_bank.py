@@ -262,7 +262,7 @@ def _written(cache_dir: Folder) -> str:
 
 
 def _encoded(cache_dir: Folder) -> str:
-  """Where encoders may keep what was dear to compute."""
+  """Where encoders may keep what was expensive to compute."""
   return os.path.join(cache_dir, 'encoded')
 
 
@@ -272,12 +272,12 @@ def _write_provenance(
   profiles: windows.Profiles,
   facets: writing.FacetTexts,
 ) -> None:
-  """For people: every text, and which purchases each profile could read.
+  """Writes for people every text, and which purchases each profile could read.
 
   A line of `texts.jsonl` is a row of the bank's `texts`. A line of
-  `profiles.jsonl` names a user, the window's close, how many purchases it has
-  and how many of them, the newest, were read, the first and last time of them
-  all (seconds of the log's timeline) and the texts' rows.
+  `profiles.jsonl` names a user and the window's close, how many purchases the
+  window has, how many of them, the newest, were read, the times of its first
+  and last purchase (seconds of the log's timeline) and the texts' rows.
   """
   with open(folder / 'texts.jsonl', 'w', encoding='utf-8') as file:
     file.writelines(

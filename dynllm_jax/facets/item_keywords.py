@@ -1,4 +1,4 @@
-"""Each item in the words of the rules: keywords, product type, category, crowd.
+"""What the rules say of an item: keywords, product type, category and crowd.
 
 All of it follows from the fixed item table alone.
 """
@@ -97,6 +97,7 @@ _FILLERS = _LINKS | frozenset(
     'your',
   ]
 )
+# Words that are not the product but hold it: "pack of soap", "asst box of tea".
 _HOLDERS = frozenset(
   [
     'ass',
@@ -175,7 +176,7 @@ _SEGMENT_OF = {
 
 
 class Item(NamedTuple):
-  """An item in the words of the facets.
+  """An item in words that facets are made of.
 
   Attributes:
     words: keywords of the title and their weights; none of the brand's words.
@@ -202,8 +203,9 @@ def describe_items(
 ) -> list[Item]:
   """Reads the item table.
 
-  A word weighs `log((N + 1) / df) df / (df + 2)`: rare in the catalog, but
-  not so rare that no other item shares it, such as a model number.
+  A word weighs `log((N + 1) / df) df / (df + 2)`, `df` of the `N` titles having
+  it: most if it is rare in the catalogue, but not so rare that no other item
+  shares it, as a model number is.
 
   Args:
     titles, categories, brands: str[num_items + 1], row 0 is padding.
@@ -211,7 +213,7 @@ def describe_items(
   Returns:
     One item a row.
   """
-  # Titles of some catalogs are escaped twice.
+  # Titles of some catalogues are escaped twice.
   titles = [html.unescape(html.unescape(text)) for text in titles]
   brands = [' '.join(html.unescape(text).split()) for text in brands]
   tokens = [_tokens(text) for text in titles]
@@ -248,7 +250,7 @@ def _item(
     brand: as it stands in the table.
     own: words of the brand.
     product: the product type that the title ends with.
-    weight: how telling each word of the catalog is.
+    weight: how telling each word of the catalogue is.
   """
   words = [
     (word, weight[word])

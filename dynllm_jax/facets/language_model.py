@@ -61,7 +61,12 @@ class Model:
 def settings(
   writer_config: ml_collections.ConfigDict, *fields: str
 ) -> dict[str, Any]:
-  """The fields on which texts depend: shared ones and the writer's own."""
+  """The fields on which texts depend, and the prompt's version, as JSON values.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    *fields: names of the writer's own fields, beside those that all share.
+  """
   shared = (
     'name',
     'model',
@@ -80,7 +85,12 @@ def settings(
 def about(
   writer_config: ml_collections.ConfigDict, *fields: str
 ) -> dict[str, Any]:
-  """What a writer's answers depend on besides prompt and attempt."""
+  """What a model's answers depend on besides prompt and attempt.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    *fields: as in `settings`.
+  """
   result = settings(writer_config, *fields)
   del result['max_input_tokens'], result['max_attempts']
   return result

@@ -23,10 +23,10 @@ def plan(
   """Reports windows, prompts, tokens, and time or cost; asks nothing.
 
   Args:
-    writer_config: `config.facets.writer`. `tokens_per_s`, input and output
-      together, gives the time; without it, the rate that was last measured
-      of the same model does; `price_per_million_input` and `_output` give the
-      cost.
+    writer_config: `config.facets.writer`. The time follows from
+      `tokens_per_s`, input and output together, or without it from the rate
+      that was last measured with the same model; the cost from
+      `price_per_million_input` and `price_per_million_output`.
     model: who would be asked.
     log: the prepared log.
     profiles: the users and windows.

@@ -1,8 +1,8 @@
 """What the writers that ask a language model share (SPEC 3.6, 8).
 
-Every distinct prompt is asked once, and every call's answer is kept in a
-store as soon as it is there, also one that cannot be read: a run that was
-killed goes on with the calls that it had not finished.
+Every distinct prompt is asked once. Every call's answer, even one that cannot
+be read, is kept in a store as soon as it comes: a run that was killed goes on
+with the calls that it had not finished.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,9 @@ from dynllm_jax.storage.store import Store
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 
-# Rounds double from the first, so that a model that cannot do it is found out
-# early, and end here, so that their messages fit in memory.
+# Prompts of the first round, and of a round at most. Rounds double, so that a
+# model that cannot do the task is found out early, up to a largest one, so that
+# their messages fit in memory.
 _FIRST_ROUND, _LARGEST_ROUND = 64, 8192
 # A greedy model would give a malformed answer again.
 _RETRY_TEMPERATURE = 0.7
@@ -249,7 +250,7 @@ def _ask(
         asked = [i for i in asked if work.is_open(i, max_attempts)]
 
       failed = sum(attempts == max_attempts for attempts in work.attempts)
-      # Before the end, only what is hardly an accident of the prompts so far.
+      # Before the end, stop only at more failures than chance explains.
       _check_failures(
         writer_config,
         work,

@@ -27,7 +27,7 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
     before the user's first profile and for user 0.
   """
   users, times = jnp.asarray(users), jnp.asarray(times)
-  # The texts are not needed here, and need not be spread over devices.
+  # The texts are not needed here, so they need not be sharded for it.
   return sharded_table.query_rows(
     _lookup,
     lambda block: len(block.offsets) - 1,
@@ -38,7 +38,7 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
 
 
 def _lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
-  """`lookup` in a bank, or in a device's part of one."""
+  """`lookup` in a bank, or in the block of one that a device has."""
   num_rows = bank.closes.shape[0]
   if not num_rows:
     return jnp.zeros((*users.shape, len(FACETS)), jnp.int32)

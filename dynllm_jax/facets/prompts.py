@@ -124,7 +124,7 @@ class Prompts:
     )
 
   def _fit(self, budget: int, counter: Counter) -> np.ndarray:
-    """How many lines of each row fit: the tokens of dates and items, summed."""
+    """How many lines of each row fit, by the sum of their tokens, i32[rows]."""
     room = budget - counter.prompts([_HEADER])[0]
     day_sizes = np.asarray(counter.texts(self._days), np.int64)
     used = np.unique(self._items)
@@ -202,7 +202,7 @@ def parse(answer: str) -> tuple[str, ...]:
 
 
 class _Pairs(list):
-  """The (key, value) pairs of a JSON object, with keys that are repeated."""
+  """The (key, value) pairs of a JSON object, repeated keys included."""
 
 
 def _clean(text: str) -> str:

@@ -26,8 +26,8 @@ found again on disk by it, and for a writer from outside by its module's name
 and VERSION too: raise VERSION whenever the same window gets other texts.
 `describe` is the writer in words, for reports.
 
-`store` is a folder in which a writer may keep what is dear to write, so that
-work that was broken off goes on ('' keeps nothing); `report` takes a line of
+`store` is a folder in which a writer may keep what is expensive to write, so
+that interrupted work resumes ('' keeps nothing); `report` takes a line of
 progress. Each function raises `InputError`, in one line, for a field that is
 not allowed: the field, its value and what is allowed.
 """

@@ -1,7 +1,7 @@
 """Node memory: the state of every user or item, read and written (SPEC 3.3).
 
-The table of all states stays out of the gradient: it reaches the rows that the
-latest update wrote and the initial state alone (types.NodeMemory).
+The table of all states stays out of the gradient, which reaches only the rows
+that the latest update wrote and the initial state (types.NodeMemory).
 """
 
 import jax
@@ -16,7 +16,13 @@ _Residuals = tuple[Array, Array, Array]  # slots read, unseen, fresh
 
 
 def empty(num_nodes: int, width: int, capacity: int) -> NodeMemory:
-  """The memory of a side before the first event (padding row included)."""
+  """The memory of a side before the first event.
+
+  Args:
+    num_nodes: nodes of the side; a row of padding is added.
+    width: of a node's state.
+    capacity: events of an update at most.
+  """
   rows = sharded_table.round_up_to_shards(num_nodes + 1)
   return NodeMemory(
     state=jnp.zeros([rows, width], jnp.float32),
@@ -28,7 +34,10 @@ def empty(num_nodes: int, width: int, capacity: int) -> NodeMemory:
 
 
 def reset(memory: NodeMemory) -> NodeMemory:
-  """The memory as before the first event; stale rows can never be read."""
+  """The memory as before the first event.
+
+  The table keeps its old rows, which a time of -1 keeps from being read.
+  """
   return memory.replace(
     time=jnp.full_like(memory.time, -1),
     fresh=jnp.zeros_like(memory.fresh),
@@ -97,7 +106,12 @@ _read.defvjp(_read_forward, _read_backward)
 
 
 def last_times(memory: NodeMemory, nodes: Array) -> Array:
-  """Seconds of the last event of some nodes, i32[...], -1 without one."""
+  """Seconds of the last event of each node, i32[...]; -1 without one.
+
+  Args:
+    memory: one side.
+    nodes: i32[...].
+  """
   return sharded_table.read_rows(memory.time, nodes)
 
 
@@ -117,7 +131,7 @@ def write(
   """
   rows = sharded_table.replicate(rows)
   stopped = jax.lax.stop_gradient(rows)
-  # What is read of the table to compute the rows is read before it is written.
+  # The rows were computed from the table: all reads come before the write.
   state, time, slot = sharded_table.write_rows(
     (memory.state, memory.time, memory.slot),
     jnp.where(barriers.after(nodes > 0, stopped), nodes, sharded_table.NO_ROW),

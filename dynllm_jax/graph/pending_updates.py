@@ -14,8 +14,13 @@ from dynllm_jax.types import UserEmbeddings
 
 
 def empty_pending(capacity: int, user_dim: int, item_dim: int) -> Pending:
-  """A pending batch without events."""
-  # Three arrays of their own: a buffer can be given away only once.
+  """A pending batch without events.
+
+  Args:
+    capacity: events that it can hold.
+    user_dim, item_dim: widths of the vectors.
+  """
+  # Three separate arrays: a buffer can be donated only once.
   users, items, times = (jnp.zeros([capacity], jnp.int32) for _ in range(3))
   return Pending(
     events=EventBatch(users, items, times, jnp.zeros([capacity], bool)),
@@ -65,8 +70,8 @@ def add_pending(
     new = jax.lax.stop_gradient(new)
     return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
 
-  # Of a group that is over only the first part's rows are written over: the
-  # rest of it loses its mask.
+  # The first part of a group overwrites as many rows of the group before; the
+  # other rows of that group lose their mask.
   keep = pending.events.mask & (planned.part > 0)
   events = jax.tree.map(write_part, pending.events.replace(mask=keep), batch)
   return Pending(
@@ -81,7 +86,7 @@ def due(pending: Pending, real: Array | bool) -> Pending:
   """The pending events whose update may be applied: all of them, or none.
 
   Args:
-    pending: what waits.
+    pending: the events that wait.
     real: bool[], False in a padding step of a scan, which changes nothing.
 
   Returns:

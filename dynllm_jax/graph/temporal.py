@@ -50,7 +50,7 @@ def temporal_graph(
 
 
 def same_time_items(log: EventLog) -> SameTimeItems:
-  """Groups the log by user and time (the items no negative may be)."""
+  """Groups the log's items by user and time: no negative may be one of them."""
   _, group = np.unique(pair_key(log.users, log.times), return_inverse=True)
   pairs = np.unique(pair_key(group, log.items))
   sizes = np.bincount(pairs >> 32)
@@ -89,7 +89,7 @@ def lower_bound(
 
   def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
     low, high = bounds
-    middle = low + (high - low) // 2  # the sum may pass i32
+    middle = low + (high - low) // 2  # low + high may overflow
     below = (low < high) & (jnp.take(values, middle, mode='clip') < target)
     return (
       jnp.where(below, middle + 1, low),
@@ -123,7 +123,16 @@ def _query(
 
 
 def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
-  """Number of a node's events strictly before a time, i32[...]."""
+  """Counts a node's events strictly before a time.
+
+  Args:
+    graph: the side's temporal CSR.
+    nodes: i32[...].
+    times: i32[...], seconds, broadcastable to `nodes`.
+
+  Returns:
+    i32[...], as `nodes`.
+  """
   return _query(_count_before, graph, nodes, times)
 
 
@@ -189,7 +198,7 @@ def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
 def _event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   total = _count_before(graph, nodes, times)
   month = 30 * SECONDS_PER_DAY
-  # Subtracting at the int32 floor would wrap; no event is that early.
+  # A subtraction below the lowest int32 would wrap; no event is that early.
   recent = total - _count_before(
     graph, nodes, jnp.maximum(times, month) - month
   )
@@ -230,7 +239,7 @@ def takes_at_that_time(
 
 
 def _in_group(same_time: SameTimeItems, group: Array, items: Array) -> Array:
-  """Whether the items stand in groups of same_time, bool[batch, candidates]."""
+  """Whether each group has the items of its row, bool[batch, candidates]."""
   low = jnp.broadcast_to(same_time.offsets[group][:, None], items.shape)
   high = jnp.broadcast_to(same_time.offsets[group + 1][:, None], items.shape)
   position = lower_bound(same_time.items, low, high, items, same_time.longest)

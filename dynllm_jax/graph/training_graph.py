@@ -52,7 +52,7 @@ def _sum_tree(
     counts = np.bincount(nodes, minlength=num_nodes)
     last = counts.max() <= FAN_IN
     rows = np.ones(num_nodes, int) if last else -(-counts // FAN_IN)
-    rows[0] = 1  # stays empty: what an empty place of the next level reads
+    rows[0] = 1  # stays empty: empty places of the next level read it
 
     # Where each neighbor stands: its number within its node's neighbors tells
     # which of the node's rows, and which place of that row.
@@ -72,7 +72,7 @@ def _sum_tree(
 
 
 def mean_return_days(log: EventLog) -> float:
-  """mu of SPEC 3.4, over training events.
+  """mu of SPEC 3.4, in days, over training events.
 
   The mean time since a user's last strictly earlier event, first events left
   out; 1.0 where no training user returns.

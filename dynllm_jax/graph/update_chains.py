@@ -26,7 +26,7 @@ Cell = Callable[[Params, Array, Array], Array]
 
 
 class Chains(NamedTuple):
-  """The updates that a batch owes one side, sorted by node, then time.
+  """The updates of one side after a batch, sorted by node, then time.
 
   An update is a group of events of one node at one time. A batch has at most as
   many updates as events; rows past the last update are unused.
@@ -87,7 +87,7 @@ def make_chains(
   Returns:
     The chains.
   """
-  # Sorts and loops over a batch: every device does all of them.
+  # What follows sorts and loops over the batch; every device does all of it.
   nodes, times, mask, last_times = sharded_table.replicate(
     (nodes, times, mask, last_times)
   )
@@ -167,7 +167,7 @@ def mean_by_update(chain: Chains, values: Array) -> Array:
     values: f32[events, width].
 
   Returns:
-    f32[events, width], a row an update.
+    f32[events, width], a row for each update.
   """
   size = len(values)
   at = chain.update_of_event

@@ -28,12 +28,12 @@ from dynllm_jax.types import Array
 def fusion_barrier(
   compute: Callable[..., Any], *args: Any, condition: Array | None = None
 ) -> Any:
-  """`compute(*args)`, its arguments and its result computed once.
+  """Returns `compute(*args)`, with arguments and result computed only once.
 
-  XLA's CPU backend takes elementwise chains, sums of gathers too, for cheap
-  and computes them anew inside each of their readers, and for each time that
-  a reader looks at a value. It moves nothing into or out of a branch, and
-  whether this one is taken it cannot know at compilation.
+  XLA's CPU backend thinks elementwise chains, and sums of gathers, are cheap:
+  it computes them again inside each of their readers, and each time that a
+  reader looks at a value. It moves nothing into or out of a branch, and at
+  compilation it cannot know whether this branch is taken.
 
   Measured, with, without and `optimization_barrier`:
     neighbor sums of LightGCN, three layers: 143, 847 and 529 ms; temporary
@@ -66,7 +66,7 @@ def fusion_barrier(
 
 
 def after(flags: Array, values: Array) -> Array:
-  """`flags`, which nothing can know before all of `values` are computed.
+  """Returns `flags`, made to depend on all of `values`.
 
   For flags that say which rows of a table are to be written, and values that
   are computed from the table as it was. XLA writes a table in place only where
@@ -88,6 +88,6 @@ def after(flags: Array, values: Array) -> Array:
   Returns:
     bool[...], the same flags.
   """
-  # Nothing is that low, infinities aside; of a NaN the comparison is False.
+  # Only -inf is that low, and a comparison with NaN is False.
   impossible = jnp.max(values) < jnp.finfo(values.dtype).min
   return flags & ~impossible

@@ -22,7 +22,7 @@ def select(values: Array, scores: Array, top_r: int, order: str) -> Array:
 
   Args:
     values: f32[..., d]; gradients flow to them alone.
-    scores: f32[..., d]; of equal ones the first comes first.
+    scores: f32[..., d]; among equal ones the first counts as the highest.
     top_r: r, at most d.
     order: 'score' (in descending score), 'index' (as they stood), or 'mask'
       (all d, the others zero).
@@ -71,7 +71,7 @@ def select_by_counting(
 
 
 def _ranks(scores: Array) -> Array:
-  """How many scores come before each of its row, i32[..., d]."""
+  """How many scores of its row come before each score, i32[..., d]."""
   # Floats as integers of the same order, of which -0.0 is below 0.0.
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
   keys = jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)

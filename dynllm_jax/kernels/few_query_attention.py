@@ -118,7 +118,7 @@ def _on_cpu(
 def _product(
   formula: str, function: Callable[..., Array], left: Array, keys: Array
 ) -> Array:
-  """`einsum(formula, left, keys)`, by `function` on a CPU and for few keys."""
+  """`einsum(formula, left, keys)`; on a CPU by `function`, if keys are few."""
   plain = functools.partial(jnp.einsum, formula)
   if keys.shape[1] > _MANY_KEYS:
     return plain(left, keys)

@@ -1,8 +1,9 @@
 """Attention over all neighbors of every node (Velickovic et al. 2018).
 
 Over the same trees of gathers as `propagation`, with a backward pass of its
-own: what reaches a neighbor from all its neighbors is a sum over the same
-symmetric graph, its weights computed anew from the other side of each edge.
+own: the gradient that reaches a node from all its neighbors is a sum over the
+same symmetric graph, with weights computed again from the other side of each
+edge.
 """
 
 import jax
@@ -97,15 +98,16 @@ def _backward(
   d_sums, d_totals = cotangents
   owners, places = graph.owners, graph.levels[0]
 
-  # Of the logit of edge (i, j): w' (d_sums_i . value_j + d_totals_i), where
-  # w' = w LeakyReLU'. Summed over j at i for the query,
+  # The gradient of the logit of edge (i, j) is
+  # w' (d_sums_i . value_j + d_totals_i) with w' = w LeakyReLU'. The query of i
+  # gets its sum over j.
   _, slopes = _weights(
     graph, query[owners][:, None], key[places], top[owners][:, None]
   )
   d_query = jnp.sum(d_sums * _weighted_sums(graph, slopes, value), -1)
   d_query += d_totals * _totals(graph, slopes)
 
-  # and over i at j for key and value.
+  # The key of j gets its sum over i; so does the value, of w d_sums_i.
   weights, slopes = _weights(
     graph, query[places], key[owners][:, None], top[places]
   )

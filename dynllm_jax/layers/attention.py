@@ -50,7 +50,7 @@ class SingleQueryAttention(nn.Module):
       deterministic: whether dropout is off.
 
     Returns:
-      f32[batch, dim], the output projection still to be multiplied.
+      f32[batch, dim], not yet multiplied with the output projection.
     """
     head_dim = self.dim // self.num_heads
     heads = (self.num_heads, head_dim)

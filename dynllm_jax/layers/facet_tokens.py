@@ -35,7 +35,8 @@ class FacetTokens(nn.Module):
       deterministic: whether dropout is off.
 
     Returns:
-      f32[batch, facets, r], `h_u^A`.
+      f32[batch, facets, r], `h_u^A`; d in place of r for the orders 'mask' and
+      'none'.
     """
     num_facets, llm_dim = texts.shape[-2:]
     shape = (num_facets, self.dim)

@@ -19,7 +19,7 @@ class Fusion(nn.Module):
     num_heads: H.
     num_layers: depth; the query of a deeper layer is the previous output.
     mode: 'merge' `MLP(h^G || Attn)` or 'blend'
-      `alpha Attn + (1 - alpha) FFN(Dropout(h^A))`.
+      `alpha Attn + (1 - alpha) MLP(Dropout(h^A))`.
     alpha: of 'blend'.
     dropout: rate on attention weights and, for 'blend', on the tokens.
   """

@@ -9,7 +9,7 @@ from dynllm_jax.types import Array
 
 # Weights of a GRU (Cho et al. 2014), gates in the order reset, update,
 # candidate: `inputs` f32[input_dim, 3 dim], `hidden` f32[dim, 3 dim],
-# `bias` f32[3 dim], `hidden_bias` f32[dim] (candidate, inside its reset).
+# `bias` f32[3 dim], `hidden_bias` f32[dim] (the candidate's, under the reset).
 GRUParams = dict[str, Array]
 
 

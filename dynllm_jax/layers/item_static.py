@@ -13,7 +13,7 @@ class ItemStatic(nn.Module):
   """`LayerNorm(Dropout(W_s LLM_E(text)))`, plus a learned embedding by option.
 
   Attributes:
-    dim: d/2.
+    dim: width of the static half, d/2 in DynLLM.
     use_text: whether the item's text is read.
     use_id: whether the item has a learned embedding.
     dropout: rate.
@@ -34,7 +34,7 @@ class ItemStatic(nn.Module):
     with_text: bool = True,
     with_id: bool = True,
   ) -> Array:
-    """Static halves.
+    """Maps items to their static halves.
 
     Args:
       text: f16[items + 1, llm_dim], of all items.

@@ -11,8 +11,8 @@ KalmanParams = dict[str, Array]  # of `KalmanFilter.weights`
 def predict(params: KalmanParams, state: Array, days: Array) -> Array:
   """Carries a state forward in time, `x' = A x + w` with `A = exp(-k days)`.
 
-  The variance of `w` is `(1 - A^2)` times the stationary variance, towards
-  which a state that nothing is heard of returns, and its mean towards zero.
+  The variance of `w` is `(1 - A^2)` times the stationary variance. Without
+  events a state's variance returns to the stationary one, and its mean to zero.
 
   Args:
     params: of `KalmanFilter.weights`.
@@ -31,7 +31,7 @@ def predict(params: KalmanParams, state: Array, days: Array) -> Array:
 
 
 def kalman_step(params: KalmanParams, state: Array, inputs: Array) -> Array:
-  """Hears of one event: predicts, then corrects towards a rating of 1.
+  """Takes in one event: predicts, then corrects towards a rating of 1.
 
   With the item's factors `v` and the prediction's mean `m` and variance `P`,
   `K = P v / (v P v + noise)`, `m' = m + K (1 - v (m + prior))` and
@@ -69,7 +69,7 @@ class KalmanFilter(nn.Module):
 
   @nn.compact
   def weights(self) -> KalmanParams:
-    """Decay a day, stationary variance, noise and prior mean.
+    """Decay per day, stationary variance, noise and prior mean.
 
     Returns:
       `decay`, `variance`, `prior` f32[dim] and `noise` f32[], all but the

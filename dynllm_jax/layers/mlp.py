@@ -13,8 +13,8 @@ from dynllm_jax.types import Array
 class Projected(NamedTuple):
   """`rows @ matrix`, not multiplied yet.
 
-  What maps it further multiplies the two matrices first: one small product
-  instead of one for every row.
+  A layer that maps it further multiplies the two matrices first: one small
+  product instead of one for every row.
   """
 
   rows: Array  # f32[..., width]
@@ -51,7 +51,7 @@ class Linear(nn.Module):
 
 
 def _width(part: Array | Projected) -> int:
-  """Of the rows of a part, multiplied where they are still to be."""
+  """The width of a part's rows, once they are multiplied."""
   if isinstance(part, Projected):
     return part.matrix.shape[-1]
   return part.shape[-1]

@@ -12,9 +12,9 @@ PROJECTIONS = ('interval', 'linear', 'none')
 class IntervalProjection(nn.Module):
   """DynShare's projector around a learned expected return interval.
 
-  `E(h) = sqrt(pi / (2 exp(h . a)))`;
-  `h^p = h (1 + W_early (dt - E) + b_early)` before it, `W_late`, `b_late`
-  after it, normalized.
+  `E(h) = sqrt(pi / (2 exp(h . a)))`, and
+  `h^p = h (1 + W_early (dt - E) + b_early)` where `dt < E`, with `W_late` and
+  `b_late` otherwise; the result is normalized.
   """
 
   @nn.compact
@@ -52,7 +52,10 @@ class LinearProjection(nn.Module):
 
   @nn.compact
   def __call__(self, state: Array, elapsed: Array) -> Array:
-    """Projects f32[batch, d] by f32[batch], as IntervalProjection."""
+    """Projects f32[batch, d] states over f32[batch] elapsed times.
+
+    Args and result as in `IntervalProjection`.
+    """
     weight = self.param(
       'weight', nn.initializers.zeros_init(), (state.shape[-1],)
     )

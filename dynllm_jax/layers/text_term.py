@@ -1,11 +1,12 @@
-"""A term over texts: what a user took lately against what a candidate is.
+"""The text term: texts of what a user took lately, against a candidate's text.
 
 The maps of SPEC 3.6 must first learn what the language model knows already.
-This term asks it directly, in its own space and with two learned numbers:
-`gain p . e(x)`, where `e(x)` is the direction of a candidate's text from the
-mean of all items' texts and `p` that of what the user took, the newer the more.
-Embeddings of a language model share a large mean, which tells no text from
-another (Mu and Viswanath 2018, arXiv 1702.01417); hence the directions.
+This term (SPEC 3.11) asks it directly, in its own space and with two learned
+numbers: `gain p . e(x)`, where `e(x)` is the direction of a candidate's text
+from the mean of all items' texts, and `p` the direction of the texts that the
+user took, newer ones weighing more. Embeddings of a language model share a
+large mean, which tells no text from another (Mu and Viswanath 2018, arXiv
+1702.01417); hence the directions.
 """
 
 from flax import linen as nn
@@ -41,7 +42,7 @@ class TextTerm(nn.Module):
     Returns:
       f32[batch, llm_dim]; zero for a user without an earlier event.
     """
-    # In tenths, so that a small learning rate suffices to find it.
+    # The parameter is a tenth of it, so that a small learning rate suffices.
     gain = 10 * self.param('gain', nn.initializers.constant(0.2), ())
     decay = self.param('decay', nn.initializers.constant(-0.5), ())
     near = temporal.neighborhood(
@@ -68,7 +69,7 @@ def item_directions(inputs: Inputs, items: Array) -> Array:
 
 
 def _direction(x: Array) -> Array:
-  """Rows of norm 1; a row of zeros stays one, with a finite gradient."""
+  """Rows scaled to norm 1; a row of zeros stays zero, its gradient finite."""
   return x * jax.lax.rsqrt(
     jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12)
   )

@@ -14,7 +14,7 @@ LONGEST_DAYS = 3_652.5
 
 @jax.custom_vjp
 def waves(days: Array, turns_per_day: Array) -> Array:
-  """`phi` of SPEC 3.1 from frequencies in turns.
+  """`phi` of SPEC 3.1, from frequencies in turns a day.
 
   Args:
     days: f32[...].
@@ -64,9 +64,9 @@ class TimeEncoding(nn.Module):
 
   def setup(self) -> None:
     periods = np.geomspace(SHORTEST_DAYS, LONGEST_DAYS, self.dim // 2)
-    # Learned as logarithms: a step of Adam is as long for every weight, and
-    # one that suits hours would overthrow a period of years. The name tells
-    # the optimizer to clip this gradient on its own.
+    # Learned as logarithms: Adam's steps are equally long for all weights, and
+    # one that suits a period of hours would wreck a period of years. The name
+    # tells the optimizer to clip this gradient on its own.
     self.log_frequencies = self.param(
       'log_time_frequencies',
       lambda _: jnp.asarray(np.log(2 * np.pi / periods), jnp.float32),

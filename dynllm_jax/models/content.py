@@ -32,7 +32,7 @@ class ContentMemory(NamedTuple):
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """The depth and small share that SPEC 6 gives ItemKNN."""
+  """The setting of SPEC 6."""
   return ml_collections.ConfigDict(
     {
       'depth': 50,  # the user's last events that are read

@@ -11,8 +11,8 @@ What differs here:
 - Time is continuous: `A = exp(-decay days)`, and `Q` grows with the gap. `A`
   and all covariances are diagonal. The state is a deviation from a learned
   mean, the factors of a user without an event.
-- There are purchases and no ratings: every event is a rating of 1, and of
-  events at one time the mean of their items' factors is seen.
+- There are purchases and no ratings: every event is a rating of 1, and events
+  at one time are seen as one, with the mean of their items' factors.
 - `A`, `Q`, `R` and the items' factors are learned from the ranking loss of all
   systems here (SPEC 3.9), through the filter, instead of by expectation
   maximization; nothing is smoothed backwards in time.
@@ -40,7 +40,7 @@ from dynllm_jax.types import UserEmbeddings
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """Factors of the width of all systems here."""
+  """As many factors as the vectors of other systems have dimensions."""
   return ml_collections.ConfigDict(
     {
       'dim': 128,
@@ -99,7 +99,7 @@ class DMF(StreamNetwork):
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
-    """`System.update`: the filter along each user's events."""
+    """`System.update`: runs the filter along each user's events."""
     users = memory.user
     events = pending.events
     factors = self.static_reader(inputs, events.items.size, True)(events.items)
@@ -111,7 +111,7 @@ class DMF(StreamNetwork):
       merge_ties=self.config.update_ties == 'mean',
     )
 
-    # Never negative: what exp(-k days) makes of padding must stay finite.
+    # Never negative, so that exp(-k days) stays finite in rows of padding.
     days = jnp.where(
       chain.previous_times >= 0,
       jnp.maximum(

@@ -63,9 +63,9 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 class DynLLM(StreamNetwork):
-  """The network. Its two methods are `embed` and `update` of the System."""
+  """The network, whose `embed` and `update` are those of the System."""
 
-  maps_features = False  # the aggregations read them
+  maps_features = False  # the aggregations read the event features
 
   @property
   def widths(self) -> Widths:
@@ -172,8 +172,8 @@ class DynLLM(StreamNetwork):
     if not self.config.memory:
       return memory
 
-    # Each side hears of the other's vector; of an item's, the second half is
-    # what its events change.
+    # Each side's message is the other side's vector. An item's hidden state is
+    # the second half of its vector; the first half is static.
     half = self.config.dim // 2
     return Memory(
       user=self.after_events(
@@ -199,7 +199,7 @@ class DynLLM(StreamNetwork):
     return jnp.concatenate([static, state], axis=-1)
 
   def stored(self, memory: Memory, side: str, nodes: Array) -> Array:
-    """As the base has it; every node's initial state without memory."""
+    """As in the base; without memory, the initial state for every node."""
     if self.config.memory:
       return super().stored(memory, side, nodes)
     initial = self.initial[side]

@@ -4,12 +4,12 @@ Time-interval aware share recommendation over bi-directional continuous-time
 dynamic graphs: every node has a memory, temporal attention reads each
 direction of the graph with weights of its own, and a personalized projector
 around an expected return interval carries the user to the time of the query
-(SPEC 3.4 tells its equations).
+(SPEC 3.4 has its equations).
 
 What differs here:
 - A share links a sender, an item and a receiver; a purchase links a user and
-  an item. The two directions are user to item and item to user, and what a
-  sender and a receiver know of a node falls together.
+  an item. The two directions are user to item and item to user, and what is
+  known of a node as a sender and as a receiver becomes one.
 - The projector reads the user's temporal embedding, as the paper has it, and
   its output is normalized as everywhere here.
 - The score is a scaled dot product, the loss and the ordered update are those
@@ -109,7 +109,7 @@ class DynShare(StreamNetwork):
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
-    """`System.update`: each side hears of the other's memory."""
+    """`System.update`: each side's message is the other's memory."""
     events = pending.events
     read = self.reader(
       memory, self.static_reader(inputs, events.items.size, True)

@@ -91,7 +91,7 @@ class DyRep(StreamNetwork):
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:
-    """`System.update`: each node hears of the other's neighborhood."""
+    """`System.update`: a node's message is the other's neighborhood."""
     events = pending.events
     num_reads = events.items.size * (1 + self.config.num_neighbors)
     read = self.reader(memory, self.static_reader(inputs, num_reads, True))

@@ -56,7 +56,7 @@ def similarities(inputs: Inputs) -> Array:
   """
   rows, size = inputs.num_items + 1, len(inputs.users)
 
-  # Sort the training pairs by user, and what occurs twice to the end.
+  # Sort the training pairs by user, and pairs that occurred before to the end.
   nobody = jnp.iinfo(jnp.int32).max  # sorts last
   users = jnp.where(
     jnp.arange(size) < inputs.train_events, inputs.users, nobody

@@ -2,7 +2,7 @@
 
 In the paper's equations:
   update     `u(t) = sigmoid(W_1 u(t^-) + W_2 i(t^-) + W_3 dt + b)`, and the
-             same of items with weights of their own
+             same for items with weights of their own
   projector  `u^(t) = (1 + w dt) * u(t^-)`
   predictor  `j~ = W_1 u^ + W_2 u_static + W_3 i(t^-) + W_4 i_static + b`, the
              static and dynamic embedding of the user's next item, from the

@@ -4,7 +4,7 @@
 `P = D^-1/2 A D^-1/2` (eq. 7), a bias in each of the two maps, dropout on the
 messages, and the final embedding the layers side by side, `E^(0)` included
 (eq. 9). Dropout is on a node's whole message; the slope of 0.2 and the unit
-length of each layer in the final embedding are the authors' code's.
+length of each layer in the final embedding are as in the authors' code.
 """
 
 from flax import linen as nn

@@ -82,7 +82,15 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mask: Array) -> Array:
-    """Maps f32[batch, length, dim]; bool[batch, query, key] says who sees."""
+    """Attends.
+
+    Args:
+      x: f32[batch, length, dim].
+      mask: bool[batch, query, key], whether a query sees a key.
+
+    Returns:
+      f32[batch, length, dim].
+    """
     *shape, dim = x.shape
     query, key, value = (
       nn.Dense(dim, use_bias=False, name=name)(x).reshape(

@@ -2,7 +2,7 @@
 
 The lines of an invoice share a user and a time, and with them all that a system
 knows of the user then: they are one visit. A popular item stands in many events
-of a batch. The plan of the batches knows how many distinct visits and items
+of a batch. The plan of the batches states how many distinct visits and items
 there are at most, since a compiled program has fixed shapes.
 """
 
@@ -30,10 +30,10 @@ STEP = 64  # limits are multiples of it, so that few programs compile
 
 
 class DedupLimits(NamedTuple):
-  """Distinct visits and items of any batch of a plan, at most; hashable.
+  """The most distinct visits and items of any batch of a plan; hashable.
 
-  One more is counted for padding. A limit of 0 stands for one that is no
-  smaller than a batch, where nothing is gained by looking.
+  One more is counted for padding. A limit of 0 means: do not deduplicate, since
+  the limit would be no smaller than a batch.
   """
 
   visits: int = 0
@@ -62,7 +62,7 @@ def limits_of(
 
   Args:
     log: the prepared log.
-    batches: runs of the log, columns [batches].
+    batches: ranges of the log, columns [batches].
     batch_size: rows of a batch, padding included.
 
   Returns:
@@ -89,10 +89,10 @@ def unique_visits(batch: EventBatch, num_visits: int) -> Visits:
 
   Args:
     batch: [batch].
-    num_visits: of `DedupLimits`; 0: every event is a visit of its own.
+    num_visits: `visits` of `DedupLimits`; 0: every event is a visit of its own.
 
   Returns:
-    `num_visits` visits.
+    `num_visits` visits; one for each event where that is 0.
   """
   if not num_visits:
     return Visits(batch.users, batch.times, None)
@@ -109,11 +109,11 @@ def unique_items(ids: Array, num_items: int) -> tuple[Array, Array]:
 
   Args:
     ids: i32[batch].
-    num_items: of `DedupLimits`, not 0.
+    num_items: `items` of `DedupLimits`, not 0.
 
   Returns:
-    i32[num_items] items, 0 where there are fewer; i32[batch], which of them
-    each of the batch's is.
+    i32[num_items] items, 0 where there are fewer; i32[batch], the place of each
+    of the batch's items among them.
   """
   order, number, item = _number_rows(ids)
   return jnp.zeros([num_items], jnp.int32).at[number].set(ids[order]), item
@@ -125,7 +125,7 @@ def expand_to_events(
   """Embeddings of visits, [visits], as those of their events, [batch]."""
   if visit is None:
     return users
-  # What one user has is an array; what all share, a scale, has no axis.
+  # A scale, which all users share, has no axis to read along.
   return jax.tree.map(lambda x: x[visit] if x.ndim else x, users)
 
 

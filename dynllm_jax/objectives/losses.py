@@ -1,7 +1,7 @@
 """Pairwise and sampled-softmax losses over scores (SPEC 3.9).
 
-All return the sum over real rows, never a mean; a negative with `allowed`
-False does not exist.
+All return the sum over real rows, never a mean; a negative whose `allowed` is
+False is left out.
 """
 
 import jax

@@ -24,8 +24,8 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
     scores += users.text @ items.text.T
 
   if users.copy is not None or users.walk is not None:
-    # Terms are summed by sorted ids, in the column where an id first stands,
-    # and every candidate reads its id's column.
+    # Terms are summed by sorted ids, in the first column of each id, and every
+    # candidate reads its id's column.
     ids = items.ids[jnp.argsort(items.ids)]
     column = jnp.searchsorted(ids, items.ids)
     if users.copy is not None:

@@ -23,7 +23,7 @@ class _Embedded(NamedTuple):
   """What a batch's events and their negatives are embedded to."""
 
   visits: UserEmbeddings  # [visits]
-  visit: Array | None  # i32[batch], the visit of each event; None: its own
+  visit: Array | None  # i32[batch], each event's visit; None: one an event
   users: UserEmbeddings  # [batch]
   positives: ItemEmbeddings  # [batch]
   negatives: ItemEmbeddings  # [negatives], or [batch x negatives], flat
@@ -49,7 +49,8 @@ def sampled_loss(
     batch: the events, [batch].
     events: i32[batch], their positions in the log.
     key: of negatives and dropout.
-    visit: i32[batch], the visit of each event; None: its own.
+    visit: i32[batch], the visit of each event; None where every event is a
+      visit of its own.
 
   Returns:
     The loss, summed over real events.
@@ -66,7 +67,7 @@ def sampled_loss(
     how=config.negatives,
   )
 
-  # No event of the batch is earlier, whatever their order.
+  # Items are embedded at `t_B`, the earliest time whatever the events' order.
   items = jnp.concatenate([batch.items, negatives.reshape(-1)])
   visits, found = embed(
     sharded_table.replicate(items), jnp.min(batch.times), dropout_key

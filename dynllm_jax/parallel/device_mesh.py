@@ -40,11 +40,11 @@ ROW_SHARDED = {
 
 
 def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-  """The mesh of `config.mesh` over the first devices there are.
+  """The mesh of `config.mesh`, over the first devices that there are.
 
   Args:
-    config: `mesh.data` devices share a batch (0: all that `nodes` leaves),
-      `mesh.nodes` share the node tables.
+    config: the whole configuration. `mesh.data` devices share a batch (0: all
+      that `nodes` leaves), `mesh.nodes` devices share the node tables.
 
   Returns:
     A mesh with axes `data` and `nodes`.

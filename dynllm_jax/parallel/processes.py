@@ -25,7 +25,7 @@ import numpy as np
 from dynllm_jax import checks
 from dynllm_jax.types import InputError
 
-# They start the processes explicitly. JAX itself only reads the first.
+# What starts processes explicitly. JAX itself reads only the first of them.
 VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _HEARTBEAT_SECONDS = 100  # without a sign of life a process counts as lost
 
@@ -235,7 +235,7 @@ def _end(error: Exception | str, status: int) -> NoReturn:
   print(f'error: {who}: {_one_line(error)}', file=sys.stderr, flush=True)
   sys.stdout.flush()
   if jax.process_index() == 0:
-    time.sleep(2)  # it coordinates: the others print their errors first
+    time.sleep(2)  # process 0 coordinates: the others print their errors first
   os._exit(status)
 
 

@@ -167,7 +167,15 @@ def query_rows(
 
 
 def read_rows(table: Any, nodes: Array) -> Any:
-  """`table[nodes]` of every array of a pytree."""
+  """`table[nodes]` of every array of a pytree.
+
+  Args:
+    table: a pytree of arrays in equal blocks; no gradient passes through.
+    nodes: i32[...], rows of the whole table.
+
+  Returns:
+    A pytree of arrays [*nodes.shape, ...].
+  """
   return query_rows(
     lambda block, rows: jax.tree.map(lambda x: x[rows], block),
     lambda block: len(jax.tree.leaves(block)[0]),

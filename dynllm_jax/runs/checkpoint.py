@@ -135,8 +135,8 @@ class Checkpoints:
     )
 
     def read(manager: ocp.CheckpointManager, epoch: int) -> TrainState:
-      # Not by the manager: in a bucket, in any process but the first, it takes
-      # a step that it has saved itself for unfinished.
+      # The manager is not asked: in a bucket, in every process but process 0,
+      # it thinks that a step which it has saved itself is unfinished.
       stored = ocp.StandardCheckpointHandler().metadata(
         manager.directory / str(epoch) / 'state'
       )
@@ -227,7 +227,8 @@ def _check_shapes(stored: Any, wanted: TrainState) -> None:
   nothing reads them.
 
   Raises:
-    ValueError: naming an array that is missing, too many, or of another shape.
+    ValueError: naming an array that is missing, superfluous, or of another
+      shape.
   """
   old = {
     _name(path): x.shape

@@ -48,7 +48,7 @@ _MULTIHOST = flags.DEFINE_bool(
 
 
 class Command(NamedTuple):
-  """What a command line asks for; the flags of these names say it."""
+  """What a command line asks for; each field is the flag of its name."""
 
   config: ml_collections.ConfigDict
   workdir: str
@@ -92,7 +92,7 @@ def read(argv: list[str]) -> Command:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Has the flags take their arguments; returns those that are none's."""
+  """Parses the flags; returns the program's name and what is no flag."""
   try:
     if named := _named_config(argv):
       _check_config_file(named)
@@ -100,7 +100,7 @@ def _parse(argv: list[str]) -> list[str]:
   except flags.Error as error:
     raise InputError(str(error)) from error
   # ml_collections raises these for a field that is not there, and may suggest
-  # one of a like name.
+  # one of a similar name.
   except (AttributeError, KeyError) as error:
     text = str(error)
     field = re.search(r"'([^'\\]+)", text)
@@ -124,15 +124,16 @@ def _named_config(argv: list[str]) -> str:
 def _check_config_file(named: str) -> None:
   """Runs a config file as the flags will, to say what is wrong with it.
 
-  The flags would report an error of its own, or that there is no such file, as
-  their own failure to parse.
+  The flags would report an error in the file, or that there is no such file, as
+  a failure to parse a flag.
 
   Args:
     named: `FILE.py` or `FILE.py:ARGUMENT`.
 
   Raises:
     InputError: naming the file and what is wrong with it.
-    AttributeError, KeyError: for a misspelt field, as ml_collections words it.
+    AttributeError, KeyError: for a misspelled field, in the words of
+      ml_collections.
   """
   file, _, argument = named.partition(':')
   if not os.path.isfile(file):

@@ -33,8 +33,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
 
   Args:
     config: of `dynllm_jax.config.default`.
-    workdir: the run folder, for checkpoints and reports; a run of the same
-      configuration that stands there goes on.
+    workdir: the run folder, for checkpoints and reports; if it holds a run of
+      the same configuration, that run goes on.
 
   Returns:
     The content of `results.json`; empty where `config.eval.test` is off.

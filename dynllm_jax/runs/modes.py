@@ -38,7 +38,7 @@ def train_mode(
 
   Args:
     config: the configuration.
-    workdir: the run folder; a run that stands there goes on.
+    workdir: the run folder; if it holds a run, that run goes on.
 
   Returns:
     The content of `results.json`; empty where `config.eval.test` is off.
@@ -95,7 +95,7 @@ def facets_mode(
   Args:
     config: the configuration.
     dry_run: say what that would take instead, and spend nothing.
-    user: print the facets of this user instead, which must be there.
+    user: print the facets of this user instead; they must be written already.
 
   Raises:
     InputError: for whatever is wrong with configuration or data.
@@ -173,8 +173,8 @@ def _start(
 def _newest(checkpoints: Checkpoints) -> str | None:
   """The checkpoint of the last finished epoch, None before the first.
 
-  The best epoch is saved before the latest, so that one is ahead where a run
-  was killed between the two.
+  A best epoch is saved as the best before it is saved as the latest, so that
+  the best one is ahead where a run was killed between the two.
   """
   latest, best = (checkpoints.epoch(kind) for kind in ('latest', 'best'))
   if best == (latest or 0) + 1:

@@ -102,7 +102,7 @@ def system_name(config: ml_collections.ConfigDict) -> str:
 def keep_compiled(config: ml_collections.ConfigDict) -> None:
   """Keeps compiled programs in `config.data.dir`, for later runs.
 
-  Where JAX was told already where to keep them (JAX_COMPILATION_CACHE_DIR),
+  If JAX has already been told where to keep them (JAX_COMPILATION_CACHE_DIR),
   they are kept there.
   """
   # JAX makes the attributes of its configuration at run time.
@@ -125,7 +125,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
-  # First what the configuration alone can show to be wrong.
+  # First whatever the configuration alone shows to be wrong.
   processes.check_same('configuration', config_lib.leaves(config))
   mesh = device_mesh.make_mesh(config)
   keep_compiled(config)
@@ -133,7 +133,8 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
   system = config_lib.system_module(config.model.name).build(config.model)
   floors = {name: _build_floor(name) for name in config.eval.compare}
 
-  # Then what the log shows, before facets are written, which may be dear.
+  # Then whatever the log shows to be wrong, before facets are written, which
+  # may be expensive.
   log = loading.load(config.data, say)
   processes.check_same(
     'log', {'the prepared data (config.data)': log.fingerprint}
@@ -239,7 +240,7 @@ def rank_splits(
 
   Args:
     run: the run.
-    state: at the end of an epoch; it is left as it is.
+    state: at the end of an epoch; it is not changed.
     splits: ('validation',) or ('validation', 'test').
     sample: events of each split that are ranked, 0 for all.
 
@@ -250,7 +251,7 @@ def rank_splits(
     run.mesh, ranking.make_ranking(run.config, run.log)
   )
   bound = BoundSystem(run.system, state.params, run.inputs)
-  # Events whose update training had still to apply come first.
+  # Updates that training had still to apply come first.
   memory = evaluate.memory_for_replay(bound, state.memory, state.pending)
 
   results = {}
@@ -306,7 +307,7 @@ def train_one_epoch(
 
   Args:
     run: the run.
-    state: its buffers are given away.
+    state: its buffers are donated.
 
   Returns:
     The state and a record: `loss` (absent where nothing is learned),

@@ -26,7 +26,7 @@ def commit() -> str:
     ).stdout.strip()
 
   try:
-    # Not what experiments write there, one beside the other: it is no code.
+    # Results that experiments write are no code, and do not count as changes.
     changed = git(
       'status',
       '--porcelain',

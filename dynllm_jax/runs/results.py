@@ -162,7 +162,12 @@ def show(run: PreparedRun, results: dict[str, Any]) -> None:
 
 
 def table(rows: Mapping[str, Mapping[str, float]], columns: list[str]) -> str:
-  """A text table, a row a system, figures to four places."""
+  """A text table, a row for each system, figures to four places.
+
+  Args:
+    rows: values by column, of each system by its name.
+    columns: those that are shown; a missing value is shown as '-'.
+  """
   width = max(len(name) for name in rows)
   lines = [' ' * width + ''.join(f'{c:>12}' for c in columns)]
   for name, values in rows.items():

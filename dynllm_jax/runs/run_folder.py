@@ -24,7 +24,7 @@ class RunFolder:
     path: the folder, on a disk or in a bucket; made when first written to.
 
   Raises:
-    InputError: if the path is neither of a disk nor of a supported bucket.
+    InputError: if the path is neither on a disk nor in a supported bucket.
   """
 
   def __init__(self, path: str) -> None:
@@ -40,7 +40,7 @@ class RunFolder:
       bucket.check_writable('--workdir', self.path)
       return
 
-    # The nearest folder above that is there; the others are to be made.
+    # The nearest folder above that exists; those below it are still to be made.
     above = self.path.absolute()
     while not above.exists() and above != above.parent:
       above = above.parent
@@ -111,12 +111,12 @@ class RunFolder:
   def write_metrics(self, records: list[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and TensorBoard's events.
 
-    The first is written anew with all epochs so far; the latter get a file of
-    the last one, under a name of its own. So a resumed run, which calls this
-    again for its last epoch, neither repeats an epoch nor leaves one out.
+    `metrics.jsonl` is written anew with all epochs so far. TensorBoard gets a
+    file for the last epoch, named by its number. So a resumed run, which calls
+    this again for its last epoch, neither repeats an epoch nor leaves one out.
 
     Args:
-      records: one of each finished epoch, with its number as `epoch`.
+      records: one for each finished epoch, with its number as `epoch`.
     """
     if not is_writer():
       return
@@ -124,7 +124,8 @@ class RunFolder:
     self._write(
       'metrics.jsonl', ''.join(json.dumps(record) + '\n' for record in records)
     )
-    # Here, as it takes a second that a mistyped command need not wait for.
+    # Imported here: it takes a second, which a mistyped command should not wait
+    # for.
     import tensorboardX
 
     folder = self.path / 'tensorboard'

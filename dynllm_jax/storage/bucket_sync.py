@@ -40,7 +40,7 @@ class _Shared(NamedTuple):
 
 @contextlib.contextmanager
 def synced(store: Store) -> Iterator[None]:
-  """Fetches the rows of the bucket, and sends those appended meanwhile.
+  """Fetches the bucket's rows, and sends it rows appended within the block.
 
   Args:
     store: nobody else appends to it within the block. Nothing is done if its

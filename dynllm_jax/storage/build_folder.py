@@ -22,7 +22,7 @@ _PREFIX, _REMOVED = '.new-', '.removed-'
 
 @contextlib.contextmanager
 def new_folder(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-  """An empty folder in `parent`, removed at the end where it still is.
+  """An empty folder in `parent`, removed at the end if it is still there.
 
   Args:
     parent: made if it is missing. What killed builds left in it is removed.

@@ -21,7 +21,7 @@ def hold(store: Store, report: Callable[[str], None]) -> Iterator[None]:
 
   Args:
     store: the store. If its folder is the copy of a bucket's, the bucket's
-      rows are fetched, and rows appended meanwhile are put there as well.
+      rows are fetched, and rows appended within the block are sent to it.
     report: takes a line of text if there is another process to wait for.
 
   Raises:

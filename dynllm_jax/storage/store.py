@@ -3,7 +3,7 @@
     <folder>/about.json    what wrote the store
     <folder>/payload.bin   payloads, one after the other
     <folder>/index.bin     an entry for each payload: 16 bytes of key, u64
-                           offset, u32 length, and a u32 check sum over all
+                           offset, u32 length, and a u32 checksum over all
                            of these and the payload
     <folder>/lock          locked by the process that appends
     <folder>/turn          locked by the process that computes missing rows
@@ -331,7 +331,7 @@ def _checksum(entry: np.void, payload: bytes) -> int:
 
 
 def _as_pairs(keys: Sequence[bytes]) -> np.ndarray:
-  """u64[keys, 2]."""
+  """Keys as two halves each, u64[keys, 2]."""
   if any(len(key) != _KEY_BYTES for key in keys):
     raise ValueError(f'a key has {_KEY_BYTES} bytes')
   return np.frombuffer(b''.join(keys), '<u8').reshape(-1, 2)

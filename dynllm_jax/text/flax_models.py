@@ -27,7 +27,7 @@ _NOT_TEXT = {
 # Families that compute their position tables, as long as the longest input may
 # be; their masks take the square of that.
 _COMPUTED_POSITIONS = {'gemma', 'gptj', 'llama', 'mistral'}
-# Shorter tables than a head is wide come out wrong.
+# A table comes out wrong if it is shorter than a head is wide.
 _MIN_POSITIONS = 512
 
 # Settings that the Flax classes ignore, and the value with which that is right.
@@ -134,7 +134,7 @@ def _config(
       'allowed: a directory as transformers saves it'
     ) from error
 
-  # transformers 5 keeps here what 4 keeps at the top.
+  # transformers 5 keeps here what 4 keeps at the top level.
   newer = raw.get('rope_parameters') or {}
   for key, allowed in _IGNORED.items():
     value = newer.get(key, getattr(settings, key, allowed))

@@ -1,4 +1,4 @@
-"""Batches of texts of like length, in few shapes."""
+"""Batches of texts of similar length, in few shapes."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -47,6 +47,9 @@ def token_batches(
     multiple: the rows of a batch are a multiple of it.
     longest: the most tokens that a text may have.
     pad: the token id of padding.
+
+  Yields:
+    The batches.
   """
   sizes = np.array([len(row) for row in tokens], np.int64)
   order = np.argsort(-sizes, kind='stable')

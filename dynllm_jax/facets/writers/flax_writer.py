@@ -43,8 +43,8 @@ def identity(
 ) -> dict[str, Any]:
   """What texts depend on besides the purchases: settings and weights.
 
-  The identity of the weights is noted in the store, so that it is known where
-  they no longer are.
+  The identity of the weights is noted in the store, so that it is known on
+  machines that no longer have them.
   """
   _check(writer_config)
   return {
@@ -281,7 +281,7 @@ def _chat(tokenizer: Any, message: str) -> str:
         {'role': 'user', 'content': message},
       ]
     )
-  except jinja2.TemplateError:  # this one knows no system message
+  except jinja2.TemplateError:  # the template takes no system message
     return render(
       [{'role': 'user', 'content': f'{prompts.SYSTEM}\n\n{message}'}]
     )

@@ -27,7 +27,7 @@ VERSION = 1
 # The endpoint's tokenizer is not at hand. English has about four bytes a
 # token and Chinese about three, so that this estimate is rather too high.
 _BYTES_PER_TOKEN = 3
-_MESSAGE_TOKENS = 8  # what the form of a chat adds to each message
+_MESSAGE_TOKENS = 8  # that the format of a chat adds to each message
 
 
 def describe(writer_config: ml_collections.ConfigDict) -> str:
@@ -40,7 +40,7 @@ def identity(
 ) -> dict[str, Any]:
   """What texts depend on besides the purchases: settings and the model's name.
 
-  The server's address is not among them. What it has behind a model's name
+  The server's address is not among them. Which model it serves under that name
   cannot be told from here.
   """
   del store
@@ -104,7 +104,7 @@ def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
 def _call(
   writer_config: ml_collections.ConfigDict, client: Any, request: Request
 ) -> tuple[Reply, int]:
-  """One call; the reply and the tokens that it has cost."""
+  """Makes one call; returns the reply and the tokens that it has cost."""
   answer = client.chat.completions.create(
     model=writer_config.model,
     messages=[

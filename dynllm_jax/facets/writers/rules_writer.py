@@ -1,6 +1,6 @@
 """A writer that needs no language model: four texts by fixed rules.
 
-Amounts are given in words such as "several", so that like windows of
+Amounts are given in words such as "several", so that similar windows of
 different users share a text; the texts hold what a prompt would show a
 language model, and nothing that the window's purchases and the fixed item
 table do not say.

@@ -29,7 +29,8 @@ VERSION = 2
 
 _FIELD = 'config.facets.encoder'
 _MAX_POSITIONS = 4096
-# Work of a second is soon repeated, and a batch takes less time than the disk.
+# A second's work is soon repeated, and a batch takes less time than a write to
+# the disk.
 _WAIT_SECONDS = 1.0
 # Tokens of a batch: they fit a CPU's cache, or they fill another device.
 _CPU_BATCH_TOKENS = 512

@@ -225,9 +225,9 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
   cjk = np.zeros(size, bool)
   for first, last in (
     (0x3040, 0x30FF),  # Japanese syllables
-    (0x3400, 0x9FFF),
+    (0x3400, 0x9FFF),  # Han, here and below
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFD),
-  ):  # Han
+  ):
     cjk[first : last + 1] = True
   return word, cjk & word

@@ -1,8 +1,8 @@
 """Text encoder: the embeddings of an OpenAI-compatible endpoint.
 
-`config.facets.encoder.model` is the endpoint's name of its model. endpoint.py
-says how it is called and how calls are limited. Vectors are kept as they come,
-in half precision.
+`config.facets.encoder.model` is the name by which the endpoint knows its model.
+endpoint.py says how it is called and how calls are limited. Vectors are kept as
+they come, in half precision.
 """
 
 from collections.abc import Iterator
