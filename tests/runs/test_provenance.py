@@ -15,7 +15,7 @@ def test_changed_code_is_said_and_results_are_not_code(tmp_path, monkeypatch):
       text=True,
     ).stdout.strip()
 
-  code = tmp_path / 'dynllm_jax' / 'reporting.py'
+  code = tmp_path / 'dynllm_jax' / 'provenance.py'
   config = tmp_path / 'configs' / 'a.py'
   page = tmp_path / 'experiments' / 'results' / 'a.md'
   git('init')

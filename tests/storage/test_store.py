@@ -75,7 +75,7 @@ def test_a_digest_follows_its_parts():
   assert len({digest(*p) for p in parts}) == len(parts)
 
 
-def test_a_key_keeps_its_firstpayload(tmp_path):
+def test_a_key_keeps_its_first_payload(tmp_path):
   store = Store(tmp_path, ABOUT)
   store.append([digest(1), digest(2), digest(1)], [b'one', b'', b'other'])
   store.append([digest(2), digest(3)], [b'other', b'three'])
@@ -188,7 +188,7 @@ def test_a_cut_index_loses_only_the_rows_cut_off(tmp_path):
   assert check_whole(tmp_path) == set(range(1, 8))
 
 
-def test_a_cutpayload_is_named(tmp_path):
+def test_a_cut_payload_is_named(tmp_path):
   fill(tmp_path, range(1, 6))
   end = sum(len(payload(n)) for n in range(1, 4))
   os.truncate(tmp_path / 'payload.bin', end + 1)
@@ -230,7 +230,7 @@ def test_a_damaged_entry_is_named(tmp_path, field, place):
       Store(tmp_path, ABOUT)
 
 
-def test_a_damagedpayload_is_named(tmp_path):
+def test_a_damaged_payload_is_named(tmp_path):
   fill(tmp_path, range(1, 6))
   path = tmp_path / 'payload.bin'
   data = bytearray(path.read_bytes())
