@@ -400,12 +400,14 @@ def check_system(config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: if `config.model` holds the fields of another system.
   """
-  name = config.model.name
+  name = config.model.get('name')
   fields = {'name', *system_module(name).default_config()}
-  if set(config.model) != fields:
+  if other := sorted(fields ^ set(config.model)):
+    found = 'has no' if other[0] in fields else 'has the'
     raise InputError(
       f'config.model.name: {name!r} does not fit the other fields of '
-      f'config.model; a system is chosen as --config=FILE:{name}'
+      f'config.model, which {found} {other[0]!r}; a system is chosen as '
+      f'--config=FILE:{name}'
     )
 
 
@@ -420,8 +422,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
   # The fields that there should be: those of the chosen system in `model`.
   usual = default().to_dict()
   if isinstance(config.get('model'), ml_collections.ConfigDict):
-    name = config.model.get('name')
-    usual['model'] = {'name': '', **system_module(name).default_config()}
+    check_system(config)
+    usual['model'] = system_module(config.model.name).default_config()
 
   for name, value in flatten(usual):
     try:

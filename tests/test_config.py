@@ -12,6 +12,8 @@ from dynllm_jax.types import InputError
     ('data.min_user_items', None, 'config.data.min_user_items: it has no'),
     ('mesh', None, 'config.mesh.data: it has no value'),
     ('model.name', None, 'unknown system None'),
+    ('model.name', 'dynllm', "has no 'distill'.*--config=FILE:dynllm"),
+    ('model.name', 'popularity', "has the 'copy_neighbors'.*--config=FILE:pop"),
     ('eval.compare', 1, 'config.eval.compare: 1 is not allowed'),
     ('eval.compare', (1,), 'config.eval.compare'),
     ('seed', 2**64, 'config.seed'),
