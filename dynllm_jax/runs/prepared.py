@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from dynllm_jax import config as config_lib
+from dynllm_jax import plugins
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
@@ -190,8 +191,8 @@ def _build_floor(name: str) -> System:
   Raises:
     InputError: if there is no such system, or it needs training.
   """
-  config = config_lib.default(name)
-  system = config_lib.system_module(name).build(config.model)
+  module = plugins.load(plugins.SYSTEMS, name, 'config.eval.compare')
+  system = module.build(config_lib.default(name).model)
   if system.feed != 'none':
     raise InputError(
       f'config.eval.compare: {name!r} needs training; allowed: systems that '

@@ -57,6 +57,10 @@ def home(tmp_path_factory):
     ),
     (['--config.eval.batch_size=0'], ['config.eval.batch_size', '0']),
     (['--config.eval.compare=("dynllm",)'], ['config.eval.compare', 'dynllm']),
+    (
+      ['--config.eval.compare=("nosuch",)'],
+      ['config.eval.compare', "'nosuch'", 'repeat'],
+    ),
     (['--config.train.loss=hinge'], ['config.train.loss', 'hinge', 'bpr']),
     (
       [
