@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.engine import batching
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.graph import pending_updates
@@ -59,8 +60,10 @@ def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
     The plan. It is chronological for a system that is not trained, too.
 
   Raises:
-    InputError: if the batch size is not positive.
+    InputError: if the batch size is not positive, or there is no such feed.
   """
+  if system.feed not in FEEDS:
+    raise checks.not_allowed('System.feed', system.feed, ', '.join(FEEDS))
   if system.feed in ('stream', 'none'):
     plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
     return batching.with_dedup_limits(plan, log)

@@ -10,6 +10,7 @@ import pytest
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import feeds
+from dynllm_jax.types import InputError
 from tests.testing import logs
 from tests.testing import variants
 
@@ -99,6 +100,11 @@ def test_a_stream_keeps_the_order_of_the_log(feed):
   jax.tree.map(np.testing.assert_array_equal, plan.batches, expected.batches)
   assert plan.capacity == 8 * plan.num_parts
   assert feeds.epoch_order(plan, jax.random.key(0), 0) is None
+
+
+def test_a_feed_that_there_is_not_is_refused():
+  with pytest.raises(InputError, match="System.feed: 'Stream' .*stream, shuf"):
+    feeds.training_plan(system('Stream'), log_of(1), 8)
 
 
 def test_what_a_paper_prescribes_stands_before_a_file_s_choice():
