@@ -375,7 +375,7 @@ class System(NamedTuple):
       events whose mask is True.
     propagate: `(params, memory, inputs, key) -> memory` with all node tables
       that `embed` reads; called once a training step, inside the gradient, and
-      once before a replay. It computes them anew, whether `memory` has any or
+      once before a replay. It always computes them, whether `memory` has any or
       not; training does not carry them. `key` as in `embed`.
     loss: `(params, memory, inputs, batch, events, key, config) -> Loss` of a
       system's own; `events` are the batch's positions in the log, `config` is

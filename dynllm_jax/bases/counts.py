@@ -93,7 +93,15 @@ def _decay(later: Array, earlier: Array, half_life_days: float) -> Array:
 
 
 def rows_to_write(nodes: Array, mask: Array) -> Array:
-  """i32[...]: nodes as indices of a scatter that drops what is masked."""
+  """Indices of a scatter that drops masked nodes.
+
+  Args:
+    nodes: i32[...].
+    mask: bool[...], False for a node that is dropped.
+
+  Returns:
+    i32[...].
+  """
   return jnp.where(mask, nodes, _NO_ROW)
 
 

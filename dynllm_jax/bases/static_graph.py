@@ -52,7 +52,7 @@ class NodeFeatures(nn.Module):
 
 
 def unit_rows(x: Array) -> Array:
-  """Rows scaled to length 1, f32[..., dim]; a row of zeros stays zero."""
+  """Rows of f32[..., dim] scaled to length 1; a row of zeros stays zero."""
   squares = jnp.sum(x**2, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
 

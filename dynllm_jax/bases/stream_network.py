@@ -43,7 +43,7 @@ class Widths(NamedTuple):
 
   user: int  # a user's memory
   item: int  # an item's memory; 0 where items have none
-  static: int  # an item's static part, from its text and its id
+  static: int  # an item's static vector, from its text and its id
   vector: int  # what is scored
 
 
@@ -65,7 +65,7 @@ def shared_fields() -> dict[str, Any]:
 class StreamNetwork(nn.Module):
   """The base of a network over node memories.
 
-  Every node has a memory of width `dim`, and an item's static part is added
+  Every node has a memory of width `dim`, and an item's static vector is added
   to its memory, `s + v` as in TGN. A network that wants other widths overrides
   `widths`, one that combines the two otherwise overrides `join`.
 
@@ -107,7 +107,11 @@ class StreamNetwork(nn.Module):
     )
 
   def initial_states(self) -> dict[str, Array]:
-    """A learned state for the nodes of a side without an event (SPEC 4)."""
+    """A learned state for the nodes of a side without an event (SPEC 4).
+
+    Returns:
+      f32[width of the side] for 'user' and 'item'.
+    """
     normal = nn.initializers.normal(1.0)
     return {
       'user': self.param('initial_user', normal, (self.widths.user,)),
@@ -163,7 +167,7 @@ class StreamNetwork(nn.Module):
   def static_reader(
     self, inputs: Inputs, num_reads: int, deterministic: bool
   ) -> Callable[[Array], Array]:
-    """Makes the function that reads items' static parts.
+    """Makes the function that reads items' static vectors.
 
     If more items will be read than there are, the text of every item is mapped
     once, and rows of the result are read; otherwise each text is mapped where
@@ -197,7 +201,7 @@ class StreamNetwork(nn.Module):
     return lambda items: texts[items] + static(items, with_text=False)
 
   def join(self, static: Array, state: Array) -> Array:
-    """Combines an item's static part and its memory into what attention reads.
+    """Combines an item's static vector and memory into what attention reads.
 
     Args:
       static: f32[..., static width].
@@ -211,11 +215,11 @@ class StreamNetwork(nn.Module):
   def reader(
     self, memory: Memory, static: Callable[[Array], Array]
   ) -> Callable[[str, Array], Array]:
-    """Makes the function that reads nodes; items with their static part.
+    """Makes the function that reads nodes; items with their static vector.
 
     Args:
       memory: both sides.
-      static: of `static_reader`.
+      static: what `static_reader` returns.
 
     Returns:
       A function from a side and i32[...] nodes to f32[..., dim].

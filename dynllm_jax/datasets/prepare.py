@@ -25,8 +25,8 @@ def prepare(
     fingerprint: becomes the log's.
 
   Raises:
-    InputError: if too little is left, a split part is empty, or the log is
-      longer than 2^31 seconds.
+    InputError: if too little is left, a split is empty, or the log is longer
+      than 2^31 seconds.
   """
   users, user_ids = text_columns.number(raw.users)
   items, item_ids = text_columns.number(raw.items)
@@ -84,7 +84,15 @@ def prepare(
 def first_occurrences(
   users: np.ndarray, items: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-  """Marks the first event of every (user, item, time), bool[events]."""
+  """Marks the first event of every (user, item, time).
+
+  Args:
+    users, items: i64[events], numbered.
+    times: i64[events].
+
+  Returns:
+    bool[events].
+  """
   order = np.lexsort((items, users, times))  # Stable: file order among equals.
   new = np.zeros(len(order), bool)
   new[:1] = True
@@ -97,9 +105,17 @@ def first_occurrences(
 
 
 def sampled_users(user_ids: np.ndarray, share: float, seed: int) -> np.ndarray:
-  """Draws a share of the users, at least one; bool[users].
+  """Draws a share of the users, at least one.
 
   Which ones does not depend on the order of the users.
+
+  Args:
+    user_ids: str[users].
+    share: of the users that are kept, above 0.
+    seed: of the draw.
+
+  Returns:
+    bool[users], True for those drawn.
   """
   drawn = np.random.default_rng(seed).permutation(len(user_ids))
   drawn = drawn[: max(1, round(share * len(user_ids)))]
@@ -168,7 +184,7 @@ def split_points(times: np.ndarray) -> tuple[int, int]:
     times: i64[events], ascending.
 
   Raises:
-    InputError: for fewer than three events, or if a part is empty.
+    InputError: for fewer than three events, or if a split is empty.
   """
   num_events = len(times)
   if num_events < 3:

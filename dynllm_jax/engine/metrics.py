@@ -16,18 +16,18 @@ def recall_at_k(ranks: np.ndarray, k: int) -> float:
 
 
 def ndcg_at_k(ranks: np.ndarray, k: int) -> float:
-  """NDCG@K = mean [rank <= K] / log2(1 + rank)."""
+  """NDCG@K = mean [rank <= K] / log2(1 + rank), of f[events] ranks from 1."""
   ranks = np.asarray(ranks, np.float64)
   return float(np.mean((ranks <= k) / np.log2(1 + ranks)))
 
 
 def precision_at_k(ranks: np.ndarray, k: int) -> float:
-  """Precision@K = Recall@K / K: an event has one relevant item."""
+  """Precision@K = Recall@K / K, as an event has one relevant item."""
   return recall_at_k(ranks, k) / k
 
 
 def mean_reciprocal_rank(ranks: np.ndarray) -> float:
-  """MRR = mean 1 / rank."""
+  """MRR = mean 1 / rank, of f[events] ranks from 1."""
   return float(np.mean(1 / np.asarray(ranks, np.float64)))
 
 

@@ -129,7 +129,7 @@ def rank_batch(
       memory, users, times, jnp.minimum(ids, num_items), batch.times[0]
     )
 
-    # Each device scores its part of the catalogue for every user.
+    # Each device scores its shard of the catalogue for every user.
     visitors = sharded_table.shard_then_replicate(visitors)
     scores = sharded_table.shard_last_axis(scoring.score(visitors, items))
     if visits.of_event is not None:

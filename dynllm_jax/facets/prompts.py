@@ -68,7 +68,7 @@ class Counter:
 class Prompts:
   """The user messages of all profiles.
 
-  They are made anew from the log when they are needed: together they are
+  Each is made from the log again when it is needed, since together they are
   larger than the log.
 
   Attributes:

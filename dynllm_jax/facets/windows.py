@@ -39,7 +39,7 @@ class Profiles:
     return len(self.users)
 
   def newest(self, row: int, limit: int) -> np.ndarray:
-    """The newest `limit` event positions of a row, newest first."""
+    """Positions of a row's newest `limit` events, i64[...], newest first."""
     start = max(self.first[row], self.last[row] - limit)
     return self.order[start : self.last[row]][::-1]
 

@@ -63,7 +63,7 @@ def same_time_items(log: EventLog) -> SameTimeItems:
 
 
 def pair_key(major: np.ndarray, minor: np.ndarray) -> np.ndarray:
-  """One i64 that sorts as the pair of non-negative i32 values."""
+  """Keys i64[...] that sort as pairs of i32[...] values, none negative."""
   return (major.astype(np.int64) << 32) | minor.astype(np.int64)
 
 
@@ -248,6 +248,13 @@ def _in_group(same_time: SameTimeItems, group: Array, items: Array) -> Array:
 
 
 def days_between(later: Array, earlier: Array) -> Array:
-  """Days as float32, the difference taken in integers (SPEC 2.1)."""
+  """Days between times, the difference taken in integers (SPEC 2.1).
+
+  Args:
+    later, earlier: i32[...], seconds.
+
+  Returns:
+    f32[...]; negative where `later` is the earlier one.
+  """
   seconds = jnp.asarray(later, jnp.int32) - jnp.asarray(earlier, jnp.int32)
   return seconds.astype(jnp.float32) / SECONDS_PER_DAY

@@ -44,7 +44,7 @@ def select(values: Array, scores: Array, top_r: int, order: str) -> Array:
 def select_by_sorting(
   values: Array, scores: Array, top_r: int, order: str
 ) -> Array:
-  """`select` by `lax.top_k`."""
+  """`select` by `lax.top_k`; arguments and result are the same."""
   _, index = jax.lax.top_k(scores, top_r)
   if order == 'mask':
     keep = jnp.put_along_axis(
@@ -59,7 +59,10 @@ def select_by_sorting(
 def select_by_counting(
   values: Array, scores: Array, top_r: int, order: str
 ) -> Array:
-  """`select` by comparing every pair of scores, for XLA's CPU backend."""
+  """`select` by comparing every pair of scores, for XLA's CPU backend.
+
+  Arguments and result are the same.
+  """
   rank = barriers.fusion_barrier(_ranks, scores)
   keep = rank < top_r
   if order == 'mask':

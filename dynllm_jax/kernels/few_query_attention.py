@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from dynllm_jax.kernels import barriers
 from dynllm_jax.types import Array
 
-_FEW_KEYS = 4  # with so many the keys of a batch stay in a CPU's cache
-_MANY_KEYS = 128  # a program of so many steps must compile quickly
+_FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
+_MANY_KEYS = 128  # beyond it the program, a step a key, compiles too slowly
 _LANES = (32, 16)
 
 

@@ -67,7 +67,8 @@ def sum_up(levels: tuple[Array, ...], x: Array) -> Array:
   """Sums of rows up the levels of `TrainGraph`.
 
   Args:
-    levels: all, or the upper ones where `x` holds rows of the first.
+    levels: i32[rows, fan in] each: all levels, or the upper ones if `x` has the
+      rows of the first.
     x: f32[rows, dim]; row 0 is zero.
 
   Returns:
@@ -92,7 +93,7 @@ def rows(x: Array, index: Array) -> Array:
 
 
 def inverse_root(degrees: Array) -> Array:
-  """`d^-1/2` as a column f32[nodes, 1]; zero where the degree is."""
+  """`d^-1/2` of f32[nodes] degrees, as f32[nodes, 1]; zero where d is zero."""
   safe = jnp.where(degrees > 0, degrees, 1.0)
   return jnp.where(degrees > 0, jax.lax.rsqrt(safe), 0.0)[:, None]
 

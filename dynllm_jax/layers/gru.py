@@ -54,5 +54,5 @@ def gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
 
 
 def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
-  """`gru`, its output normalized (SPEC 3.4, 3.10)."""
+  """`gru` with a normalized result, f32[rows, dim] (SPEC 3.4, 3.10)."""
   return normalize(gru(params, hidden, projected))

@@ -1,4 +1,4 @@
-"""The static half of an item, from its text and its id (SPEC 3.6)."""
+"""An item's static vector, from its text and its id (SPEC 3.6)."""
 
 from flax import linen as nn
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ class ItemStatic(nn.Module):
   """`LayerNorm(Dropout(W_s LLM_E(text)))`, plus a learned embedding by option.
 
   Attributes:
-    dim: width of the static half, d/2 in DynLLM.
+    dim: width; d/2 in DynLLM, whose items have a static half.
     use_text: whether the item's text is read.
     use_id: whether the item has a learned embedding.
     dropout: rate.
@@ -34,7 +34,7 @@ class ItemStatic(nn.Module):
     with_text: bool = True,
     with_id: bool = True,
   ) -> Array:
-    """Maps items to their static halves.
+    """Maps items to their static vectors.
 
     Args:
       text: f16[items + 1, llm_dim], of all items.

@@ -73,7 +73,7 @@ class MLP(nn.Module):
 
 
 def normalize(x: Array) -> Array:
-  """LayerNorm without scale or bias, f32[..., dim] (SPEC 3.4)."""
+  """LayerNorm of f32[..., dim], without scale or bias (SPEC 3.4)."""
   mean = jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.var(x, axis=-1, keepdims=True)
   return (x - mean) * jax.lax.rsqrt(variance + 1e-6)

@@ -22,7 +22,7 @@ class Sources(NamedTuple):
 
   Attributes:
     inputs: for the graphs.
-    read: layer 0, memory and static half, of nodes of a side.
+    read: layer 0, the memory and static vectors of nodes of a side.
     encode: phi, f32[...] days -> f32[..., time_dim].
     deterministic: whether dropout is off.
   """
@@ -34,7 +34,7 @@ class Sources(NamedTuple):
 
 
 class TemporalLayer(nn.Module):
-  """One TGAN layer: attention, then a merge MLP with the query's node part.
+  """One TGAN layer: attention, then an MLP that merges its result and the node.
 
   Attributes:
     dim: d.

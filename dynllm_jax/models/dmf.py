@@ -67,7 +67,7 @@ class DMF(StreamNetwork):
     self.share()
 
   def initial_states(self) -> dict[str, Array]:
-    """No deviation, and the stationary variance."""
+    """No deviation, and the stationary variance: f32[2 dim] for 'user'."""
     variance = self.weights['variance']
     return {'user': jnp.concatenate([jnp.zeros_like(variance), variance])}
 

@@ -195,7 +195,7 @@ class DynLLM(StreamNetwork):
     )
 
   def join(self, static: Array, state: Array) -> Array:
-    """`h_i^static || h_i^dyn`."""
+    """`h_i^static || h_i^dyn`, f32[..., dim]."""
     return jnp.concatenate([static, state], axis=-1)
 
   def stored(self, memory: Memory, side: str, nodes: Array) -> Array:

@@ -76,7 +76,7 @@ class DyRep(StreamNetwork):
     item_time: Array,
     deterministic: bool,
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
-    """`System.embed`: the embeddings as they stand."""
+    """`System.embed`: the embeddings as they are in the memory."""
     read = self.reader(
       memory, self.static_reader(inputs, items.size, deterministic)
     )

@@ -89,7 +89,7 @@ class JODIE(StreamNetwork):
     }
 
   def join(self, static: Array, state: Array) -> Array:
-    """Static beside dynamic embedding, as the predictor sees an item."""
+    """An item as the predictor sees it, static || dynamic, f32[..., dim]."""
     return jnp.concatenate([static, state], axis=-1)
 
   def embed(

@@ -122,7 +122,15 @@ def unique_items(ids: Array, num_items: int) -> tuple[Array, Array]:
 def expand_to_events(
   users: UserEmbeddings, visit: Array | None
 ) -> UserEmbeddings:
-  """Embeddings of visits, [visits], as those of their events, [batch]."""
+  """Gives each event the embeddings of its visit.
+
+  Args:
+    users: [visits].
+    visit: i32[batch], the visit of each event; None: they are events already.
+
+  Returns:
+    The embeddings, [batch].
+  """
   if visit is None:
     return users
   # A scale, which all users share, has no axis to read along.

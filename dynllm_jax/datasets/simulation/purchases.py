@@ -192,7 +192,7 @@ def give_every_item_buyers(
     if not len(lacks):
       return
 
-    # Events in random order, of each item as many as it can spare.
+    # Events in random order, as many of each item as it can spare.
     events = np.flatnonzero(~again & ~np.isin(pairs, repeated))
     events = rng.permutation(events)
     by_item = np.argsort(bought[events], kind='stable')
