@@ -10,7 +10,8 @@ WATCHED = 'recall@10'  # on validation, by early stopping (SPEC 4)
 class Status:
   """Training so far: where it stands, and what it has shown.
 
-  Every field is a JSON value, and its name is the key in a checkpoint.
+  Every field is a JSON value, and its name is the key in a checkpoint. A new
+  one has a default: older checkpoints lack it.
 
   Attributes:
     identity: the configuration and the data, as identity.py has them.

@@ -58,7 +58,7 @@ class File:
     Args:
       data_config: `config.data`; `header`, `items_header`, `delimiter`,
         `quoting` and `bad_rows` say how to read it.
-      field: 'events' or 'items'.
+      field: its name, such as 'events' or 'items'.
 
     Raises:
       InputError: if the file is missing or empty, or how to read it is not
