@@ -84,7 +84,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def load(kind: Kind, name: str, field: str) -> types.ModuleType:
-  """The module of a plug-in.
+  """The module of a plug-in; one of this package before an installed one.
 
   Args:
     kind: one of the kinds above.
@@ -118,13 +118,13 @@ def load(kind: Kind, name: str, field: str) -> types.ModuleType:
   missing = [f for f in kind.functions if not hasattr(module, f)]
   if missing:
     raise InputError(
-      f'{field}: {target} has no function {missing[0]!r}; a {kind.word} has '
+      f'{field}: {target} has no function {missing[0]!r}; {kind.word}s have '
       f'{", ".join(kind.functions)}'
     )
   if kind.kept and not isinstance(getattr(module, 'VERSION', None), int):
     raise InputError(
-      f'{field}: {target} has no VERSION; a {kind.word} from outside has '
-      'VERSION = 1, or a larger whole number once it gives something else'
+      f'{field}: {target} has no VERSION; {kind.word}s from outside have '
+      'VERSION = 1, or a larger whole number once they give something else'
     )
   return module
 

@@ -223,7 +223,7 @@ def test_a_module_anywhere_is_a_plug_in(module_file, name):
     (
       'shop_e.till',
       SOURCE.replace('1', '"new"'),
-      'data.source: .*has no VERSION; a source from outside has VERSION = 1',
+      'data.source: .*has no VERSION; sources from outside have VERSION = 1',
     ),
   ],
 )

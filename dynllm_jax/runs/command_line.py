@@ -108,7 +108,8 @@ def _parse(argv: list[str]) -> list[str]:
     hint = f', as {near[1]!r}' if near else ''
     raise InputError(
       f'--config: there is no field {field[1] if field else text!r}; '
-      f'allowed: the fields of dynllm_jax/config.py and of the system{hint}'
+      'allowed: the fields of dynllm_jax/config.py, of the system, and those '
+      f'that a config file adds, `with config.unlocked(): ...`{hint}'
     ) from error
 
 
