@@ -343,8 +343,7 @@ def check_fields(
 
   Args:
     config: `config.model`.
-    rules: of the system's own fields; those of fields that systems share are
-      added.
+    rules: for the system's own fields; the rules for shared fields are added.
 
   Raises:
     InputError: naming the field, its value and what is allowed.

@@ -222,8 +222,8 @@ def split_plans(
 def sample_batches(plan: BatchPlan, events: int) -> np.ndarray:
   """A fixed sample of a plan's batches.
 
-  Whole batches are drawn, since most of a batch's cost is that of embedding
-  the catalogue once.
+  Whole batches are drawn, since most of a batch's cost is to embed the
+  catalogue once.
 
   Args:
     plan: of a split.

@@ -1,4 +1,4 @@
-"""One training step: loss, gradients, update of what it read (SPEC 4)."""
+"""One training step: memory, loss, gradients, parameters (SPEC 4)."""
 
 import functools
 from typing import NamedTuple

@@ -146,8 +146,8 @@ def _generate(
   """Generates greedily from logits with noise, which is sampling.
 
   The largest of `logits / T + Gumbel noise` is a draw from `softmax(logits /
-  T)`, and so is that of `logits + T noise`, which holds for T = 0 too. A
-  row's noise is its own, unlike that of transformers' sampling.
+  T)`, and so is the largest of `logits + T noise`, which holds for T = 0 too.
+  Each row has noise of its own, which transformers' sampling does not give it.
 
   Args:
     model: a Flax model of transformers.

@@ -337,7 +337,7 @@ def _naming_words(title: str, own: set[str]) -> list[str]:
       if word in _LINKS and not _HOLDERS.issuperset(kept):
         break
       if word in _LINKS:
-        kept = []  # a set of what follows
+        kept = []  # only holders so far: the product follows
       elif word not in own and word not in _FILLERS and not word[0].isdigit():
         kept.append(word)
     if kept:

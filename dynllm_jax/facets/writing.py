@@ -140,7 +140,7 @@ def identity(
     store: as in `write`.
 
   Raises:
-    InputError: if there is no such writer, or its model cannot be had.
+    InputError: if there is no such writer, or its model cannot be found.
   """
   module = writer(writer_config)
   return {

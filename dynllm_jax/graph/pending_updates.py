@@ -90,7 +90,7 @@ def due(pending: Pending, real: Array | bool) -> Pending:
     real: bool[], False in a padding step of a scan, which changes nothing.
 
   Returns:
-    Pending with the mask of what is due.
+    Pending; its mask is True for the events that are due.
   """
   mask = pending.events.mask & pending.ready & real
   return pending.replace(events=pending.events.replace(mask=mask))

@@ -102,8 +102,8 @@ def build(config: ml_collections.ConfigDict) -> System:
   """Makes the system.
 
   The score is the sum of the similarities to the distinct items of the user's
-  last events, plus a small share of recent popularity. The similarities are
-  those of the training split, the user's events all that are strictly earlier.
+  last events, plus a small share of recent popularity. The similarities come
+  from the training split, the user's events from all that is strictly earlier.
 
   Raises:
     InputError: if depth or half-life are not above 0; `init` also if the table

@@ -1,4 +1,4 @@
-"""Deduplication: what a batch has several times is computed once.
+"""Deduplication: what occurs several times in a batch is computed once.
 
 The lines of an invoice share a user and a time, and with them all that a system
 knows of the user then: they are one visit. A popular item stands in many events

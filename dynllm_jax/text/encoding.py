@@ -68,7 +68,7 @@ def identity(
     store: as for `encode`.
 
   Raises:
-    InputError: if there is no such encoder, or its model cannot be had.
+    InputError: if there is no such encoder, or its model cannot be found.
   """
   module = encoder(encoder_config)
   return {

@@ -1,7 +1,7 @@
 """The files of a language model: a local directory, or one from the Hub.
 
 Nothing here loads a model: on a machine without transformers a finished store
-of its results is still found, and told apart from that of another model.
+of its results is still found, and not confused with another model's.
 """
 
 import functools
@@ -39,7 +39,7 @@ _SETTINGS = (
 
 
 def locate(field: str, name: str) -> pathlib.Path:
-  """The directory of a model's files, downloaded if they are not at hand.
+  """The directory of a model's files, downloaded if they are not here yet.
 
   A model in the Hub's local cache is used as it is, without the network.
 
@@ -91,11 +91,11 @@ def identity(field: str, name: str, notes: str = '') -> str:
   Args:
     field: the config's field, for messages.
     name: a local directory or a name on the Hugging Face Hub.
-    notes: folder in which the identity is noted while the model is at hand,
+    notes: folder in which the identity is noted while the model is available,
       and looked up when it is not; '' for none.
 
   Raises:
-    InputError: if the model is neither at hand nor noted, and `locate` fails.
+    InputError: if the model is neither available nor noted, and `locate` fails.
   """
   note = None
   if notes:

@@ -130,7 +130,7 @@ def load_tokenizer(name: str) -> Any:
     name: the name of a model or its directory.
 
   Raises:
-    InputError: if it cannot be had or read.
+    InputError: if it cannot be found, downloaded or read.
   """
   folder = model_files.locate(_FIELD, name)
   try:

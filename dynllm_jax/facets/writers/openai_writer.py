@@ -24,7 +24,7 @@ from dynllm_jax.types import EventLog
 
 VERSION = 1
 
-# The endpoint's tokenizer is not at hand. English has about four bytes a
+# The endpoint's tokenizer is not available. English has about four bytes a
 # token and Chinese about three, so that this estimate is rather too high.
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 8  # that the format of a chat adds to each message

@@ -197,7 +197,7 @@ def _rhythm(times: list[int], days: list[int]) -> str:
 
 
 def _interests(items: list[Item]) -> str:
-  """The most telling words, those of new purchases first."""
+  """The most telling words, newer purchases counting more."""
   scores: dict[str, float] = {}
   for recency, item in zip(_RECENCY, items):
     for word, weight in item.words:

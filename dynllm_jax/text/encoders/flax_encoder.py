@@ -53,7 +53,7 @@ def encode(
     f16[texts, dim].
 
   Raises:
-    InputError: if a field is not allowed, or the model cannot be had.
+    InputError: if a field is not allowed, or the model cannot be loaded.
   """
   pooling.check(encoder_config)
   # Without a store there is no need to hash the model's files.
@@ -78,7 +78,7 @@ def identity(
       on machines without the model.
 
   Raises:
-    InputError: if the model is neither at hand nor noted.
+    InputError: if the model is neither available nor noted.
   """
   return {
     'encoder': 'flax',
@@ -111,7 +111,7 @@ def vectors(
     Positions in `texts`, and their embeddings, f32[positions, dim].
 
   Raises:
-    InputError: if the model cannot be had.
+    InputError: if the model cannot be loaded.
   """
   loaded = flax_models.load(
     f'{_FIELD}.model',
