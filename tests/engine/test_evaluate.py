@@ -44,9 +44,9 @@ def table_system(table):
   )
 
 
-def rank(system, log, how, batch_size=8, start=0):
-  plan = batching.plan_batches(log.times, start, log.num_events, batch_size)
-  inputs = logs.random_inputs(log, padding=batch_size)
+def rank(system, log, how):
+  plan = batching.plan_batches(log.times, 0, log.num_events, 8)
+  inputs = logs.random_inputs(log, padding=8)
   return evaluate.replay(BoundSystem(system, {}, inputs), {}, plan, how)[1]
 
 

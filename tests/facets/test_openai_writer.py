@@ -43,7 +43,7 @@ def fixture_quick(monkeypatch):
   monkeypatch.setattr(endpoint.Endpoint, '__init__', hasty)
 
 
-def said(text, tokens=(100, 20)):
+def said(text):
   """A chat completion that says `text`."""
   return 200, {
     'id': 'x',
@@ -58,9 +58,9 @@ def said(text, tokens=(100, 20)):
       }
     ],
     'usage': {
-      'prompt_tokens': tokens[0],
-      'completion_tokens': tokens[1],
-      'total_tokens': sum(tokens),
+      'prompt_tokens': 100,
+      'completion_tokens': 20,
+      'total_tokens': 120,
     },
   }
 

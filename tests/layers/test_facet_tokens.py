@@ -26,15 +26,15 @@ def build(order='none', **kwargs):
   return module, logs.random_params(module.init, TEXTS, KNOWN, True)
 
 
-def facets_of(params, texts=TEXTS, known=KNOWN):
+def facets_of(params):
   """f64[batch, facets, dim] as SPEC 3.6 has them, one text at a time."""
   p = {name: np.asarray(w, float) for name, w in params['params'].items()}
   rows = np.zeros((BATCH, FACETS, DIM))
   for row, facet in np.ndindex(BATCH, FACETS):
-    projected = texts[row, facet].astype(float) @ p['projection'][facet]
+    projected = TEXTS[row, facet].astype(float) @ p['projection'][facet]
     rows[row, facet] = (
       layer_norm(projected) * p['scale'][facet] + p['bias'][facet]
-      if known[row, facet]
+      if KNOWN[row, facet]
       else p['unknown'][facet]
     )
   return rows

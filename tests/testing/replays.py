@@ -16,12 +16,12 @@ from tests.testing import logs
 BATCH = 16
 
 
-def all_scores(system, params, memory, inputs, log, batch_size=BATCH):
+def all_scores(system, params, memory, inputs, log):
   """f32[events, items] scores of a whole replay from the first event."""
   plan = (
     batching.plan_by_time(log.times, 0, log.num_events)
     if system.by_time
-    else batching.plan_batches(log.times, 0, log.num_events, batch_size)
+    else batching.plan_batches(log.times, 0, log.num_events, BATCH)
   )
   bound = BoundSystem(system, params, inputs)
   pending = pending_updates.empty_pending_for(bound, memory, plan.capacity)
