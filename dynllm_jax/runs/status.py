@@ -45,8 +45,12 @@ class Status:
 
   @classmethod
   def from_json(cls, record: dict[str, Any]) -> 'Status':
-    """The status of a checkpoint's record."""
-    return cls(**record)
+    """The status of a checkpoint's record, also of a later version's.
+
+    Keys that this version does not have are left out.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: record[name] for name in names if name in record})
 
   def add_epoch(
     self, record: dict[str, Any], summary: dict[str, float], seconds: float

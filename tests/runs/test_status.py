@@ -55,3 +55,4 @@ def test_a_checkpoint_gives_back_what_was_stored_in_it(status):
     'train_step_flops',
   }
   assert Status.from_json(record) == status
+  assert Status.from_json({**record, 'of_a_later_version': 1}) == status
