@@ -188,30 +188,9 @@ def answer(body, number):
   time.sleep(0.03)
   if 'messages' in body:
     text = facet_answers.good(body['messages'][1]['content'])
-    return 200, {
-      'id': 'x',
-      'object': 'chat.completion',
-      'created': 0,
-      'model': 'm',
-      'choices': [
-        {
-          'index': 0,
-          'finish_reason': 'stop',
-          'message': {'role': 'assistant', 'content': text},
-        }
-      ],
-      'usage': {'prompt_tokens': 9, 'completion_tokens': 9, 'total_tokens': 18},
-    }
-  vector = lambda text: [b / 255 for b in digest(text)[:DIM]]
-  return 200, {
-    'object': 'list',
-    'model': 'm',
-    'data': [
-      {'object': 'embedding', 'index': i, 'embedding': vector(text)}
-      for i, text in enumerate(body['input'])
-    ],
-    'usage': {'prompt_tokens': 5, 'total_tokens': 5},
-  }
+    return 200, fake_endpoint.completion(text)
+  vectors = [[b / 255 for b in digest(text)[:DIM]] for text in body['input']]
+  return 200, fake_endpoint.embeddings(vectors)
 
 
 def test_endpoints(log, num_kills, tmp_path):

@@ -45,24 +45,7 @@ def fixture_quick(monkeypatch):
 
 def said(text):
   """A chat completion that says `text`."""
-  return 200, {
-    'id': 'x',
-    'object': 'chat.completion',
-    'created': 0,
-    'model': 'm',
-    'choices': [
-      {
-        'index': 0,
-        'finish_reason': 'stop',
-        'message': {'role': 'assistant', 'content': text},
-      }
-    ],
-    'usage': {
-      'prompt_tokens': 100,
-      'completion_tokens': 20,
-      'total_tokens': 120,
-    },
-  }
+  return 200, fake_endpoint.completion(text)
 
 
 def good(body, number=0):

@@ -44,26 +44,12 @@ def log(request):
   return LOGS[request.param]
 
 
-def on_device(log):
-  return jax.tree.map(jnp.asarray, training_graph.train_graph(log))
-
-
-def dense(log):
-  """f64[nodes, nodes], 1 for a pair of training, however often."""
-  size = log.num_users + log.num_items + 2
-  matrix = np.zeros((size, size))
-  for user, item in zip(log.users[: log.train_end], log.items[: log.train_end]):
-    node = log.num_users + 1 + item
-    matrix[user, node] = matrix[node, user] = 1
-  return matrix
-
-
 def random(shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def test_the_graph_is_of_distinct_training_pairs(log):
-  graph, matrix = training_graph.train_graph(log), dense(log)
+  graph, matrix = training_graph.train_graph(log), logs.adjacency(log)
   np.testing.assert_array_equal(graph.degrees, matrix.sum(0))
   found = np.zeros_like(matrix)
   for owner, row in zip(graph.owners, graph.levels[0]):
@@ -101,7 +87,7 @@ def test_the_future_changes_no_graph():
 
 
 def test_sums_and_means_and_their_gradients(log):
-  graph, matrix = on_device(log), dense(log)
+  graph, matrix = logs.train_graph(log), logs.adjacency(log)
   degrees = matrix.sum(1)
   safe = np.where(degrees > 0, degrees, 1)
   root = np.where(degrees > 0, safe**-0.5, 0)
@@ -134,7 +120,7 @@ def dense_attention(matrix, query, key, value):
 @pytest.mark.parametrize('size', [1.0, 60.0])
 def test_attention_and_its_gradients(log, size):
   """Logits of 60: exp(60 + 60) would overflow without the subtraction."""
-  graph, matrix = on_device(log), dense(log)
+  graph, matrix = logs.train_graph(log), logs.adjacency(log)
   args = [
     random((len(matrix), HEADS), 1) * size,
     random((len(matrix), HEADS), 2) * size,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dynllm_jax import config as config_lib
-from dynllm_jax.graph import training_graph
 from dynllm_jax.models.gat import GAT
 from dynllm_jax.models.gat import GATLayer
 from dynllm_jax.models.gcn import GCN
@@ -29,20 +28,6 @@ TEXT = (
 )
 
 
-def graph_of(log):
-  return jax.tree.map(jnp.asarray, training_graph.train_graph(log))
-
-
-def adjacency(log):
-  """f64[nodes, nodes] with 1 for a pair of training."""
-  size = log.num_users + log.num_items + 2
-  matrix = np.zeros((size, size))
-  for user, item in zip(log.users[: log.train_end], log.items[: log.train_end]):
-    node = log.num_users + 1 + item
-    matrix[user, node] = matrix[node, user] = 1
-  return matrix
-
-
 def symmetric(matrix):
   """`D^-1/2 M D^-1/2`, zero for a node of degree zero."""
   root = [d**-0.5 if d else 0.0 for d in matrix.sum(0)]
@@ -58,7 +43,7 @@ def config_of(name, **fields):
 def run(network, config):
   """Random parameters in float64, and the node table they give."""
   network = network(ml_collections.FrozenConfigDict(config))
-  graph = graph_of(LOG)
+  graph = logs.train_graph(LOG)
   params = logs.random_params(
     functools.partial(network.init, deterministic=True), graph, TEXT
   )
@@ -89,7 +74,7 @@ def unit(x):
 @pytest.mark.parametrize('layers', [1, 3])
 def test_lightgcn(layers):
   params, found = run(LightGCN, config_of('lightgcn', num_layers=layers))
-  first, product = features(params), symmetric(adjacency(LOG))
+  first, product = features(params), symmetric(logs.adjacency(LOG))
   expected = sum(
     np.linalg.matrix_power(product, k) @ first for k in range(layers + 1)
   )
@@ -99,7 +84,7 @@ def test_lightgcn(layers):
 @pytest.mark.parametrize('normalize', [False, True])
 def test_ngcf(normalize):
   params, found = run(NGCF, config_of('ngcf', normalize=normalize))
-  product = symmetric(adjacency(LOG))
+  product = symmetric(logs.adjacency(LOG))
   layer = features(params)
   expected = [layer]
   for k in range(2):
@@ -117,7 +102,7 @@ def test_ngcf(normalize):
 @pytest.mark.parametrize('item_text', [False, True])
 def test_gcn(item_text):
   params, found = run(GCN, config_of('gcn', item_text=item_text))
-  product = symmetric(adjacency(LOG) + np.eye(NODES))
+  product = symmetric(logs.adjacency(LOG) + np.eye(NODES))
   hidden = dense(params['layer_0'], product @ features(params))
   expected = dense(params['layer_1'], product @ np.maximum(hidden, 0))
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -129,7 +114,7 @@ def test_graphsage(item_text, normalize):
   params, found = run(
     GraphSAGE, config_of('graphsage', item_text=item_text, normalize=normalize)
   )
-  matrix = adjacency(LOG)
+  matrix = logs.adjacency(LOG)
   mean = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
   layer = features(params)
   for k in range(2):
@@ -142,7 +127,7 @@ def test_graphsage(item_text, normalize):
 @pytest.mark.parametrize('item_text', [False, True])
 def test_gat(item_text):
   params, found = run(GAT, config_of('gat', item_text=item_text))
-  near = adjacency(LOG) + np.eye(NODES)
+  near = logs.adjacency(LOG) + np.eye(NODES)
   layer = features(params)
   for k, width in enumerate((DIM // 2, DIM)):
     part = params[f'layer_{k}']
@@ -252,9 +237,9 @@ def one_layer(network, config, layer):
   network = network(ml_collections.FrozenConfigDict(config))
   params = {'NodeFeatures_0': {'ids': jnp.asarray(golden_table())}, **layer}
   text = np.zeros((6, 1), np.float16)
-  return network.apply({'params': params}, graph_of(GOLDEN_LOG), text, True)[
-    jnp.array(REAL)
-  ]
+  return network.apply(
+    {'params': params}, logs.train_graph(GOLDEN_LOG), text, True
+  )[jnp.array(REAL)]
 
 
 def test_gcn_layer_equals_gcnconv():
@@ -294,7 +279,7 @@ def test_gat_layer_equals_gatconv(mean):
     'bias': grid(2 if mean else 4),
   }
   found = GATLayer(2, 2, mean).apply(
-    {'params': params}, graph_of(GOLDEN_LOG), golden_table()
+    {'params': params}, logs.train_graph(GOLDEN_LOG), golden_table()
   )
   expected = GAT_CONV_MEAN if mean else GAT_CONV
   np.testing.assert_allclose(found[jnp.array(REAL)], expected, atol=1e-5)
@@ -306,7 +291,7 @@ def test_gat_layer_equals_gatconv(mean):
 @pytest.mark.parametrize('name', ['gcn', 'gat', 'graphsage', 'ngcf'])
 def test_dropout_changes_training_alone(name):
   system = config_lib.system_module(name).build(config_of(name, dropout=0.5))
-  inputs = logs.random_inputs(LOG).replace(train_graph=graph_of(LOG))
+  inputs = logs.random_inputs(LOG).replace(train_graph=logs.train_graph(LOG))
   params, memory = system.init(jax.random.key(0), inputs, 1)
   table = jax.jit(lambda key: system.propagate(params, memory, inputs, key))
   first, second = table(jax.random.key(1)), table(jax.random.key(2))

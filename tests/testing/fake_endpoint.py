@@ -43,6 +43,28 @@ def embeddings(vectors, tokens=5):
   }
 
 
+def completion(text):
+  """The answer to a call for a chat completion, of 120 tokens in all."""
+  return {
+    'id': 'x',
+    'object': 'chat.completion',
+    'created': 0,
+    'model': 'm',
+    'choices': [
+      {
+        'index': 0,
+        'finish_reason': 'stop',
+        'message': {'role': 'assistant', 'content': text},
+      }
+    ],
+    'usage': {
+      'prompt_tokens': 100,
+      'completion_tokens': 20,
+      'total_tokens': 120,
+    },
+  }
+
+
 @contextlib.contextmanager
 def serve(answer):
   """Runs a server.

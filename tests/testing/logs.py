@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.graph import training_graph
 from dynllm_jax.graph.inputs import build_inputs
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import FacetBank
@@ -18,6 +19,7 @@ from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
+from dynllm_jax.types import TrainGraph
 
 DAY = 86_400
 MONDAY = 1_609_718_400  # unix seconds of Monday, 4 January 2021, midnight
@@ -199,6 +201,21 @@ def one_shape(tree, num_events=None):
       for name in ('user_graph', 'item_graph', 'same_time')
     },
   )
+
+
+def train_graph(log) -> TrainGraph:
+  """The graph of a log's training split, on the device."""
+  return jax.tree.map(jnp.asarray, training_graph.train_graph(log))
+
+
+def adjacency(log):
+  """f64[nodes, nodes], 1 for a pair of training, however often."""
+  size = log.num_users + log.num_items + 2
+  matrix = np.zeros((size, size))
+  for user, item in zip(log.users[: log.train_end], log.items[: log.train_end]):
+    node = log.num_users + 1 + item
+    matrix[user, node] = matrix[node, user] = 1
+  return matrix
 
 
 def random_params(init, *args, seed=0):
