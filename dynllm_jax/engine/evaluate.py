@@ -97,8 +97,9 @@ def replay_chunk(
       )
     )
 
-    # The ranking reads the memory before the update writes it.
+    # All that reads the memory has done so before the update writes it.
     real = barriers.after(planned.size > 0, ranks)
+    real = barriers.after(barriers.after(real, user_vectors), item_vectors)
     memory = bound.update(state.memory, pending_updates.due(pending, real))
     return ReplayState(memory, pending), (ranks, finite)
 
