@@ -61,6 +61,9 @@ def identity(
   fields['facets']['encoder'].update(
     {name: encoder.get(name, '') for name in ('model', 'version')}
   )
+  # Of an encoder from outside the package also its module's (plugins.version).
+  if 'module_version' in encoder:
+    fields['facets']['encoder']['module_version'] = encoder['module_version']
   return {**fields, 'data_fingerprint': fingerprint}
 
 

@@ -109,7 +109,7 @@ def facets_mode(
   else:
     prepared.keep_compiled(config)
     _, facets = facet_bank.build(config.facets, log, folder, say)
-    facet_bank.item_text(config.facets.encoder, log, folder)
+    facet_bank.item_text(config.facets.encoder, log, folder, say)
     say(f'facets are ready: {facets}')
 
 

@@ -144,7 +144,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
 
   folder = str(loading.data_folder(config.data))
   bank, facets = facet_bank.build(config.facets, log, folder, say)
-  item_text = facet_bank.item_text(config.facets.encoder, log, folder)
+  item_text = facet_bank.item_text(config.facets.encoder, log, folder, say)
   bank, facet_texts = resident_texts.split(
     bank, system.reads_facets, config.facets.device_gib
   )

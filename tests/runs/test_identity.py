@@ -83,6 +83,18 @@ def test_an_encoder_is_known_by_its_files(identity, tmp_path):
     check(first, encoder('a', b'22'))
 
 
+def test_an_encoder_from_outside_is_known_by_its_version():
+  config = config_lib.default('popularity')
+
+  def identity(version):
+    encoder = {'module': 'shop.lengths', 'module_version': version}
+    return identity_lib.identity(config, 'log', {}, encoder)
+
+  check(identity(1), identity(1))
+  with pytest.raises(InputError, match='encoder.module_version: 2 differs'):
+    check(identity(1), identity(2))
+
+
 def test_an_evaluation_may_differ_where_no_array_depends_on_it(identity):
   def evaluate(**changes):
     identity_lib.check(identity(), identity(**changes), 'here', resume=False)

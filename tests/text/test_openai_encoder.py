@@ -138,6 +138,24 @@ def test_a_spending_limit_goes_on_with_the_next_run(tmp_path):
   assert out.tolist() == expected(TEXTS)
 
 
+def test_a_server_that_does_not_count_is_counted_at_most(tmp_path):
+  """Its answers are good; a limit of tokens still holds."""
+
+  def answer(body, number):
+    status, reply = answer_with()(body, number)
+    return status, {name: reply[name] for name in reply if name != 'usage'}
+
+  with fake_endpoint.serve(answer) as server:
+    config = config_for(server, concurrency=1)
+    assert encoding.encode(config, TEXTS).tolist() == expected(TEXTS)
+    assert len(server.calls) == 5
+    first_call = sum(map(len, TEXTS[:4]))
+    config = config_for(server, concurrency=1, max_tokens=first_call)
+    with pytest.raises(InputError, match='max_tokens'):
+      encoding.encode(config, TEXTS, str(tmp_path))
+    assert len(server.calls) == 6
+
+
 def test_a_model_that_changed_behind_its_name(tmp_path):
   wider = lambda rows: [{**row, 'embedding': [1, 2]} for row in rows]
   with fake_endpoint.serve(answer_with()) as server:

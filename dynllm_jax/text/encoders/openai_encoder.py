@@ -103,7 +103,9 @@ def _vectors(
       raise BadAnswerError(f'no table of numbers: {error}') from error
     if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
       raise BadAnswerError('vectors that are empty or not finite')
-    return vectors, answer.usage.total_tokens
+    # Not every server counts; what is not counted is taken at its most.
+    used = answer.usage.total_tokens if answer.usage else most_tokens(positions)
+    return vectors, used
 
   def most_tokens(positions: list[int]) -> int:
     # A text has at most as many tokens as bytes.
