@@ -10,7 +10,7 @@ from absl import app
 from absl import flags
 
 from dynllm_jax.types import FACETS
-from experiments import command_line
+from experiments import exit_status
 from experiments import result_rows
 from experiments import studies
 
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
       records = studies.run(log, study, changes)
       studies.write_page(log, study, records)
 
-  return command_line.exit_status(work)
+  return exit_status.exit_status(work)
 
 
 if __name__ == '__main__':

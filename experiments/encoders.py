@@ -14,7 +14,7 @@ from absl import app
 from absl import flags
 
 from dynllm_jax.types import FACETS
-from experiments import command_line
+from experiments import exit_status
 from experiments import result_rows
 from experiments import studies
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
       note = f'In the other rows: {records[1]["facets"]["encoder"]}. '
       studies.write_page(log, study, records, note)
 
-  return command_line.exit_status(work)
+  return exit_status.exit_status(work)
 
 
 if __name__ == '__main__':

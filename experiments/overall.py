@@ -20,7 +20,7 @@ from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
-from experiments import command_line
+from experiments import exit_status
 from experiments import grids
 from experiments import overall_results
 from experiments import result_rows
@@ -149,7 +149,7 @@ def verify_system(log: Log, system: str) -> None:
 def main(argv: list[str]) -> int:
   """Reads the flags, computes what is missing, writes the pages."""
   del argv
-  return command_line.exit_status(_run)
+  return exit_status.exit_status(_run)
 
 
 def _run() -> None:

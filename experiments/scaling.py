@@ -23,7 +23,7 @@ from absl import flags
 
 from dynllm_jax import progress
 from experiments import aims
-from experiments import command_line
+from experiments import exit_status
 from experiments import pages
 from experiments import scaling_devices
 from experiments.worker import Worker
@@ -266,7 +266,7 @@ def judge(curves: Curves) -> dict[str, aims.Found]:
 def main(argv: list[str]) -> int:
   """Measures the curves and writes the page."""
   del argv
-  return command_line.exit_status(_run)
+  return exit_status.exit_status(_run)
 
 
 def _run() -> None:

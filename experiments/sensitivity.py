@@ -11,7 +11,7 @@ from absl import flags
 import ml_collections
 
 from dynllm_jax.types import InputError
-from experiments import command_line
+from experiments import exit_status
 from experiments import result_rows
 from experiments import studies
 
@@ -61,7 +61,7 @@ def changes(field: str, config: ml_collections.ConfigDict) -> studies.Changes:
 def main(argv: list[str]) -> int:
   """Reads the flags, runs what is missing, writes the pages."""
   del argv
-  return command_line.exit_status(_run)
+  return exit_status.exit_status(_run)
 
 
 def _run() -> None:

@@ -37,7 +37,7 @@ from dynllm_jax.engine import ranking
 from dynllm_jax.runs import prepared
 from dynllm_jax.types import BoundSystem
 from experiments import aims
-from experiments import command_line
+from experiments import exit_status
 from experiments import machine_use
 from experiments import pages
 from experiments import random_logs
@@ -380,7 +380,7 @@ def scaling_results() -> dict[str, aims.Found]:
 def main(argv: list[str]) -> int:
   """Measures the aims that were asked for and writes the page."""
   del argv
-  return command_line.exit_status(_run)
+  return exit_status.exit_status(_run)
 
 
 def _run() -> None:

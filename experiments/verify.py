@@ -19,7 +19,7 @@ from absl import flags
 
 from dynllm_jax import progress
 from dynllm_jax.types import InputError
-from experiments import command_line
+from experiments import exit_status
 from experiments import rank_arrays
 from experiments import result_rows
 from experiments.result_rows import Log
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
       log = result_rows.parse_log(values.experiment, text)
       verify(log, select_rows(log, values.rows))
 
-  return command_line.exit_status(work)
+  return exit_status.exit_status(work)
 
 
 if __name__ == '__main__':

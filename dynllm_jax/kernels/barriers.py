@@ -3,8 +3,8 @@
 XLA is free to compute a value again for everything that reads it, and to copy
 a table rather than wait with overwriting it. On a CPU it does so where that
 is expensive. Both functions here stop it by control flow on a value that is
-known only when the program runs. `experiments/barriers.py` measures what each
-saves, so that one sees when it can go.
+known only when the program runs. `experiments/barrier_savings.py` measures
+what each saves, so that one sees when it can go.
 
 `jax.lax.optimization_barrier`, which is made for this, does not serve: the CPU
 pipeline drops it before it fuses and before it inserts copies. No trace of it

@@ -76,15 +76,18 @@ def build(name, **fields):
   )
   one = jnp.ones([1], jnp.int32)
   params = logs.random_params(
-    functools.partial(network.init, method='touch'),
+    functools.partial(
+      network.init,
+      method='touch',
+      users=one,
+      user_times=one,
+      items=one,
+      item_time=one[0],
+      deterministic=True,
+    ),
     memory,
     inputs,
     pending_updates.empty_pending(1, DIM, DIM),
-    one,
-    one,
-    one,
-    one[0],
-    True,
   )
   return network, params, memory, inputs
 

@@ -1,7 +1,7 @@
 """What each barrier of kernels/barriers.py saves, to see when it can go.
 
-    python -m experiments.barriers            # a quiet machine, two minutes
-    python -m experiments.barriers --only=top_r,write --runs=15
+    python -m experiments.barrier_savings    # a quiet machine, two minutes
+    python -m experiments.barrier_savings --only=top_r,write --runs=15
 
 Prints a line for each place that a barrier stands in:
 
