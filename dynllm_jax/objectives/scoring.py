@@ -1,5 +1,8 @@
 """Scores of items for users: dot product plus sparse terms (SPEC 3.9, 3.11)."""
 
+import functools
+import operator
+
 import jax.numpy as jnp
 
 from dynllm_jax.types import Array
@@ -18,10 +21,26 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
   Returns:
     f32[batch, candidates].
   """
-  scores = _scaled(users, users.vector @ items.vector.T)
+  return functools.reduce(operator.add, score_terms(users, items).values())
+
+
+def score_terms(
+  users: UserEmbeddings, items: ItemEmbeddings
+) -> dict[str, Array]:
+  """The parts of a score, whose sum in this order is the score.
+
+  Args:
+    users: [batch].
+    items: [candidates]; ids in any order, also repeated.
+
+  Returns:
+    f32[batch, candidates] of `network`, the dot product, and of those of
+    `text`, `copy`, `walk` and `item_scores` that the system has.
+  """
+  terms = {'network': _scaled(users, users.vector @ items.vector.T)}
   if users.text is not None:
     assert items.text is not None
-    scores += users.text @ items.text.T
+    terms['text'] = users.text @ items.text.T
 
   if users.copy is not None or users.walk is not None:
     # Terms are summed by sorted ids, in the first column of each id, and every
@@ -29,15 +48,15 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
     ids = items.ids[jnp.argsort(items.ids)]
     column = jnp.searchsorted(ids, items.ids)
     if users.copy is not None:
-      scores += _spread(users.copy, ids)[:, column]
+      terms['copy'] = _spread(users.copy, ids)[:, column]
     if users.walk is not None:
       assert users.walk_scale is not None
       walks = _spread(users.walk, ids)
-      scores += users.walk_scale * jnp.log1p(walks)[:, column]
+      terms['walk'] = users.walk_scale * jnp.log1p(walks)[:, column]
 
   if users.item_scores is not None:
-    scores += users.item_scores[:, items.ids]
-  return scores
+    terms['item_scores'] = users.item_scores[:, items.ids]
+  return terms
 
 
 def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:

@@ -108,6 +108,27 @@ def test_score_rows_is_a_loop(parts):
   )
 
 
+def test_the_terms_of_a_score_are_told_apart():
+  """Each is what the score is without the others."""
+  users = draw_users(6, PARTS)
+  vectors = jnp.asarray(
+    np.random.default_rng(7).normal(size=(len(IDS), DIM)), jnp.float32
+  )
+  items = ItemEmbeddings(jnp.asarray(IDS), vectors, jnp.asarray(TEXTS)[IDS])
+  terms = jax.jit(scoring.score_terms)(users, items)
+  assert set(terms) == {'network', 'text', 'copy', 'walk', 'item_scores'}
+  nothing = dict.fromkeys(('text', 'copy', 'walk', 'item_scores'))
+  for name, values in terms.items():
+    if name == 'network':
+      alone = users.replace(**nothing)
+    else:
+      alone = users.replace(
+        **nothing | {name: getattr(users, name)},
+        vector=jnp.zeros_like(users.vector),
+      )
+    np.testing.assert_allclose(values, _score(alone, items), atol=1e-6)
+
+
 def test_a_score_does_not_depend_on_the_other_candidates():
   users = draw_users(4, PARTS)
   vectors = jnp.asarray(
