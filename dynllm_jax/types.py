@@ -181,12 +181,17 @@ class Neighborhood(Pytree):
 
 
 class TemporalGraph(Pytree):
-  """Temporal CSR of one side: a node's events, oldest first (temporal.py)."""
+  """Temporal CSR of one side: a node's events, oldest first (temporal.py).
+
+  A graph that grows (live/growing_graph.py) leaves room behind its rows and
+  says where each ends.
+  """
 
   offsets: Array  # i32[nodes + 1], node 0 (padding) has an empty row
   neighbors: Array  # i32[events]
   times: Array  # i32[events], seconds, ascending within a row
-  longest: int = static_field()  # events of the busiest node
+  longest: int = static_field()  # events of the busiest node, or more
+  ends: Array | None = None  # i32[nodes]; None: where the next row begins
 
 
 class SameTimeItems(Pytree):

@@ -16,6 +16,8 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # Inside a room modules may import each other, plug-ins excepted.
 FLOORS = [
   'main',
+  'serving',  # command line and HTTP on top of a recommender
+  'live',  # a trained model that answers and takes in events
   'runs',  # modes, checkpoints, reports
   'config',
   'engine',  # training, ranking
@@ -44,7 +46,7 @@ LAZY = {
   'tensorflow_datasets': {'datasets'},
   **dict.fromkeys(('etils', 'fsspec', 'gcsfs'), {'storage'}),
 }
-HARNESS = ('engine', 'objectives', 'runs')
+HARNESS = ('engine', 'objectives', 'runs', 'live')
 # A system's name that is also the name of something else that is reported.
 # Purchases of an item bought before; a way to draw negatives.
 OTHER_MEANING = {'repeat', 'popularity'}

@@ -138,7 +138,7 @@ def count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
 
 def _count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   start = graph.offsets[nodes]
-  end = graph.offsets[nodes + 1]
+  end = graph.offsets[nodes + 1] if graph.ends is None else graph.ends[nodes]
   return lower_bound(graph.times, start, end, times, graph.longest) - start
 
 

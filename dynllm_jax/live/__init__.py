@@ -1,0 +1,1 @@
+"""A trained model that answers, and takes in what users do."""
