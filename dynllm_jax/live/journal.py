@@ -1,0 +1,567 @@
+"""The journal: batches of events, in the order in which they are applied.
+
+A batch is journaled before it is applied, and acknowledged only once it is on
+the disk. So whatever was acknowledged is in the journal, and whoever applies
+its batches in order, after a restart or on another machine, holds the same
+state.
+
+It is a database behind SQLAlchemy: SQLite in a file (write-ahead log, every
+commit synced), or PostgreSQL by URL, for several machines. One process appends,
+any number read:
+
+    dynllm_journal     its version and its identity
+    dynllm_runs        the runs that it serves, and which of its batches each
+                       has in its own log already
+    dynllm_batches     position (1, 2, ... without a gap), payload, digest
+    dynllm_event_ids   ids that clients gave their events, to send them again
+                       without being counted twice
+
+A digest covers the payload, its position and the digest before it; the first
+one starts from the journal's identity. A position with its digest (`Tip`) thus
+names all that was journaled up to it: a reader finds out at once that rows were
+changed, lost, or come from a journal that went another way.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import hashlib
+import json
+import pathlib
+import threading
+from typing import Any
+from typing import NamedTuple
+import uuid
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from dynllm_jax.storage import locks
+from dynllm_jax.types import InputError
+
+_VERSION = 1
+_APPLICATION = 0x644C4C4A  # of an SQLite file, as `file` and others read it
+_DIGEST_BYTES = 16
+_BUSY_SECONDS = 30.0
+_ROWS = 256  # of one question to the database
+
+_TABLES = sa.MetaData()
+_POSITION = sa.BigInteger().with_variant(sa.Integer, 'sqlite')
+_ABOUT = sa.Table(
+  'dynllm_journal',
+  _TABLES,
+  sa.Column('name', sa.Text, primary_key=True),
+  sa.Column('value', sa.Text, nullable=False),
+)
+_RUNS = sa.Table(
+  'dynllm_runs',
+  _TABLES,
+  sa.Column('run', sa.Text, primary_key=True),
+  sa.Column('covers', _POSITION, nullable=False),
+  sa.Column('about', sa.Text, nullable=False),
+)
+_BATCHES = sa.Table(
+  'dynllm_batches',
+  _TABLES,
+  sa.Column('position', _POSITION, primary_key=True, autoincrement=False),
+  sa.Column('digest', sa.LargeBinary, nullable=False),
+  sa.Column('payload', sa.Text, nullable=False),
+)
+_EVENT_IDS = sa.Table(
+  'dynllm_event_ids',
+  _TABLES,
+  sa.Column('id', sa.Text, primary_key=True),
+  sa.Column(
+    'position', _POSITION, sa.ForeignKey(_BATCHES.c.position), nullable=False
+  ),
+  sa.Column('content', sa.LargeBinary, nullable=False),
+  sqlite_with_rowid=False,
+)
+
+
+class JournalError(InputError):
+  """The journal cannot be used; nothing of a batch was acknowledged."""
+
+
+class Tip(NamedTuple):
+  """A position and the digest there: all that was journaled up to it."""
+
+  position: int
+  digest: bytes
+
+
+class Entry(NamedTuple):
+  """A batch of the journal: where it is, and what was journaled."""
+
+  tip: Tip
+  payload: str
+
+
+def content_digest(*parts: Any) -> bytes:
+  """What an event says, as JSON values, in 8 bytes: kept beside its id."""
+  return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+
+
+class Journal:
+  """A journal that is read. Threads may share it.
+
+  Args:
+    place: a file, or a URL of SQLAlchemy.
+
+  Raises:
+    JournalError: if there is no journal, it is damaged, or it is of a later
+      version.
+  """
+
+  def __init__(self, place: str | pathlib.Path) -> None:
+    url = _url(place)
+    path = _sqlite_path(place)
+    self.place = str(path or url.render_as_string(hide_password=True))
+    if path is not None and not path.is_file():
+      raise JournalError(f'{path}: there is no journal')
+    with self._errors():
+      self._engine = _engine(url)
+      self._prepare()
+      self._read_about()
+
+  def __enter__(self) -> 'Journal':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the connections."""
+    self._engine.dispose()
+
+  @property
+  def start(self) -> Tip:
+    """The tip of the journal before its first batch."""
+    return Tip(0, bytes.fromhex(self.identity))
+
+  def tip(self) -> Tip:
+    """The last batch, or the start.
+
+    Raises:
+      JournalError: if the journal cannot be read.
+    """
+    with self._errors(), self._engine.connect() as connection:
+      return self._tip_of(connection)
+
+  def read(self, after: Tip) -> Iterator[Entry]:
+    """The batches that follow a tip, in order; each is checked.
+
+    Args:
+      after: `start`, or of an entry or a snapshot.
+
+    Raises:
+      JournalError: if the journal has no such tip, or a batch is missing or
+        is not what was journaled.
+    """
+    self._check_is_there(after)
+    query = sa.select(
+      _BATCHES.c.position, _BATCHES.c.digest, _BATCHES.c.payload
+    ).order_by(_BATCHES.c.position)
+    while True:
+      with self._errors(), self._engine.connect() as connection:
+        rows = connection.execute(
+          query.where(_BATCHES.c.position > after.position).limit(_ROWS)
+        ).all()
+
+      for position, digest, payload in rows:
+        if position != after.position + 1:
+          raise JournalError(
+            f'{self.place}: batch {after.position + 1} is missing; a whole '
+            'copy of the journal is needed'
+          )
+        if digest != _next_digest(after, payload):
+          raise JournalError(
+            f'{self.place}: batch {position} is not as it was journaled; a '
+            'sound copy of the journal is needed'
+          )
+        after = Tip(position, digest)
+        yield Entry(after, payload)
+      if len(rows) < _ROWS:
+        return
+
+  def _check_is_there(self, tip: Tip) -> None:
+    """Stops where a tip is not of this journal."""
+    if tip == self.start:
+      return
+    with self._errors(), self._engine.connect() as connection:
+      found = connection.scalar(
+        sa.select(_BATCHES.c.digest).where(_BATCHES.c.position == tip.position)
+      )
+    if found != tip.digest:
+      raise JournalError(
+        f'{self.place}: '
+        + (
+          f'its batch {tip.position} is another one'
+          if found
+          else f'it has no batch {tip.position}'
+        )
+        + ' than what the state was made of; allowed: the journal of that '
+        'state, whole'
+      )
+
+  def contents(self, ids: Sequence[str]) -> dict[str, bytes]:
+    """What was journaled under ids of events, those that are known.
+
+    Args:
+      ids: given by clients.
+
+    Returns:
+      By id, the `content_digest` of the event.
+    """
+    found: dict[str, bytes] = {}
+    with self._errors(), self._engine.connect() as connection:
+      for start in range(0, len(ids), _ROWS):
+        wanted = ids[start : start + _ROWS]
+        rows = connection.execute(
+          sa.select(_EVENT_IDS.c.id, _EVENT_IDS.c.content).where(
+            _EVENT_IDS.c.id.in_(wanted)
+          )
+        )
+        found.update((name, content) for name, content in rows)
+    return found
+
+  def covers(self, run: str) -> int:
+    """How many batches a run had in its log when it was trained.
+
+    Args:
+      run: its name, as `JournalWriter.serve` was given it.
+
+    Raises:
+      JournalError: if the journal is that of other runs.
+    """
+    with self._errors(), self._engine.connect() as connection:
+      rows = connection.execute(
+        sa.select(_RUNS.c.run, _RUNS.c.covers, _RUNS.c.about)
+      ).all()
+    for name, covers, _ in rows:
+      if name == run:
+        return int(covers)
+    others = '; '.join(row.about for row in rows)
+    raise JournalError(
+      f'{self.place}: it is the journal of another run ({others or "none yet"}'
+      "); allowed: this run's own, or that of a run which it went on from"
+    )
+
+  # ------------------------------------------------------------- opening
+
+  def _prepare(self) -> None:
+    """What a writer does before the journal is read."""
+
+  def _read_about(self) -> None:
+    with self._engine.connect() as connection:
+      rows = connection.execute(sa.select(_ABOUT.c.name, _ABOUT.c.value)).all()
+    about = {row.name: row.value for row in rows}
+    if about.get('version') != str(_VERSION):
+      raise JournalError(
+        f'{self.place}: it is a journal of version {about.get("version")}; '
+        f'allowed: {_VERSION}, of this version of dynllm_jax'
+      )
+    self.identity = about['identity']
+
+  def _tip_of(self, connection: sa.Connection) -> Tip:
+    row = connection.execute(
+      sa.select(_BATCHES.c.position, _BATCHES.c.digest)
+      .order_by(_BATCHES.c.position.desc())
+      .limit(1)
+    ).first()
+    return Tip(*row) if row else self.start
+
+  @contextlib.contextmanager
+  def _errors(self) -> Iterator[None]:
+    """Turns the database's errors into one of a line."""
+    try:
+      yield
+    except ModuleNotFoundError as error:
+      raise JournalError(
+        f'{self.place}: {error.name} is not installed; allowed: '
+        "pip install 'dynllm_jax[postgres]'"
+      ) from error
+    except (exc.SQLAlchemyError, OSError) as error:
+      raise JournalError(
+        f'{self.place}: the journal cannot be used ({_words(error)}); allowed: '
+        'a sound journal, on a disk with room'
+      ) from error
+
+
+class JournalWriter(Journal):
+  """A journal that is appended to, by this process alone.
+
+  Args:
+    place: a file, made if it is missing, or a URL of SQLAlchemy.
+
+  Raises:
+    JournalError: as `Journal` does, or if another process appends to it.
+  """
+
+  def __init__(self, place: str | pathlib.Path) -> None:
+    self._turn = threading.Lock()
+    self._held = contextlib.ExitStack()
+    path = _sqlite_path(place)
+    try:
+      if path is not None:
+        self._create_file(path)
+      super().__init__(place)
+      self._tip: Tip | None = self.tip()
+    except BaseException:
+      self._held.close()
+      raise
+
+  def close(self) -> None:
+    """Closes the connections, and lets another process append."""
+    with self._turn:
+      self._held.close()
+    super().close()
+
+  def serve(
+    self, run: str, about: Mapping[str, Any], origin: Tip | None = None
+  ) -> int:
+    """Names a run that is served from this journal.
+
+    A new journal takes any run; after that, only one that was trained on what
+    this journal held at some position.
+
+    Args:
+      run: its name.
+      about: JSON values that tell people which run it is.
+      origin: the last batch that its log has already; None: it has none.
+
+    Returns:
+      How many batches its log has already.
+
+    Raises:
+      JournalError: if it is the journal of other runs, or cannot be written.
+    """
+    with self._errors(), self._engine.connect() as connection:
+      is_new = not connection.scalar(sa.select(sa.func.count(_RUNS.c.run)))
+    if origin is not None:
+      self._check_is_there(origin)
+    elif not is_new:
+      return self.covers(run)
+
+    covers = origin.position if origin else 0
+    row = {'run': run, 'covers': covers, 'about': json.dumps(dict(about))}
+    with self._turn, self._errors(), self._transaction() as connection:
+      connection.execute(sa.delete(_RUNS).where(_RUNS.c.run == run))
+      connection.execute(sa.insert(_RUNS), row)
+    return covers
+
+  def append(
+    self, payload: str, after: Tip, ids: Mapping[str, bytes] | None = None
+  ) -> Tip:
+    """Appends a batch, which is on the disk on return.
+
+    Args:
+      payload: of the batch.
+      after: the tip of the state that the batch is for. The journal may be
+        ahead of it, where a commit was reported as failed and had not: then
+        the state has to catch up first.
+      ids: `content_digest` of its events by the ids that clients gave; none
+        of them is in the journal.
+
+    Returns:
+      The batch's tip.
+
+    Raises:
+      JournalError: if it cannot be written or the state is behind; the batch
+        is then not acknowledged.
+    """
+    new = Tip(after.position + 1, _next_digest(after, payload))
+    with self._turn:
+      if self._tip is None:  # the last commit's outcome is unknown
+        self._tip = self._reconnect()
+      if self._tip != after:
+        raise JournalError(
+          f'{self.place}: it is at batch {self._tip.position}, the state at '
+          f'{after.position}; the state has to catch up'
+        )
+
+      self._tip = None
+      try:
+        with self._transaction() as connection:
+          connection.execute(
+            sa.insert(_BATCHES), {**new._asdict(), 'payload': payload}
+          )
+          if ids:
+            connection.execute(
+              sa.insert(_EVENT_IDS),
+              [
+                {'id': name, 'position': new.position, 'content': content}
+                for name, content in ids.items()
+              ],
+            )
+      except (exc.SQLAlchemyError, OSError) as error:
+        self._tip = self._reconnect()
+        if self._tip != new:
+          raise JournalError(
+            f'{self.place}: the batch cannot be journaled ({_words(error)}); '
+            'nothing of it is kept; allowed: a journal that can be written, on '
+            'a disk with room'
+          ) from error
+      self._tip = new
+      return new
+
+  def _create_file(self, path: pathlib.Path) -> None:
+    """Takes the lock of an SQLite journal, and makes its file if need be."""
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      lock = locks.lock_file(path.with_name(path.name + '.lock'), wait=False)
+      if not self._held.enter_context(lock):
+        raise self._in_use(str(path))
+      path.touch()
+    except OSError as error:
+      raise JournalError(
+        f'{path}: the journal cannot be written ({error}); allowed: a folder '
+        'that can be, on a file system with locks'
+      ) from error
+
+  def _prepare(self) -> None:
+    """Connects, and makes the tables of a new journal."""
+    self._connect()
+    with self._transaction() as connection:
+      if sa.inspect(connection).has_table(_ABOUT.name):
+        return
+      _TABLES.create_all(connection)
+      if connection.dialect.name == 'sqlite':
+        connection.exec_driver_sql(f'PRAGMA application_id = {_APPLICATION}')
+      about = {'version': str(_VERSION), 'identity': uuid.uuid4().hex}
+      connection.execute(
+        sa.insert(_ABOUT),
+        [{'name': name, 'value': value} for name, value in about.items()],
+      )
+
+  def _connect(self) -> None:
+    """The one connection that writes; in PostgreSQL it holds the lock.
+
+    All writes go through it. So whoever loses the connection, and with it the
+    lock, cannot write.
+    """
+    self._writing = self._held.enter_context(self._engine.connect())
+    if self._engine.dialect.name == 'postgresql':
+      with self._writing.begin():
+        held = self._writing.scalar(
+          sa.text(
+            "SELECT pg_try_advisory_lock(hashtext('dynllm_journal'), "
+            'hashtext(current_schema()))'
+          )
+        )
+      if not held:
+        raise self._in_use(self.place)
+
+  def _reconnect(self) -> Tip:
+    """The tip after a write that failed, on a new connection."""
+    with contextlib.suppress(exc.SQLAlchemyError):
+      self._writing.invalidate()
+      self._writing.close()
+    with self._errors():
+      self._connect()
+      with self._writing.begin():
+        return self._tip_of(self._writing)
+
+  @contextlib.contextmanager
+  def _transaction(self) -> Iterator[sa.Connection]:
+    with self._writing.begin():
+      yield self._writing
+
+  def _in_use(self, place: str) -> JournalError:
+    return JournalError(
+      f'{place}: another process appends to the journal; allowed: one at a '
+      'time, and any number that follow it'
+    )
+
+
+def _next_digest(after: Tip, payload: str) -> bytes:
+  position = (after.position + 1).to_bytes(8)
+  return hashlib.blake2b(
+    after.digest + position + payload.encode(), digest_size=_DIGEST_BYTES
+  ).digest()
+
+
+# ------------------------------------------------------------- the database
+
+
+def _url(place: str | pathlib.Path) -> sa.URL:
+  """The URL of a file or of a database.
+
+  Raises:
+    JournalError: if it is of another kind of database.
+  """
+  if '://' not in str(place):
+    return sa.URL.create('sqlite', database=str(place))
+  try:
+    url = sa.make_url(str(place))
+  except exc.ArgumentError as error:
+    raise JournalError(
+      'the journal: its URL cannot be read; allowed: a file, or '
+      'postgresql+psycopg://USER:PASSWORD@HOST/DATABASE'
+    ) from error
+  if url.drivername not in ('sqlite', 'postgresql+psycopg'):
+    raise JournalError(
+      f'the journal: {url.drivername!r} is no supported database; allowed: a '
+      'file, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE'
+    )
+  return url
+
+
+def _is_sqlite(url: sa.URL) -> bool:
+  return url.get_backend_name() == 'sqlite'
+
+
+def _sqlite_path(place: str | pathlib.Path) -> pathlib.Path | None:
+  url = _url(place)
+  return pathlib.Path(url.database or '') if _is_sqlite(url) else None
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+  """An engine whose commits are on the disk when they return."""
+  if not _is_sqlite(url):
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    sa.event.listen(engine, 'connect', _set_up_postgresql)
+    return engine
+  # Without a transaction mode the driver leaves transactions to the engine.
+  engine = sa.create_engine(
+    url,
+    connect_args={
+      'timeout': _BUSY_SECONDS,
+      'isolation_level': None,
+      'check_same_thread': False,
+    },
+  )
+  sa.event.listen(engine, 'connect', _set_up_sqlite)
+  sa.event.listen(engine, 'begin', _begin_sqlite)
+  return engine
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+  connection.exec_driver_sql('BEGIN')
+
+
+def _set_up_sqlite(connection: Any, record: object) -> None:
+  """Sets a new connection up, which stops where the file is no journal."""
+  del record
+  cursor = connection.cursor()
+  (application,) = cursor.execute('PRAGMA application_id').fetchone()
+  (tables,) = cursor.execute('SELECT count(*) FROM sqlite_master').fetchone()
+  if application != _APPLICATION and tables:
+    raise OSError('the file is a database of something else')
+  cursor.execute('PRAGMA journal_mode = WAL')
+  cursor.execute('PRAGMA synchronous = FULL')
+  cursor.execute('PRAGMA foreign_keys = ON')
+  cursor.close()
+
+
+def _set_up_postgresql(connection: Any, record: object) -> None:
+  del record
+  connection.execute('SET synchronous_commit = on')
+  connection.commit()
+
+
+def _words(error: BaseException) -> str:
+  """A database's error in one line, without the statement."""
+  original = getattr(error, 'orig', None) or error
+  return ' '.join(str(original).split()) or type(error).__name__
