@@ -75,7 +75,7 @@ _EVENT_IDS = sa.Table(
   sa.Column(
     'position', _POSITION, sa.ForeignKey(_BATCHES.c.position), nullable=False
   ),
-  sa.Column('content', sa.LargeBinary, nullable=False),
+  sa.Column('event_digest', sa.LargeBinary, nullable=False),
   sqlite_with_rowid=False,
 )
 
@@ -98,7 +98,7 @@ class Entry(NamedTuple):
   payload: str
 
 
-def content_digest(*parts: Any) -> bytes:
+def event_digest(*parts: Any) -> bytes:
   """What an event says, as JSON values, in 8 bytes: kept beside its id."""
   return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
 
@@ -205,25 +205,25 @@ class Journal:
         'state, whole'
       )
 
-  def contents(self, ids: Sequence[str]) -> dict[str, bytes]:
+  def event_digests(self, ids: Sequence[str]) -> dict[str, bytes]:
     """What was journaled under ids of events, those that are known.
 
     Args:
       ids: given by clients.
 
     Returns:
-      By id, the `content_digest` of the event.
+      By id, the `event_digest` of the event.
     """
     found: dict[str, bytes] = {}
     with self._errors(), self._engine.connect() as connection:
       for start in range(0, len(ids), _ROWS):
         wanted = ids[start : start + _ROWS]
         rows = connection.execute(
-          sa.select(_EVENT_IDS.c.id, _EVENT_IDS.c.content).where(
+          sa.select(_EVENT_IDS.c.id, _EVENT_IDS.c.event_digest).where(
             _EVENT_IDS.c.id.in_(wanted)
           )
         )
-        found.update((name, content) for name, content in rows)
+        found.update((name, digest) for name, digest in rows)
     return found
 
   def covers(self, run: str) -> int:
@@ -361,7 +361,7 @@ class JournalWriter(Journal):
       after: the tip of the state that the batch is for. The journal may be
         ahead of it, where a commit was reported as failed and had not: then
         the state has to catch up first.
-      ids: `content_digest` of its events by the ids that clients gave; none
+      ids: `event_digest` of its events by the ids that clients gave; none
         of them is in the journal.
 
     Returns:
@@ -391,8 +391,8 @@ class JournalWriter(Journal):
             connection.execute(
               sa.insert(_EVENT_IDS),
               [
-                {'id': name, 'position': new.position, 'content': content}
-                for name, content in ids.items()
+                {'id': name, 'position': new.position, 'event_digest': content}
+                for name, digest in ids.items()
               ],
             )
       except (exc.SQLAlchemyError, OSError) as error:

@@ -44,7 +44,7 @@ class Crashes(stateful.RuleBasedStateMachine):
   )
   def append(self, payload, new_ids):
     ids = {
-      str(i): journal_lib.content_digest(payload, i)
+      str(i): journal_lib.event_digest(payload, i)
       for i in new_ids
       if str(i) not in self.ids
     }
@@ -111,7 +111,7 @@ class Crashes(stateful.RuleBasedStateMachine):
     assert self.writer.tip() == self.tip
     with Journal(self.place) as reader:
       assert payloads(reader) == self.kept
-      assert reader.contents([*self.ids, 'lost']) == self.ids
+      assert reader.event_digests([*self.ids, 'lost']) == self.ids
 
   def teardown(self):
     self.writer.close()
@@ -180,7 +180,7 @@ def test_an_id_is_journaled_once(writer):
   with pytest.raises(JournalError, match='cannot be journaled'):
     writer.append('b', tip, {'y': b'2', 'x': b'1'})
   assert payloads(writer) == ['a']
-  assert writer.contents(['x', 'y']) == {'x': b'1'}
+  assert writer.event_digests(['x', 'y']) == {'x': b'1'}
 
 
 def test_a_full_disk_refuses_the_batch(writer):
@@ -293,7 +293,7 @@ def test_postgresql_keeps_the_same_rules():
     tip = writer.append('b', first, {'id': b'1'})
     with Journal(url) as reader:
       assert payloads(reader) == ['a', 'ü "\\', 'b']
-      assert reader.contents(['id']) == {'id': b'1'}
+      assert reader.event_digests(['id']) == {'id': b'1'}
       assert reader.tip() == tip
     writer.close()
     with JournalWriter(url) as after:
