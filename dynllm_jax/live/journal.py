@@ -391,7 +391,7 @@ class JournalWriter(Journal):
             connection.execute(
               sa.insert(_EVENT_IDS),
               [
-                {'id': name, 'position': new.position, 'event_digest': content}
+                {'id': name, 'position': new.position, 'event_digest': digest}
                 for name, digest in ids.items()
               ],
             )
