@@ -253,7 +253,7 @@ class Inputs(Pytree):
   train_events: Array  # i32[], number of training events
   mean_return_days: Array  # f32[], mu of SPEC 3.4
   item_text: Array  # f16[items + 1 or more, llm_dim]
-  text_mean: Array  # f32[llm_dim], of the items' texts
+  text_mean: Array  # f32[llm_dim], of the texts of training's items
   facets: FacetBank
   num_users: int = static_field()  # padding not counted, here and below
   num_items: int = static_field()

@@ -51,7 +51,7 @@ def build_inputs(
       training_graph.mean_return_days(log), np.float32
     ),
     item_text=item_text,
-    text_mean=_mean(item_text[1:]),
+    text_mean=_mean(item_text, np.unique(log.items[: log.train_end])),
     facets=facets,
     num_users=log.num_users,
     num_items=log.num_items,
@@ -59,9 +59,16 @@ def build_inputs(
   )
 
 
-def _mean(texts: np.ndarray) -> np.ndarray:
-  """f32[llm_dim], the mean row of a table that may be larger than memory."""
+def _mean(texts: np.ndarray, items: np.ndarray) -> np.ndarray:
+  """f32[llm_dim], the mean of some rows of a table larger than memory.
+
+  Args:
+    texts: f16[items + 1, llm_dim].
+    items: i32[n], the rows, ascending: those known when training ends. What is
+      sold later would otherwise move every earlier score a little.
+  """
   total = np.zeros(texts.shape[1])
-  for start in range(0, len(texts), _ROWS):
-    total += texts[start : start + _ROWS].sum(axis=0, dtype=np.float64)
-  return (total / max(1, len(texts))).astype(np.float32)
+  for start in range(0, len(items), _ROWS):
+    rows = texts[items[start : start + _ROWS]]
+    total += rows.sum(axis=0, dtype=np.float64)
+  return (total / max(1, len(items))).astype(np.float32)

@@ -65,7 +65,7 @@ def test_the_term_is_a_loop_over_the_past():
 def test_directions_of_items_have_norm_1_and_leave_out_the_mean():
   inputs = logs.random_inputs(logs.random_log(2))
   texts = np.asarray(inputs.item_text)
-  mean = texts[1:].astype(np.float64).mean(axis=0)
+  mean = np.asarray(inputs.text_mean, np.float64)
   items = np.array([[3, 1], [1, 8]])
   found = np.asarray(text_term.item_directions(inputs, items))
   np.testing.assert_allclose(
@@ -92,17 +92,19 @@ def test_texts_that_are_all_alike_say_nothing_and_break_nothing():
   assert all(math.isfinite(leaf) for leaf in jax.tree.leaves(grads))
 
 
-def test_the_mean_is_of_all_items_and_of_no_padding(monkeypatch):
-  log = logs.random_log(4)
+def test_the_mean_is_of_the_items_of_training(monkeypatch):
+  log = logs.random_log(4, num_items=20)
+  known = sorted(set(log.items[: log.train_end].tolist()))
+  assert set(log.items[log.train_end :].tolist()) - set(known)
   texts = (
     np.random.default_rng(0)
     .normal(size=(log.num_items + 1, 5))
     .astype(np.float16)
   )
-  monkeypatch.setattr(inputs_lib, '_ROWS', 3)  # of 8
+  monkeypatch.setattr(inputs_lib, '_ROWS', 3)
   found = inputs_lib.build_inputs(
     log, texts, logs.random_bank(log, 5), padding=0
   )
   np.testing.assert_allclose(
-    found.text_mean, texts[1:].astype(np.float64).mean(axis=0), rtol=1e-6
+    found.text_mean, texts[known].astype(np.float64).mean(axis=0), rtol=1e-6
   )

@@ -1,5 +1,6 @@
 """Scores of a whole replay, and logs whose future was changed."""
 
+import dataclasses
 import functools
 
 import jax
@@ -61,7 +62,8 @@ def changed_future(log, cut, how):
   """The log with everything from event `cut` on changed, and nothing before.
 
   'items' changes every item and leaves users and times, so that each event
-  still has its row of scores.
+  still has its row of scores. What was training stays training, as far as the
+  cut leaves it.
   """
   rng = np.random.default_rng(9)
   users, items, times = log.users.copy(), log.items.copy(), log.times.copy()
@@ -80,4 +82,5 @@ def changed_future(log, cut, how):
     users[cut:], items[cut:] = users[cut:][order], items[cut:][order]
   else:
     users, items, times = users[:cut], items[:cut], times[:cut]
-  return logs.make_log(users, items, times, log.num_users, log.num_items)
+  other = logs.make_log(users, items, times, log.num_users, log.num_items)
+  return dataclasses.replace(other, train_end=min(log.train_end, cut))
