@@ -93,7 +93,7 @@ def test_texts_that_are_all_alike_say_nothing_and_break_nothing():
 
 
 def test_the_mean_is_of_the_items_of_training(monkeypatch):
-  log = logs.random_log(4, num_items=20)
+  log = logs.random_log(4, num_items=40)
   known = sorted(set(log.items[: log.train_end].tolist()))
   assert set(log.items[log.train_end :].tolist()) - set(known)
   texts = (
