@@ -135,10 +135,7 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  # The carry of a scan has fixed shapes: an update of nothing brings the
-  # memory to this plan's capacity.
-  pending = pending_updates.empty_pending_for(bound, memory, plan.capacity)
-  state = ReplayState(memory_for_replay(bound, memory, pending), pending)
+  state = start_replay(bound, memory, plan.capacity)
 
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.batches) // 16).bit_length())
@@ -185,6 +182,19 @@ def memory_for_replay(
   memory = jax.tree.map(jnp.copy, memory)
   memory = bound.update(memory, pending_updates.due(pending, True))
   return bound.propagate(memory)
+
+
+@functools.partial(jax.jit, static_argnames='capacity')
+def start_replay(
+  bound: BoundSystem, memory: SystemMemory, capacity: int
+) -> ReplayState:
+  """The state before a replay's first batch; nothing is pending.
+
+  The carry of a scan has fixed shapes: an update of nothing brings the memory
+  to the plan's capacity.
+  """
+  pending = pending_updates.empty_pending_for(bound, memory, capacity)
+  return ReplayState(memory_for_replay(bound, memory, pending), pending)
 
 
 def split_plans(

@@ -16,6 +16,8 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from jax.sharding import Sharding
+from jax.sharding import SingleDeviceSharding
 import ml_collections
 import numpy as np
 
@@ -146,7 +148,14 @@ def constrain(tree: Any) -> Any:
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
-  """The `NamedSharding` of every array of a pytree."""
+  """The sharding of every array of a pytree.
+
+  On one device all are the same: among shardings that only differ in name XLA
+  chooses for itself, and a loop's second turn would be compiled again.
+  """
+  if mesh.size == 1:
+    here = SingleDeviceSharding(mesh.devices.item())
+    return jax.tree.map(lambda _: here, tree)
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
     partition_specs(tree),
@@ -167,7 +176,7 @@ def put_on_mesh(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(_put, tree, shardings(mesh, tree))
 
 
-def _put(value: Any, sharding: NamedSharding) -> jax.Array:
+def _put(value: Any, sharding: Sharding) -> jax.Array:
   if isinstance(value, Blocks):
     size = len(value.block(0))
     # Devices along `data` hold the same block, which is made once.
@@ -185,10 +194,27 @@ def _put(value: Any, sharding: NamedSharding) -> jax.Array:
   )
 
 
+def shapes_on_mesh(mesh: Mesh, function: Callable[..., Any], *args: Any) -> Any:
+  """What `compute_on_mesh` would return, without its values.
+
+  Returns:
+    A pytree of `jax.ShapeDtypeStruct`, with shardings.
+  """
+  with sharded_table.use_mesh(mesh):
+    result = jax.eval_shape(function, *args)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    result,
+    shardings(mesh, result),
+  )
+
+
 def compute_on_mesh(
   mesh: Mesh, function: Callable[..., Any], *args: Any
 ) -> Any:
-  """Calls a function and shards its result by the rules above.
+  """Calls a function once and shards its result by the rules above.
 
   Args:
     mesh: the mesh.
@@ -198,9 +224,14 @@ def compute_on_mesh(
   Returns:
     Its result. No device ever holds more than its own shards of it.
   """
+  result = shapes_on_mesh(mesh, function, *args)
   with sharded_table.use_mesh(mesh):
-    result = jax.eval_shape(function, *args)
-    return jax.jit(function, out_shardings=shardings(mesh, result))(*args)
+    # What runs once need not be fast, and compiles in a third of the time.
+    return jax.jit(
+      function,
+      out_shardings=jax.tree.map(lambda x: x.sharding, result),
+      compiler_options={'xla_backend_optimization_level': 0},
+    )(*args)
 
 
 def cut_into_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:

@@ -122,7 +122,8 @@ class Checkpoints:
 
     Args:
       kind: 'latest' or 'best'.
-      template: a state of the same configuration.
+      template: a state of the same configuration, or its
+        `jax.ShapeDtypeStruct`s.
 
     Returns:
       The state as it was saved.
@@ -131,7 +132,11 @@ class Checkpoints:
       InputError: if what is stored has other arrays, or cannot be read.
     """
     wanted = jax.tree.map(
-      ocp.utils.to_shape_dtype_struct, _with_raw_key(template)
+      lambda shape, x: jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=x.sharding
+      ),
+      jax.eval_shape(_with_raw_key, template),
+      template,
     )
 
     def read(manager: ocp.CheckpointManager, epoch: int) -> TrainState:

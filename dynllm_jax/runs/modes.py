@@ -143,9 +143,9 @@ def _start(
   run: PreparedRun, checkpoints: Checkpoints, folder: RunFolder
 ) -> tuple[TrainState, Status]:
   """State and status of the last finished epoch, or before the first."""
-  state = prepared.initial_state(run)
   kind = _newest(checkpoints)
   if kind is None:
+    state = prepared.initial_state(run)
     return state, Status(
       identity=run.identity,
       commit=provenance.commit(),
@@ -161,7 +161,7 @@ def _start(
       'one'
     )
 
-  state = checkpoints.restore(kind, state)
+  state = checkpoints.restore(kind, prepared.state_shapes(run))
   # A run that was killed between its two saves makes up for the second.
   if kind == 'best':
     checkpoints.save('latest', status.epochs, state, status.to_json())
@@ -272,7 +272,7 @@ def report(
     status.floors, status.floors_left_out = {}, {}
   _add_floors(run, status)
 
-  state = checkpoints.restore('best', prepared.initial_state(run))
+  state = checkpoints.restore('best', prepared.state_shapes(run))
   ranked = prepared.rank_splits(run, state, ('validation', 'test'))
   results = results_lib.collect(
     run, best=status, latest=latest, state=state, ranked=ranked

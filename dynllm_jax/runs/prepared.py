@@ -216,18 +216,22 @@ def _on_mesh(
   return wrapped
 
 
-@_on_mesh
 def initial_state(run: PreparedRun) -> TrainState:
   """The state before training, on the mesh."""
-  return device_mesh.compute_on_mesh(
-    run.mesh,
-    functools.partial(
-      train.init_state,
-      run.trainer,
-      run.config.seed,
-      capacity=run.train_plan.capacity,
-    ),
-    run.inputs,
+  return device_mesh.compute_on_mesh(run.mesh, _first_state(run), run.inputs)
+
+
+def state_shapes(run: PreparedRun) -> TrainState:
+  """Shapes and shardings of a run's state, into which a checkpoint is read."""
+  return device_mesh.shapes_on_mesh(run.mesh, _first_state(run), run.inputs)
+
+
+def _first_state(run: PreparedRun) -> Callable[[Inputs], TrainState]:
+  return functools.partial(
+    train.init_state,
+    run.trainer,
+    run.config.seed,
+    capacity=run.train_plan.capacity,
   )
 
 
