@@ -19,12 +19,13 @@ __version__ = '0.1.0'
 
 # The modules that define the public names.
 _MODULES = {
+  'Recommender': 'dynllm_jax.live.recommender',
   'evaluate': 'dynllm_jax.runs.library',
   'InputError': 'dynllm_jax.types',
   'load': 'dynllm_jax.runs.library',
   'train': 'dynllm_jax.runs.library',
 }
-__all__ = ['evaluate', 'InputError', 'load', 'train']  # noqa: F822 (lazy)
+__all__ = ['evaluate', 'InputError', 'load', 'Recommender', 'train']  # noqa: F822 (lazy)
 
 
 def __getattr__(name: str) -> Any:

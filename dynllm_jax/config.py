@@ -292,6 +292,35 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   return config
 
 
+def restored(fields: dict[str, Any]) -> ml_collections.ConfigDict:
+  """The configuration of a run, from the content of its `config.json`.
+
+  Fields that have been added since have their defaults.
+
+  Args:
+    fields: of `config.to_dict()`, as JSON gives them back: lists for tuples.
+
+  Returns:
+    A locked config.
+
+  Raises:
+    InputError: if there is no such system.
+  """
+
+  def fill(section: ml_collections.ConfigDict, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+      if isinstance(section.get(name), ml_collections.ConfigDict):
+        fill(section[name], value)
+      else:
+        section[name] = tuple(value) if isinstance(value, list) else value
+
+  config = default(fields['model']['name'])
+  with config.unlocked(), config.ignore_type():
+    fill(config, fields)
+  config.lock()
+  return config
+
+
 class DataConfig(ml_collections.ConfigDict):
   """`config.data`, in which `items` is a field and not the mapping's method.
 

@@ -112,6 +112,31 @@ def load(
   return log
 
 
+def load_prepared(
+  data_config: ml_collections.ConfigDict, fingerprint: str
+) -> EventLog:
+  """A prepared log by its fingerprint; its files may be gone by now.
+
+  Args:
+    data_config: `config.data`, of which `dir` is read.
+    fingerprint: as checkpoints remember it.
+
+  Raises:
+    InputError: if `data.dir` does not have it, whole.
+  """
+  folder = data_folder(data_config) / 'event_logs' / fingerprint
+  try:
+    if bucket_copy.fetch_folder(folder):
+      return log_store.load(folder, fingerprint)
+    fault = 'is not there'
+  except log_store.DamagedError as error:
+    fault = f'is damaged ({error})'
+  raise InputError(
+    f'config.data.dir: the prepared log {folder} {fault}; allowed: the folder '
+    'of prepared data that the run was trained with'
+  )
+
+
 def _load_stored(
   folder: pathlib.Path, fingerprint: str, report: Callable[[str], None]
 ) -> EventLog | None:

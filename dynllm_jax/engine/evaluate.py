@@ -19,6 +19,7 @@ from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
+from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Pending
@@ -82,14 +83,8 @@ def replay_chunk(
         lambda: unranked,
       )
 
-    visits = dedup.unique_visits(batch, num_visits)
-    users, times = sharded_table.shard_first_axis((visits.users, visits.times))
-    visitors, items = bound.embed(
-      state.memory, users, times, batch.items, batch.times[0]
-    )
-    users = dedup.expand_to_events(visitors, visits.of_event)
-    user_vectors, item_vectors = sharded_table.shard_then_replicate(
-      (users.vector, items.vector)
+    user_vectors, item_vectors = embed_events(
+      bound, state.memory, batch, num_visits
     )
     pending = sharded_table.replicate(
       pending_updates.add_pending(
@@ -105,6 +100,33 @@ def replay_chunk(
 
   state, (ranks, finite) = jax.lax.scan(step, state, (batches, chosen))
   return state, *sharded_table.replicate((ranks, finite.all()))
+
+
+def embed_events(
+  bound: BoundSystem,
+  memory: SystemMemory,
+  batch: EventBatch,
+  num_visits: int = 0,
+) -> tuple[Array, Array]:
+  """What the update after a batch is made from.
+
+  Args:
+    bound: the system.
+    memory: before the batch.
+    batch: the events.
+    num_visits: `visits` of the plan's `DedupLimits`.
+
+  Returns:
+    f32[batch, dim] vectors of the users, each at the event's time, and of the
+    items, at the batch's first time (SPEC 3.9).
+  """
+  visits = dedup.unique_visits(batch, num_visits)
+  users, times = sharded_table.shard_first_axis((visits.users, visits.times))
+  visitors, items = bound.embed(
+    memory, users, times, batch.items, batch.times[0]
+  )
+  users = dedup.expand_to_events(visitors, visits.of_event)
+  return sharded_table.shard_then_replicate((users.vector, items.vector))
 
 
 def replay(

@@ -167,7 +167,7 @@ def item_text(
 
   def make(folder: pathlib.Path) -> dict[str, Any]:
     texts = [
-      ' | '.join(text for text in map(str.strip, map(str, columns)) if text)
+      joined_text(*columns)
       for columns in zip(log.titles, log.categories, log.brands, strict=True)
     ]
     table = _encode_table(encoder_config, ['', *texts[1:]], cache_dir)
@@ -177,6 +177,44 @@ def item_text(
   folder = _item_text_folder(encoder_config, log, cache_dir)
   cached = cached_arrays.load_or_make(folder, ('texts',), make, report)
   return cached.arrays['texts']
+
+
+def joined_text(title: str, category: str, brand: str) -> str:
+  """`title | category | brand`, the text of an item; empty parts left out."""
+  return ' | '.join(
+    text for text in map(str.strip, map(str, (title, category, brand))) if text
+  )
+
+
+def encode_items(
+  encoder_config: ml_collections.ConfigDict,
+  texts: list[str],
+  cache_dir: Folder,
+) -> np.ndarray:
+  """Encodes texts of further items, as those of the log were.
+
+  Args:
+    encoder_config: `config.facets.encoder`.
+    texts: of `joined_text`; an empty one gives zeros.
+    cache_dir: where prepared data are kept.
+
+  Returns:
+    f16[texts, llm_dim].
+  """
+  return _encode_table(encoder_config, ['', *texts], cache_dir)[1:]
+
+
+def is_stored(
+  facets_config: ml_collections.ConfigDict, log: EventLog, cache_dir: Folder
+) -> bool:
+  """Whether `build` and `item_text` have nothing to compute."""
+  return all(
+    bucket_copy.fetch_folder(folder)
+    for folder in (
+      folder_of(facets_config, log, cache_dir),
+      _item_text_folder(facets_config.encoder, log, cache_dir),
+    )
+  )
 
 
 def _make(

@@ -64,21 +64,43 @@ def add_pending(
   Returns:
     Pending; its vectors carry no gradient.
   """
-  at = planned.part * len(batch.mask)
-
-  def write_part(old: Array, new: Array) -> Array:
-    new = jax.lax.stop_gradient(new)
-    return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
-
   # The first part of a group overwrites as many rows of the group before; the
   # other rows of that group lose their mask.
   keep = pending.events.mask & (planned.part > 0)
-  events = jax.tree.map(write_part, pending.events.replace(mask=keep), batch)
-  return Pending(
-    events=events,
-    user_vectors=write_part(pending.user_vectors, user_vectors),
-    item_vectors=write_part(pending.item_vectors, item_vectors),
-    ready=planned.ready,
+  pending = pending.replace(events=pending.events.replace(mask=keep))
+  at = planned.part * len(batch.mask)
+  return write_at(pending, batch, user_vectors, item_vectors, at).replace(
+    ready=planned.ready
+  )
+
+
+def write_at(
+  pending: Pending,
+  batch: EventBatch,
+  user_vectors: Array,
+  item_vectors: Array,
+  at: Array,
+) -> Pending:
+  """Writes events over the rows from a place on.
+
+  Args:
+    pending: with as many rows from there on.
+    batch: the events.
+    user_vectors, item_vectors: f32[batch, dim].
+    at: i32[].
+
+  Returns:
+    Pending; its vectors carry no gradient.
+  """
+
+  def write(old: Array, new: Array) -> Array:
+    new = jax.lax.stop_gradient(new)
+    return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
+
+  return pending.replace(
+    events=jax.tree.map(write, pending.events, batch),
+    user_vectors=write(pending.user_vectors, user_vectors),
+    item_vectors=write(pending.item_vectors, item_vectors),
   )
 
 

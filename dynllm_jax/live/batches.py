@@ -97,8 +97,10 @@ def from_json(line: str) -> Batch:
       items=tuple(map(str, fields['items'])),
       times=tuple(map(int, fields['times'])),
       texts=tuple(
-        ItemText(*text, vector=base64.b64decode(vector, validate=True))
-        for *text, vector in fields['texts']
+        ItemText(*texts)._replace(
+          vector=base64.b64decode(vector, validate=True)
+        )
+        for *texts, vector in fields['texts']
       ),
     )
   except (KeyError, TypeError, AttributeError) as error:
@@ -194,7 +196,7 @@ def as_time(field: str, value: Any, latest: float) -> int:
     seconds = int(value.astype('datetime64[s]').astype(np.int64))
   elif isinstance(value, datetime.datetime):
     if value.tzinfo is None:
-      value = value.replace(tzinfo=datetime.timezone.utc)
+      value = value.replace(tzinfo=datetime.UTC)
     seconds = value.timestamp()
   is_number = isinstance(seconds, (int, float, np.integer, np.floating))
   if (

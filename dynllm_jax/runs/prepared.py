@@ -118,10 +118,16 @@ def keep_compiled(config: ml_collections.ConfigDict) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
+def prepare(
+  config: ml_collections.ConfigDict, log: EventLog | None = None
+) -> PreparedRun:
   """Checks the configuration, loads the data and makes the inputs.
 
   Nothing is written into the run folder.
+
+  Args:
+    config: the whole configuration.
+    log: the prepared log; None: the one of `config.data`.
 
   Raises:
     InputError: for whatever is wrong with configuration or data.
@@ -136,7 +142,7 @@ def prepare(config: ml_collections.ConfigDict) -> PreparedRun:
 
   # Then whatever the log shows to be wrong, before facets are written, which
   # may be expensive.
-  log = loading.load(config.data, say)
+  log = log or loading.load(config.data, say)
   processes.check_same(
     'log', {'the prepared data (config.data)': log.fingerprint}
   )

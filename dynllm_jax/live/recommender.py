@@ -1,0 +1,659 @@
+"""A trained model that recommends, and takes in what users do (SPEC 10).
+
+    import dynllm_jax
+
+    shop = dynllm_jax.Recommender.restore('runs/shop')
+    shop.observe({'user': 'u17', 'item': 'b3', 'time': 1_700_000_000})
+    print(shop.recommend('u17', k=10).titles)
+
+Ids are those of the log. Users and items that the log does not have may come at
+any time. Reading is safe from many threads beside one that writes.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import datetime
+import threading
+import time as time_lib
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from dynllm_jax import checks
+from dynllm_jax.datasets import loading
+from dynllm_jax.facets import facet_bank
+from dynllm_jax.live import batches
+from dynllm_jax.live import live_state
+from dynllm_jax.live import restore as restore_lib
+from dynllm_jax.live.batches import Batch
+from dynllm_jax.live.batches import ItemText
+from dynllm_jax.types import InputError
+from dynllm_jax.types import SECONDS_PER_DAY
+
+Time = float | datetime.datetime
+_MAX_SCORES = 1 << 25  # scores of users against items that are computed at once
+_MAX_SECONDS = np.iinfo(np.int32).max
+
+
+class Observed(NamedTuple):
+  """What became of events.
+
+  Attributes:
+    events: how many were taken in.
+    new_users, new_items: that were not known before.
+    late: events that were older than the newest, and count as of its time.
+    position: batches applied so far, this one included.
+    ranks: f64[events], each event's item among all items before it was taken
+      in, if asked for (SPEC 5); in the order of the call.
+  """
+
+  events: int
+  new_users: int
+  new_items: int
+  late: int
+  position: int
+  ranks: np.ndarray | None = None
+
+
+class Recommendations(NamedTuple):
+  """The best items of a user, the best first.
+
+  Attributes:
+    user: whose.
+    items: ids; fewer than asked for where fewer are allowed.
+    scores: f32[items].
+    titles: '' where an item has none.
+  """
+
+  user: str
+  items: list[str]
+  scores: np.ndarray
+  titles: list[str]
+
+
+class Similar(NamedTuple):
+  """Items like an item, the most alike first.
+
+  Attributes:
+    item: like which.
+    items: ids.
+    cosines: f32[items], of the items' vectors.
+    titles: '' where an item has none.
+  """
+
+  item: str
+  items: list[str]
+  cosines: np.ndarray
+  titles: list[str]
+
+
+class Recommender:
+  """A trained model with the state of its users and items.
+
+  Made by `restore`.
+
+  Args:
+    restored: the run.
+    max_future_days: how far ahead of this machine's clock an event's time may
+      be.
+  """
+
+  def __init__(
+    self, restored: restore_lib.Restored, max_future_days: float = 1.0
+  ) -> None:
+    log = restored.log
+    self.config = restored.config
+    self.name = restored.name
+    self.identity = restored.identity
+    self._state = restored.state
+    self._start = log.start_time
+    self._max_future = max_future_days * SECONDS_PER_DAY
+    self._position = 0
+    self._failed = ''
+
+    self._user_ids = [str(name) for name in log.user_ids]
+    self._item_ids = [str(name) for name in log.item_ids]
+    self._user_rows = {name: row for row, name in enumerate(self._user_ids)}
+    self._item_rows = {name: row for row, name in enumerate(self._item_ids)}
+    # Row 0 is padding, and no id is empty.
+    del self._user_rows[''], self._item_rows['']
+    columns = (log.titles, log.categories, log.brands)
+    self._texts = [list(map(str, column)) for column in columns]
+    self._category_masks: dict[str, np.ndarray] = {}
+    # Held while a state is read or changed, not while an answer is computed.
+    self._lock = threading.RLock()
+
+  @classmethod
+  def restore(
+    cls,
+    workdir: str,
+    *,
+    until: str = 'log',
+    data_dir: str | None = None,
+    max_future_days: float = 1.0,
+  ) -> 'Recommender':
+    """Restores the best epoch of a run, with all events of its log.
+
+    Args:
+      workdir: the folder of a run with `--mode=train`.
+      until: 'train' or 'validation' to know the events of those splits alone.
+      data_dir: where prepared data are now, if not where they were.
+      max_future_days: how far ahead of this machine's clock an event's time
+        may be.
+
+    Raises:
+      InputError: for whatever is wrong with the folder, or gone.
+    """
+    restored = restore_lib.restore(workdir, until, data_dir)
+    return cls(restored, max_future_days)
+
+  # -------------------------------------------------------------- what it knows
+
+  @property
+  def position(self) -> int:
+    """Batches applied since it was restored."""
+    return self._position
+
+  @property
+  def newest_time(self) -> int:
+    """Unix seconds of the newest event."""
+    return self._start + self._state.newest
+
+  @property
+  def users(self) -> Sequence[str]:
+    """Ids of all users, in the order in which they came."""
+    return self._user_ids[1:]
+
+  @property
+  def items(self) -> Sequence[str]:
+    """Ids of all items, in the order in which they came."""
+    return self._item_ids[1:]
+
+  def has_user(self, user: str) -> bool:
+    """Whether a user has had an event."""
+    return user in self._user_rows
+
+  def has_item(self, item: str) -> bool:
+    """Whether an item is in the catalogue."""
+    return item in self._item_rows
+
+  def title(self, item: str) -> str:
+    """An item's title, '' without one.
+
+    Raises:
+      InputError: if there is no such item.
+    """
+    return self._texts[0][self._item_row('item', item)]
+
+  # -------------------------------------------------------------------- writing
+
+  def observe(self, events: Any, *, ranked: bool = False) -> Observed:
+    """Takes in events, all of them or none.
+
+    Args:
+      events: one event, a mapping with `user`, `item`, `time` (unix seconds or
+        a datetime) and, if wanted, `title`, `category`, `brand`; or a tuple in
+        that order; a list of those; or a table with such columns, of pandas,
+        polars or Arrow.
+      ranked: whether to rank each event's item first, as the evaluation does.
+
+    Raises:
+      InputError: naming the first row and field that is not allowed; nothing is
+        changed.
+    """
+    return self.apply(self.batch_of(events), ranked=ranked)
+
+  def add_items(self, items: Any) -> Observed:
+    """Adds items to the catalogue, or changes texts of those that are there.
+
+    Args:
+      items: as `events` of `observe`, with `item` and, if wanted, `title`,
+        `category` and `brand`.
+
+    Raises:
+      InputError: as `observe`.
+    """
+    return self.apply(self.batch_of_items(items))
+
+  def batch_of(self, events: Any) -> Batch:
+    """Checks events and embeds new texts; changes nothing.
+
+    Args:
+      events: as those of `observe`.
+
+    Raises:
+      InputError: as `observe`.
+    """
+    latest = time_lib.time() + self._max_future
+    latest = min(latest, self._start + _MAX_SECONDS - 1)
+    rows = batches.event_rows(events, latest)
+    batch = Batch(
+      users=tuple(row.user for row in rows),
+      items=tuple(row.item for row in rows),
+      times=tuple(row.time for row in rows),
+      texts=self._new_texts(rows),
+    )
+    self.check(batch)
+    return batch
+
+  def batch_of_items(self, items: Any) -> Batch:
+    """Checks items and embeds new texts; changes nothing.
+
+    Args:
+      items: as those of `add_items`.
+
+    Raises:
+      InputError: as `observe`.
+    """
+    rows = batches.item_rows(items)
+    texts = self._new_texts(rows)
+    named = {text.item for text in texts}
+    nameless = dict.fromkeys(
+      row.item
+      for row in rows
+      if row.item not in named and not self.has_item(row.item)
+    )
+    batch = Batch(texts=(*texts, *map(ItemText, nameless)))
+    self.check(batch)
+    return batch
+
+  def check(self, batch: Batch) -> None:
+    """Stops where the system could not apply a batch.
+
+    Raises:
+      InputError: naming what is not allowed.
+    """
+    self._check_sound()
+    if self._state.system.feed != 'shuffled':
+      return
+    for field, names, known in (
+      ('user', batch.users, self._user_rows),
+      ('item', batch.items, self._item_rows),
+      ('item', [text.item for text in batch.texts], self._item_rows),
+    ):
+      for number, name in enumerate(names):
+        if name not in known:
+          raise InputError(
+            f'events[{number}].{field}: {name!r} is not known to the run, and '
+            f'{self.name} learns its users and items in training alone; '
+            f'allowed: those of the run, or a system with a memory'
+          )
+
+  def apply(self, batch: Batch, *, ranked: bool = False) -> Observed:
+    """Applies a batch that has been checked.
+
+    The state afterwards depends on the run and on the batches alone, bit for
+    bit (SPEC 10.2).
+
+    Args:
+      batch: of `batch_of` or `batch_of_items`, or of a journal.
+      ranked: whether to rank each event's item first.
+    """
+    with self._lock:
+      self._check_sound()
+      try:
+        return self._apply(batch, ranked)
+      except BaseException as error:
+        self._failed = f'{type(error).__name__}: {error}'
+        raise
+
+  def _apply(self, batch: Batch, ranked: bool) -> Observed:
+    """`apply`, the lock held."""
+    known_users, known_items = len(self._user_ids), len(self._item_ids)
+    users = self._rows_of(batch.users, self._user_ids, self._user_rows)
+    self._rows_of(
+      [text.item for text in batch.texts], self._item_ids, self._item_rows
+    )
+    items = self._rows_of(batch.items, self._item_ids, self._item_rows)
+    for column in self._texts:
+      column.extend([''] * (len(self._item_ids) - len(column)))
+    state = self._state
+    state.add_nodes(len(self._user_ids) - 1, len(self._item_ids) - 1)
+    if len(self._item_ids) > known_items or batch.texts:
+      self._category_masks = {}
+    self._set_texts(batch.texts)
+
+    times = np.array(batch.times, np.int64) - self._start
+    first, late, ranks = state.first_time(), 0, None
+    if len(times):
+      late = int(np.sum(times < state.newest))
+      times = np.maximum(times, first)
+      order = np.argsort(times, kind='stable')
+      ranks = state.apply(
+        live_state.Events(users[order], items[order], times[order]), ranked
+      )
+      if ranks is not None:
+        ranks[order] = ranks.copy()
+
+    self._position += 1
+    return Observed(
+      events=len(times),
+      new_users=len(self._user_ids) - known_users,
+      new_items=len(self._item_ids) - known_items,
+      late=late,
+      position=self._position,
+      ranks=ranks,
+    )
+
+  def _rows_of(
+    self, names: Iterable[str], ids: list[str], rows: dict[str, int]
+  ) -> np.ndarray:
+    """Rows of ids, i32; those that are new get the next ones."""
+    found = []
+    for name in names:
+      row = rows.get(name)
+      if row is None:
+        row = rows[name] = len(ids)
+        ids.append(name)
+      found.append(row)
+    return np.array(found, np.int32)
+
+  def _set_texts(self, texts: Sequence[ItemText]) -> None:
+    """Stores texts of items, on the host and on the device."""
+    vectors = {}
+    for text in texts:
+      row = self._item_rows[text.item]
+      for column, value in zip(self._texts, text[1:4]):
+        column[row] = value
+      if text.vector:
+        vectors[row] = np.frombuffer(text.vector, np.float16)
+    if vectors:
+      self._state.set_texts(np.array([*vectors]), np.stack([*vectors.values()]))
+
+  def _new_texts(self, rows: Sequence[batches.Row]) -> tuple[ItemText, ...]:
+    """Texts of rows that differ from what is known, the last of each item."""
+    new: dict[str, tuple[str, str, str]] = {}
+    for row in rows:
+      given = row[3:]
+      if all(text is None for text in given):
+        continue
+      at = self._item_rows.get(row.item)
+      known = tuple('' if at is None else column[at] for column in self._texts)
+      before = new.get(row.item, known)
+      after = tuple(
+        old if text is None else text for old, text in zip(before, given)
+      )
+      if after != known or at is None:
+        new[row.item] = after  # type: ignore[assignment]
+      else:
+        new.pop(row.item, None)
+    if not new:
+      return ()
+
+    vectors = facet_bank.encode_items(
+      self.config.facets.encoder,
+      [facet_bank.joined_text(*text) for text in new.values()],
+      str(loading.data_folder(self.config.data)),
+    )
+    return tuple(
+      ItemText(item, *text, vector=vector.astype(np.float16).tobytes())
+      for (item, text), vector in zip(new.items(), vectors)
+    )
+
+  # -------------------------------------------------------------------- reading
+
+  def recommend(
+    self,
+    users: Any,
+    k: int = 10,
+    time: Time | None = None,
+    *,
+    exact: bool = False,
+    exclude_seen: bool = False,
+    candidates: Iterable[str] | None = None,
+    categories: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+  ) -> Any:
+    """The items that a user is likeliest to take next.
+
+    Args:
+      users: one id, or several. One that is not known is answered from what is
+        known of every user.
+      k: how many items.
+      time: when, unix seconds or a datetime, not before the newest event; users
+        and all items are embedded as they are then. None: just after the newest
+        event, items as they were last embedded (SPEC 10.3), which is fast.
+      exact: without a time, embed all items anew as well.
+      exclude_seen: leave out what the user has taken before.
+      candidates: the items to choose from; None: all.
+      categories: only items of these.
+      exclude: items to leave out; those that are not known are ignored.
+
+    Returns:
+      `Recommendations`, a list of them for several users.
+
+    Raises:
+      InputError: naming an argument that is not allowed.
+    """
+    one = isinstance(users, (str, int))
+    names = self._user_names('users', [users] if one else users)
+    with self._lock:
+      self._check_k(k)
+      at = self._read_time(time, exact)
+      rows = self._known_users(names)
+      allowed = self._allowed(candidates, categories, exclude)
+
+    answers = []
+    for start in range(0, len(names), step := self._users_at_once()):
+      chosen = slice(start, start + step)
+      with self._lock:
+        self._check_sound()
+        mask = self._mask(allowed, rows[chosen], exclude_seen, at)
+        found = self._state.top(rows[chosen], mask, k, at)
+      scores, items, finite = map(np.asarray, found)
+      if not finite:
+        raise InputError(
+          'a score is not finite: the parameters of the run have diverged; '
+          'allowed: a run with a lower config.train.learning_rate'
+        )
+      answers += [
+        self._recommendations(user, best[:k], at_rows[:k])
+        for user, best, at_rows in zip(names[chosen], scores, items)
+      ]
+    return answers[0] if one else answers
+
+  def score(
+    self,
+    users: Any,
+    items: Sequence[str],
+    time: Time | None = None,
+    *,
+    exact: bool = False,
+  ) -> np.ndarray:
+    """Scores of items for users, as `recommend` compares them.
+
+    Args:
+      users: one id, or several.
+      items: ids.
+      time, exact: as those of `recommend`.
+
+    Returns:
+      f32[items] for one user, f32[users, items] for several.
+
+    Raises:
+      InputError: if there is no such item, or an argument is not allowed.
+    """
+    one = isinstance(users, (str, int))
+    names = self._user_names('users', [users] if one else users)
+    with self._lock:
+      at = self._read_time(time, exact)
+      rows = self._known_users(names)
+      columns = np.array(
+        [
+          self._item_row(f'items[{number}]', item)
+          for number, item in enumerate(items)
+        ],
+        np.int32,
+      )
+
+    blocks = []
+    for start in range(0, len(names), step := self._users_at_once()):
+      chosen = rows[start : start + step]
+      with self._lock:
+        self._check_sound()
+        scores = self._state.scores(chosen, at)
+      blocks.append(np.asarray(scores)[: len(chosen), columns - 1])
+    scores = np.concatenate(blocks)
+    return scores[0] if one else scores
+
+  def similar_items(self, item: str, k: int = 10) -> Similar:
+    """The items whose vectors point most nearly where an item's does.
+
+    Args:
+      item: an id.
+      k: how many.
+
+    Raises:
+      InputError: if there is no such item, or k is not allowed.
+    """
+    with self._lock:
+      self._check_sound()
+      self._check_k(k)
+      row = self._item_row('item', item)
+      found = self._state.similar(np.array([row]), k)
+    cosines, items = (np.asarray(column)[0, :k] for column in found)
+    there = np.isfinite(cosines)
+    rows = items[there].tolist()
+    return Similar(
+      item=item,
+      items=[self._item_ids[row] for row in rows],
+      cosines=cosines[there],
+      titles=[self._texts[0][row] for row in rows],
+    )
+
+  def _recommendations(
+    self, user: str, scores: np.ndarray, items: np.ndarray
+  ) -> Recommendations:
+    """An answer; items whose score is -inf are not allowed."""
+    there = np.isfinite(scores)
+    rows = items[there].tolist()
+    return Recommendations(
+      user=user,
+      items=[self._item_ids[row] for row in rows],
+      scores=scores[there],
+      titles=[self._texts[0][row] for row in rows],
+    )
+
+  def _users_at_once(self) -> int:
+    """How many users are answered by one program."""
+    width = self._state.bound.inputs.num_items
+    return 512 if 512 * width <= _MAX_SCORES else 8
+
+  def _read_time(self, time: Time | None, exact: bool) -> int | None:
+    """The time of a question in seconds of the log's timeline."""
+    if time is None:
+      return self._state.newest + 1 if exact else None
+    latest = self._start + _MAX_SECONDS
+    seconds = batches.as_time('time', time, latest)
+    if seconds < self.newest_time:
+      raise checks.not_allowed(
+        'time',
+        time,
+        f'the time of the newest event, {self.newest_time}, or later',
+      )
+    return seconds - self._start
+
+  def _check_k(self, k: int) -> None:
+    count = len(self._item_ids) - 1
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= count:
+      raise checks.not_allowed('k', k, f'1 to the number of items, {count}')
+
+  def _check_sound(self) -> None:
+    """Stops after a failure in the middle of a batch."""
+    if self._failed:
+      raise InputError(
+        f'the recommender failed in the middle of a batch ({self._failed}); '
+        'allowed: to restore it'
+      )
+
+  def _user_names(self, field: str, users: Any) -> list[str]:
+    """Ids of users, checked."""
+    if not isinstance(users, Iterable):
+      raise checks.not_allowed(field, users, 'an id, or several')
+    return [
+      batches.as_id(f'{field}[{number}]', user)
+      for number, user in enumerate(users)
+    ]
+
+  def _known_users(self, names: Sequence[str]) -> np.ndarray:
+    """Rows of users, 0 for those who are not known."""
+    rows = np.array([self._user_rows.get(n, 0) for n in names], np.int32)
+    if self._state.system.feed == 'shuffled' and not rows.all():
+      unknown = names[int(np.argmin(rows))]
+      raise InputError(
+        f'users: {unknown!r} is not known to the run, and {self.name} learns '
+        'its users in training alone; allowed: users of the run'
+      )
+    return rows
+
+  def _item_row(self, field: str, item: Any) -> int:
+    """The row of an item.
+
+    Raises:
+      InputError: if there is no such item.
+    """
+    row = self._item_rows.get(batches.as_id(field, item))
+    if row is None:
+      raise InputError(
+        f'{field}: there is no item {item!r}; allowed: an item of the log, or '
+        'one that was added since'
+      )
+    return row
+
+  def _allowed(
+    self,
+    candidates: Iterable[str] | None,
+    categories: Iterable[str] | None,
+    exclude: Iterable[str] | None,
+  ) -> np.ndarray:
+    """bool[items], item 1 first: what may be recommended to anybody."""
+    count = len(self._item_ids) - 1
+    allowed = np.ones(count, bool)
+    if candidates is not None:
+      rows = [
+        self._item_row(f'candidates[{number}]', item)
+        for number, item in enumerate(candidates)
+      ]
+      allowed[:] = False
+      allowed[np.array(rows, int) - 1] = True
+    if categories is not None:
+      of_category = [self._category_mask(name) for name in categories]
+      allowed &= np.logical_or.reduce([np.zeros(count, bool), *of_category])
+    if exclude is not None:
+      rows = [self._item_rows.get(str(item), 0) for item in exclude]
+      allowed[np.array([row for row in rows if row], int) - 1] = False
+    return allowed
+
+  def _category_mask(self, name: str) -> np.ndarray:
+    """bool[items]: which are of a category.
+
+    Raises:
+      InputError: if none is.
+    """
+    if name not in self._category_masks:
+      mask = np.array([other == name for other in self._texts[1][1:]], bool)
+      if not mask.any():
+        raise InputError(
+          f'categories: no item is of {name!r}; allowed: categories of the '
+          'item table'
+        )
+      self._category_masks[name] = mask
+    return self._category_masks[name]
+
+  def _mask(
+    self, allowed: np.ndarray, users: np.ndarray, unseen: bool, at: int | None
+  ) -> np.ndarray:
+    """bool[users or 1, items]: what may be recommended to each."""
+    count = len(self._item_ids) - 1
+    # Items may have come since the question was read.
+    allowed = np.pad(allowed, (0, count - len(allowed)))
+    if not unseen:
+      return allowed[None]
+    mask = np.repeat(allowed[None], len(users), axis=0)
+    for row, user in enumerate(users):
+      items, times = self._state.user_graph.row(user)
+      if at is not None:
+        items = items[times < at]
+      mask[row, items - 1] = False
+    return mask
