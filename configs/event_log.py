@@ -7,6 +7,8 @@ def get_config(arg: str = ''):
   """Settings that suit most shops; `arg` names a system, '' dynllm+text."""
   config = config_lib.default(arg or 'dynllm+text')
   config.data.source = 'event_log'
+  config.data.min_user_items = 5
+  config.data.min_item_users = 5
   config_lib.set_known(
     config.model,
     num_neighbors=20,

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from dynllm_jax.types import InputError
 
+_SHOWN = 80  # characters of a value in an error
+
 
 class Rule(NamedTuple):
   """What a field's value must be.
@@ -61,6 +63,12 @@ def not_allowed(field: str, value: Any, allowed: str) -> InputError:
     allowed: the values it may have, in words.
   """
   return InputError(f'{field}: {value!r} is not allowed; allowed: {allowed}')
+
+
+def shown(value: Any) -> str:
+  """A value as an error has it: `repr`, of which a long one is cut."""
+  text = repr(value)
+  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
 
 
 def at_least(field: str, least: int, note: str = '') -> Rule:

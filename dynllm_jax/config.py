@@ -42,19 +42,24 @@ def _data() -> dict[str, Any]:
     # Where the log comes from: a file name in dynllm_jax/datasets/sources, or
     # the full name of a module of your own.
     'source': 'event_log',
-    # Paths of the event log and of the item table; '' for no item table.
-    # Text with delimiters, JSON, Parquet or Excel, by the file's name; text
-    # also gzipped, and all of them also in a bucket (gs://).
+    # The event log: a file, a folder of files, or a pattern such as
+    # 'logs/2024-*.csv'. Text with delimiters, JSON lines, Parquet, Feather or
+    # Excel, by the file's name; text also gzipped; a file also in a bucket
+    # (gs://).
     'events': '',
+    # The item table, likewise; '' for none but one that is published with the
+    # log and lies beside it (RecBole, MovieLens), 'none' not even for that.
     'items': '',
-    # Columns of the event log, by name or by position from 0.
+    # Columns of the event log, by name or by position from 0. Digits are always
+    # a position.
     'user_column': 'user_id',
     'item_column': 'item_id',
     'time_column': 'timestamp',
-    # Columns of the item table, any of which may be missing.
-    'title_column': 'title',
-    'category_column': 'category',
-    'brand_column': 'brand',
+    # Columns of the item table, which must be there; '' looks for a usual name,
+    # such as title, name, category, genres or brand.
+    'title_column': '',
+    'category_column': '',
+    'brand_column': '',
     # The item table's column of item ids; '' where its name is that of
     # item_column.
     'items_item_column': '',
@@ -62,16 +67,18 @@ def _data() -> dict[str, Any]:
     # table (None: as in the log).
     'header': True,
     'items_header': ml_collections.config_dict.placeholder(bool),
-    # What separates the columns of a text file. '' looks for it in the first
-    # line: a tab in .tsv; in .csv the first of comma, semicolon, tab and bar
-    # that is there, elsewhere a tab before the others.
+    # What separates the columns of a text file, such as ';' or '::'. '' looks
+    # for it in the first line: a tab in .tsv; in .csv the first of comma,
+    # semicolon, tab and bar that is there, elsewhere a tab before the others.
     'delimiter': '',
     # Whether double quotes enclose values of a text file: 'double', 'none', or
-    # 'auto', which is 'double' but lets no value span lines where tabs
-    # separate the columns.
+    # 'auto', which is 'double' but refuses a value that spans lines where it
+    # looks like rows that an open quote has swallowed.
     'quoting': 'auto',
-    # Which rows are kept, as {'column': 'value'} or {'column': [values]}; None
-    # for all.
+    # The encoding of text files.
+    'encoding': 'utf8',
+    # Which rows are kept, as {'column': 'value'}, {'column': [values]} or
+    # {'column': '>=4'} (also >, <, <=, !=); None for all.
     'where': ml_collections.config_dict.placeholder(object),
     # The unit of the times: s, ms, us, ns (since 1970), iso, or auto, which
     # detects it.
@@ -79,6 +86,9 @@ def _data() -> dict[str, Any]:
     # What happens at a row that cannot be read: 'error' stops the run, 'drop'
     # leaves the row out.
     'bad_rows': 'error',
+    # What happens where the item table has fewer than half of the log's items:
+    # 'error' stops the run, 'warn' goes on, with items that have no text.
+    'items_missing': 'error',
     # The share of users that is kept, drawn at random by the seed.
     'sample_users': 1.0,
     'sample_seed': 0,

@@ -74,6 +74,8 @@ class RawLog:
     counts: what reading kept and dropped, by reason, in the order of the rules.
     source: what was read, in words, for reports.
     simulated: whether the log was made by a program.
+    fractions: i64[events], nanoseconds since the second of each event; None
+      where the source has whole seconds.
   """
 
   users: np.ndarray
@@ -86,6 +88,7 @@ class RawLog:
   counts: dict[str, int]
   source: str
   simulated: bool = False
+  fractions: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ class EventLog:
     users: i32[events], in 1..num_users.
     items: i32[events], in 1..num_items.
     times: i64[events], seconds since the first event, ascending; among equal
-      times the order of the file stands.
+      times that of their fractions, then that of the file.
     user_ids: str[num_users + 1]; `user_ids[0]` is '' (padding).
     item_ids, titles, categories, brands: str[num_items + 1]; row 0 is ''.
     train_end, validation_end: event positions where training and validation

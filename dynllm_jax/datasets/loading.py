@@ -41,7 +41,6 @@ import hashlib
 import json
 import pathlib
 import types
-from typing import Any
 
 import ml_collections
 
@@ -50,6 +49,10 @@ from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
+from dynllm_jax.datasets.reading import file_formats
+from dynllm_jax.datasets.reading import item_tables
+from dynllm_jax.datasets.reading import row_filters
+from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import time_columns
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import bucket_copy
@@ -59,7 +62,25 @@ from dynllm_jax.types import InputError
 
 # Raised whenever reading or preparing changes what comes out, of any source of
 # this package.
-_VERSION = 2
+_VERSION = 3
+# Fields of `config.data` on which no log depends: places, and how much of an
+# item table may be missing.
+_NO_CONTENT = ('dir', 'events', 'items', 'items_missing')
+
+
+# Of the fields that every source shares.
+RULES = (
+  checks.one_of('bad_rows', ('error', 'drop')),
+  checks.one_of('items_missing', ('error', 'warn')),
+  checks.one_of('time_unit', time_columns.TIME_UNITS),
+  Rule('where', row_filters.ALLOWED, row_filters.is_allowed),
+  checks.at_least('min_user_items', 0),
+  checks.at_least('min_item_users', 0),
+  Rule('sample_users', 'above 0 and at most 1', lambda value: 0 < value <= 1),
+  checks.at_least('sample_seed', 0),
+  checks.at_least('simulation_seed', 0),
+  *source_files.RULES,
+)
 
 
 def load(
@@ -88,7 +109,8 @@ def load(
   fingerprint = _fingerprint(data_config, source)
   folder = data_folder(data_config) / 'event_logs' / fingerprint
   log = _load_stored(folder, fingerprint, report)
-  if log is not None:
+  if log is not None and not _lacks_items(log, data_config):
+    _report(log, data_config, report)
     return log
 
   raw = source.read(data_config)
@@ -98,12 +120,11 @@ def load(
       f'{first.field}: {first.path} or a file read with it was changed '
       'while it was read; allowed: files that stay as they are'
     )
-  report(f'data: {raw.source}')
-  _report_counts(raw.counts, report)
-
   log = prepare.prepare(raw, data_config, fingerprint)
-  new = [name for name in log.counts if name not in raw.counts]
-  _report_counts({name: log.counts[name] for name in new}, report)
+  if _lacks_items(log, data_config):
+    raise item_tables.mismatch(log.item_ids[1:], raw.item_ids)
+  report(f'data: {log.source}')
+  _report(log, data_config, report)
 
   with _writing(folder):
     log_store.save(log, folder)
@@ -152,8 +173,15 @@ def _load_stored(
     return None
   report(f'data: {log.source}')
   report(f'data: loaded from {folder}')
-  _report_counts(log.counts, report)
   return log
+
+
+def _lacks_items(log: EventLog, data_config: ml_collections.ConfigDict) -> bool:
+  """Whether too few items of a log are in its item table to go on."""
+  missing = log.counts.get(prepare.NOT_IN_TABLE, 0)
+  return data_config.items_missing == 'error' and item_tables.too_few_found(
+    missing, log.num_items
+  )
 
 
 @contextlib.contextmanager
@@ -187,36 +215,7 @@ def check(data_config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: naming the field, its value and what is allowed.
   """
-  where = Rule('where', "a mapping, as {'behavior': 'buy'}", _selects_rows)
-  sample_users = Rule(
-    'sample_users', 'above 0 and at most 1', lambda value: 0 < value <= 1
-  )
-  checks.check(
-    'config.data',
-    data_config,
-    [
-      checks.one_of('bad_rows', ('error', 'drop')),
-      checks.one_of('time_unit', time_columns.TIME_UNITS),
-      where,
-      checks.at_least('min_user_items', 0),
-      checks.at_least('min_item_users', 0),
-      sample_users,
-      checks.at_least('sample_seed', 0),
-      checks.at_least('simulation_seed', 0),
-    ],
-  )
-
-
-def _selects_rows(where: Any) -> bool:
-  """Whether `data.where` is None or a mapping of columns to values."""
-  # A mapping of ml_collections is no collections.abc.Mapping.
-  return where is None or (
-    hasattr(where, 'items')
-    and all(
-      isinstance(value, (str, int, float, list, tuple))
-      for value in where.values()
-    )
-  )
+  checks.check('config.data', data_config, RULES)
 
 
 def _fingerprint(
@@ -224,7 +223,7 @@ def _fingerprint(
 ) -> str:
   """A hash of the files' content and of all else that the log depends on."""
   fields = json.loads(data_config.to_json())
-  for field in ('dir', 'events', 'items'):  # Places, not content.
+  for field in _NO_CONTENT:
     del fields[field]
   files = []
   for file in source.files(data_config):
@@ -232,7 +231,8 @@ def _fingerprint(
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
     # Without `config.`, as in the fingerprints of logs that are kept already.
     field = file.field.removeprefix('config.')
-    files.append([field, pathlib.Path(file.path).suffixes, digest])
+    # Not the name: a log that is renamed is the same log.
+    files.append([field, *file_formats.reading_by_name(file), digest])
   content = [_VERSION, fields, files]
   if version := plugins.version(plugins.SOURCES, source):
     content.append(version)
@@ -240,8 +240,33 @@ def _fingerprint(
   return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _report_counts(
-  counts: dict[str, int], report: Callable[[str], None]
+def _report(
+  log: EventLog,
+  data_config: ml_collections.ConfigDict,
+  report: Callable[[str], None],
 ) -> None:
+  """Says what was read and what was left out."""
+  counts = dict(log.counts)
+  outside = {
+    what: counts.pop(prepare.OUTSIDE.format(what), 0)
+    for what in ('events', 'users', 'items')
+  }
   for name, count in counts.items():
     report(f'data: {name}: {count:,}')
+  if counts.get(prepare.NOT_IN_TABLE, 0):
+    share = counts[prepare.NOT_IN_TABLE] / log.num_items
+    report(
+      f'data: warning: {share:.0%} of the items have no text, as the item table '
+      'lacks them'
+    )
+
+  had = log.num_events + outside['events']
+  report(
+    f'data: {log.num_events / had:.1%} of the events are kept: the core (every '
+    f'user with {data_config.min_user_items} items or more, every item with '
+    f'{data_config.min_item_users} users) leaves out {outside["events"]:,} of '
+    f'{had:,} events, {outside["users"]:,} of '
+    f'{log.num_users + outside["users"]:,} users and {outside["items"]:,} of '
+    f'{log.num_items + outside["items"]:,} items (config.data.min_user_items, '
+    'config.data.min_item_users)'
+  )

@@ -8,6 +8,9 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
 
+OUTSIDE = '{} outside of the core'
+NOT_IN_TABLE = 'items of the core that the item table lacks'
+
 
 def prepare(
   raw: RawLog, data_config: ml_collections.ConfigDict, fingerprint: str = ''
@@ -32,7 +35,10 @@ def prepare(
   items, item_ids = text_columns.number(raw.items)
   counts = dict(raw.counts)
 
-  keep = np.flatnonzero(first_occurrences(users, items, raw.times))
+  fractions = raw.fractions
+  if fractions is None:
+    fractions = np.zeros(len(users), np.int64)
+  keep = np.flatnonzero(first_occurrences(users, items, raw.times, fractions))
   counts['exact duplicates dropped'] = len(users) - len(keep)
   if data_config.sample_users < 1:
     kept_users = sampled_users(
@@ -41,10 +47,13 @@ def prepare(
     counts['users left out by sampling'] = int((~kept_users).sum())
     keep = keep[kept_users[users[keep]]]
   core = _core(users[keep], items[keep], data_config, raw.source)
-  counts['events outside of the core'] = int((~core).sum())
+  counts[OUTSIDE.format('events')] = int((~core).sum())
+  for what, codes in (('users', users), ('items', items)):
+    before, after = (len(np.unique(codes[at])) for at in (keep, keep[core]))
+    counts[OUTSIDE.format(what)] = before - after
   keep = keep[core]
 
-  keep = keep[np.argsort(raw.times[keep], kind='stable')]
+  keep = keep[np.lexsort((fractions[keep], raw.times[keep]))]  # It is stable.
   start_time = int(raw.times[keep[0]])
   times = raw.times[keep] - start_time
   # Times are int32 on the device.
@@ -59,6 +68,8 @@ def prepare(
   items, item_rows = _number_from_one(items[keep])
   item_ids = item_ids[item_rows]
   titles, categories, brands = _texts(raw, item_ids)
+  if len(raw.item_ids):
+    counts[NOT_IN_TABLE] = int((~np.isin(item_ids, raw.item_ids)).sum())
   counts |= _summary(
     users, items, times, train_end=train_end, validation_end=validation_end
   )
@@ -82,21 +93,25 @@ def prepare(
 
 
 def first_occurrences(
-  users: np.ndarray, items: np.ndarray, times: np.ndarray
+  users: np.ndarray,
+  items: np.ndarray,
+  times: np.ndarray,
+  fractions: np.ndarray,
 ) -> np.ndarray:
   """Marks the first event of every (user, item, time).
 
   Args:
     users, items: i64[events], numbered.
-    times: i64[events].
+    times: i64[events], seconds.
+    fractions: i64[events], nanoseconds since those seconds.
 
   Returns:
     bool[events].
   """
-  order = np.lexsort((items, users, times))  # Stable: file order among equals.
+  order = np.lexsort((items, users, fractions, times))  # It is stable.
   new = np.zeros(len(order), bool)
   new[:1] = True
-  for column in (users, items, times):
+  for column in (users, items, times, fractions):
     column = column[order]
     new[1:] |= column[1:] != column[:-1]
   first = np.empty(len(order), bool)

@@ -83,13 +83,13 @@ def test_split_is_the_oracle(times):
 
 @hypothesis.given(
   st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
+    st.tuples(*[st.integers(0, 2)] * 4),
     max_size=40,
   )
 )
 @hypothesis.settings(deadline=None)
 def test_first_occurrences_is_the_oracle(rows):
-  columns = [np.array([row[k] for row in rows], np.int64) for k in range(3)]
+  columns = [np.array([row[k] for row in rows], np.int64) for k in range(4)]
   first = [row not in rows[:n] for n, row in enumerate(rows)]
   assert prepare.first_occurrences(*columns).tolist() == first
 

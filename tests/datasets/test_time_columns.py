@@ -103,7 +103,7 @@ def test_dates_without_hyphens(make_config, tmp_path, values, unit):
 
 def test_relative_seconds_need_a_declared_unit(make_config, write):
   path = write('log.csv', 'user_id,item_id,timestamp\nu,i,0\nu,j,5000\n')
-  with pytest.raises(InputError, match="0 to 5000.*data.time_unit='s'"):
+  with pytest.raises(InputError, match='0 to 5000.*data.time_unit=s'):
     event_log.read(make_config(events=path))
   log = event_log.read(make_config(events=path, time_unit='s'))
   event_files.check(log, ['u', 'u'], ['i', 'j'], [0, 5000])

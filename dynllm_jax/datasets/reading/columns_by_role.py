@@ -4,6 +4,7 @@ A reader asks for columns by role and gets an Arrow table with one column a
 role. Messages name the file, row, column and value of a cell.
 """
 
+import bisect
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -12,36 +13,47 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from dynllm_jax import checks
 from dynllm_jax.datasets.reading import file_formats
+from dynllm_jax.datasets.reading import row_filters
 from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import text_columns
+from dynllm_jax.datasets.reading import time_columns
 from dynllm_jax.types import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """What was read of a file.
+  """What was read of one file, or of several with the same columns.
 
   Attributes:
-    file: the file.
-    table: one column a role; an optional column that is absent is left out.
-    names: role -> the column's name in the file.
-    rows: i64[rows], a row's position in the file, from 0.
+    files: the files.
+    starts: the row of the table's source, from 0, at which each file begins.
+    table: one column a role; a role that no column has is left out.
+    names: role -> the column's name in the first file.
+    rows: i64[rows], a row's position among the rows of all files, from 0.
     counts: rows read, malformed lines, rows left out by `where`.
   """
 
-  file: source_files.File
+  files: tuple[source_files.File, ...]
+  starts: tuple[int, ...]
   table: pa.Table
   names: dict[str, str]
   rows: np.ndarray
   counts: dict[str, int]
 
+  @property
+  def file(self) -> source_files.File:
+    """The first file, for messages about all of them."""
+    return self.files[0]
+
   def describe_cell(self, row: int, role: str) -> str:
     """Names file, row, column and value of one cell, for messages."""
     number = int(self.rows[row])
-    line = file_formats.line_of(self.file, number)
+    part = bisect.bisect_right(self.starts, number) - 1
+    file, number = self.files[part], number - self.starts[part]
+    line = file_formats.line_of(file, number)
     at_line = '' if line is None else f' (line {line})'
     cell = self.table[role][row]
     try:
@@ -49,9 +61,9 @@ class Columns:
     except file_formats.READ_ERRORS:  # such as a time beyond Python's years
       value = cell.value
     return (
-      f'{self.file.field}: {self.file.path}: row {number + 1}{at_line}, '
+      f'{file.field}: {file.path}: row {number + 1}{at_line}, '
       f'column {self.names[role]!r}: '
-      f'value {value!r}'
+      f'value {checks.shown(value)}'
     )
 
 
@@ -71,55 +83,166 @@ class Problem(NamedTuple):
   allowed: str
 
 
+def id_problems(role: str, ids: text_columns.Ids) -> list[Problem]:
+  """What may be wrong with ids."""
+  return [
+    Problem(role, 'is missing', ids.missing, 'any non-empty id'),
+    Problem(
+      role,
+      'is a number that lost its last digits',
+      ids.rounded,
+      'ids in full, written as text or as whole numbers',
+    ),
+  ]
+
+
+# A column's name; its position from 0, an integer or digits; or several names,
+# of which the first that a file has is meant, if it has any.
+Wanted = str | int | tuple[str, ...]
+
+
 def read_columns(
-  file: source_files.File,
-  wanted: Mapping[str, str | int],
-  optional: Sequence[str] = (),
+  files: source_files.File | Sequence[source_files.File],
+  wanted: Mapping[str, Wanted],
   where: Mapping[str, Any] | None = None,
 ) -> Columns:
   """Reads columns by role (SPEC 2.1).
 
   Args:
-    file: what to read.
-    wanted: role -> column name, or position from 0: an integer, or digits
-      that are no column's name.
-    optional: roles that may have no column in the file.
-    where: column -> value or values to keep, compared as text.
+    files: what to read, one after the other.
+    wanted: role -> column. A position is never looked up as a name.
+    where: column -> what a row's cell must be to be kept (row_filters.py).
 
   Returns:
     The columns, of the rows that `where` keeps.
 
   Raises:
-    InputError: if the file cannot be read, has no rows, lacks a column, or no
-      row is left.
+    InputError: if a file cannot be read, lacks a column that is asked for by
+      one name or by position, or has two of that name; if there are no rows, or
+      none is left.
   """
-  there = file_formats.column_names(file)
-  names = {
-    role: _resolve(file, column, there)
-    for role, column in wanted.items()
-    if role not in optional or _position(file, column, there) is not None
-  }
-  filters = {
-    _resolve(file, column, there): value
-    for column, value in (where or {}).items()
-  }
-
-  needed = list(dict.fromkeys([*names.values(), *filters]))
-  table, malformed = file_formats.read(file, needed)
+  if isinstance(files, source_files.File):
+    files = [files]
+  filters = dict(where or {})
+  parts = [_read_part(file, wanted, filters) for file in files]
+  sizes = [part.table.num_rows for part in parts]
+  starts = tuple(int(start) for start in np.cumsum([0, *sizes[:-1]]))
+  table = _concatenate([part.table for part in parts])
   if not table.num_rows:
-    raise file.error('has no rows; at least one is needed')
+    raise files[0].error('has no rows; at least one is needed')
+
+  malformed = sum(part.malformed for part in parts)
   counts = {'rows read': table.num_rows + malformed}
   if malformed:
     counts['malformed lines dropped'] = malformed
-
-  keep = _where(file, table, filters)
+  keep = np.concatenate([part.keep for part in parts])
   rows = np.flatnonzero(keep)
   if filters:
-    counts['rows left out by data.where'] = table.num_rows - len(rows)
+    if not len(rows):
+      raise _nothing_left(files[0], parts, filters)
+    counts['rows left out by data.where'] = len(keep) - len(rows)
     table = table.filter(pa.array(keep))
-  by_role = pa.table({role: table[name] for role, name in names.items()})
   return Columns(
-    file=file, table=by_role, names=names, rows=rows, counts=counts
+    files=tuple(files),
+    starts=starts,
+    table=table,
+    names=parts[0].names,
+    rows=rows,
+    counts=counts,
+  )
+
+
+class _Part(NamedTuple):
+  """What was read of one file: `keep` are the rows that filters keep, and
+  `examples` values of their columns.
+  """
+
+  table: pa.Table
+  names: dict[str, str]
+  malformed: int
+  keep: np.ndarray
+  examples: dict[str, list[str]]
+
+
+def _read_part(
+  file: source_files.File,
+  wanted: Mapping[str, Wanted],
+  filters: Mapping[str, Any],
+) -> _Part:
+  """The columns of one file, and which of its rows the filters keep."""
+  looked_for = [
+    column if isinstance(column, tuple) else (str(column),)
+    for column in [*wanted.values(), *filters]
+    if _position(column) is None
+  ]
+  there = file_formats.column_names(file, looked_for)
+  found = {role: _find(file, column, there) for role, column in wanted.items()}
+  roles = {role: at for role, at in found.items() if at is not None}
+  filtered = {column: _resolve(file, column, there) for column in filters}
+
+  needed = list(dict.fromkeys([*roles.values(), *filtered.values()]))
+  table, malformed = file_formats.read(file, there, needed)
+  keep = np.ones(table.num_rows, bool)
+  examples = {}
+  with file_formats.reading(file):
+    for column, at in filtered.items():
+      cells = table[needed.index(at)]
+      examples[column] = row_filters.examples(cells)
+      keep &= row_filters.keeps(cells, filters[column])
+  return _Part(
+    pa.table({role: table[needed.index(at)] for role, at in roles.items()}),
+    {role: there[at] for role, at in roles.items()},
+    malformed,
+    keep,
+    examples,
+  )
+
+
+def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
+  """Rows of several tables; a column of several types becomes text.
+
+  A role that a table lacks is null there.
+  """
+  roles = list(dict.fromkeys(r for table in tables for r in table.column_names))
+  columns = {}
+  for role in roles:
+    parts = [
+      table[role]
+      if role in table.column_names
+      else pa.chunked_array([pa.nulls(table.num_rows)])
+      for table in tables
+    ]
+    kinds = {part.type for part in parts if part.null_count < len(part)}
+    if len(kinds) > 1 or any(pa.types.is_dictionary(kind) for kind in kinds):
+      # Not by promotion: as a float, a long number would lose its last digits.
+      kind = pa.dictionary(pa.int32(), pa.string())
+      parts = (
+        [
+          pa.chunked_array([_dictionary(text_columns.as_text(part))], kind)
+          for part in parts
+        ]
+        if len(tables) > 1
+        else parts
+      )
+    elif kinds:
+      (kind,) = kinds
+      parts = [
+        part
+        if part.type == kind
+        else pa.chunked_array([pa.nulls(len(part), kind)])
+        for part in parts
+      ]
+    chunks = [chunk for part in parts for chunk in part.chunks]
+    columns[role] = pa.chunked_array(chunks, None if chunks else parts[0].type)
+  return pa.table(columns)
+
+
+def _dictionary(text: pa.Array) -> pa.Array:
+  """Text as a dictionary of the one type that all parts have."""
+  if not pa.types.is_dictionary(text.type):
+    text = text.cast(pa.string()).dictionary_encode()
+  return pa.DictionaryArray.from_arrays(
+    text.indices.cast(pa.int32()), text.dictionary.cast(pa.string())
   )
 
 
@@ -157,64 +280,67 @@ def good_rows(
   return np.flatnonzero(~bad), counts
 
 
-def _headless(file: source_files.File) -> bool:
-  """Whether columns have positions instead of names."""
-  return file.kind == 'csv' and not file.header
+def _position(column: Wanted) -> int | None:
+  """The position by which a column is given, never a name."""
+  if isinstance(column, int):
+    return column
+  if isinstance(column, str) and column.isdecimal() and column.isascii():
+    return int(column)
+  return None
 
 
-def _position(
-  file: source_files.File, column: str | int, there: list[str]
+def _find(
+  file: source_files.File, column: Wanted, there: list[str]
 ) -> int | None:
-  """Where a configured column is among those of the file, None if nowhere.
-
-  Raises:
-    InputError: if two columns have that name.
-  """
-  if isinstance(column, int) or (
-    column.isdecimal()
-    and column.isascii()
-    and (_headless(file) or column not in there)
-  ):
-    return int(column) if int(column) < len(there) else None
-  if there.count(column) > 1:
-    raise file.error(f'has more than one column {column!r}; names must differ')
-  return None if _headless(file) or column not in there else there.index(column)
+  """Where a column is; None where no one of several names is there."""
+  if not isinstance(column, tuple):
+    return _resolve(file, column, there)
+  name = next((name for name in column if name in there), None)
+  return None if name is None else _resolve(file, name, there)
 
 
 def _resolve(
   file: source_files.File, column: str | int, there: list[str]
-) -> str:
-  """The name in the file of a configured column, which must be there."""
-  position = _position(file, column, there)
+) -> int:
+  """The position of a configured column, which must be there once."""
+  position = _position(column)
   if position is not None:
-    return there[position]
-  allowed = (
-    f'positions 0 to {len(there) - 1}, as it has no header'
-    if _headless(file)
-    else ', '.join(map(repr, there))
-  )
-  raise file.error(f'has no column {column!r}; there are: {allowed}')
-
-
-def _where(
-  file: source_files.File, table: pa.Table, filters: dict[str, Any]
-) -> np.ndarray:
-  """Which rows have the wanted values, bool[rows]."""
-  keep = np.ones(table.num_rows, bool)
-  for name, wanted in filters.items():
-    listed = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-    # Arrow writes booleans in lower case.
-    listed = [str(v).lower() if isinstance(v, bool) else str(v) for v in listed]
-    text = text_columns.as_text(table[name])
-    if pa.types.is_dictionary(text.type):
-      text = text.dictionary_decode()
-    keep &= pc.is_in(text, pa.array(listed, text.type)).to_numpy(
-      zero_copy_only=False
+    if position < len(there):
+      return position
+  elif there.count(str(column)) == 1:
+    return there.index(str(column))
+  elif column in there:
+    places = [at for at, name in enumerate(there) if name == column]
+    raise file.error(
+      f'has more than one column {column!r}; allowed: a name that one column '
+      f'has, or one of the positions {", ".join(map(str, places))}'
     )
-    if not keep.any():
-      found = pc.unique(text).slice(0, 10).to_pylist()
-      raise file.error(
-        f'config.data.where: no row is left by column {name!r} in {listed}; '
-        f'its values start with {found}'
+
+  by_position = f'positions 0 to {len(there) - 1}' if there else 'none'
+  allowed = (
+    ', '.join(map(checks.shown, there)) + f', or {by_position}'
+    if file.has_header or file.names
+    else f'{by_position}, as it has no header'
+  )
+  hint = ''
+  if file.kind in ('csv', 'xlsx') and file.header:
+    field = 'items_header' if file.field.endswith('items') else 'header'
+    looks = any(map(time_columns.is_time, there))
+    if looks or field == 'items_header':
+      hint = (
+        f'; {"its first line looks like a row: " if looks else ""}a file '
+        f'without a header needs config.data.{field}=False, and positions of '
+        'columns'
       )
-  return keep
+  raise file.error(f'has no column {column!r}; there are: {allowed}{hint}')
+
+
+def _nothing_left(
+  file: source_files.File, parts: Sequence[_Part], filters: Mapping[str, Any]
+) -> InputError:
+  """The error where filters leave no row, with what the columns hold."""
+  found = {column: parts[0].examples[column] for column in filters}
+  return file.error(
+    f'config.data.where: no row is left by {dict(filters)}; values start with '
+    + ', '.join(f'{column!r}: {values}' for column, values in found.items())
+  )

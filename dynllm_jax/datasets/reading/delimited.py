@@ -1,22 +1,33 @@
 """Text files of rows: CSV, TSV and the like."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import csv
+import io
 import os
+import re
+import sys
 
 import pyarrow as pa
 import pyarrow.csv
 
 from dynllm_jax.datasets.reading import source_files
+from dynllm_jax.types import InputError
 
-_BLOCK = 1 << 24  # bytes; a row longer than this is an error of pyarrow's
+_BLOCK = 1 << 24  # bytes that are parsed at once, and a row must fit in
+_LARGEST_BLOCK = (1 << 31) - 1
 # By file name: what may separate columns, in order of preference.
-_DELIMITERS = {'.csv': ',;\t|', '.tsv': '\t'}
-_OTHER_DELIMITERS = '\t,;|'
+_DELIMITERS = {'.csv': ',;\t|', '.tsv': '\t', '.inter': '\t', '.item': '\t'}
+_OTHER_DELIMITERS = ('\t', ',', ';', '::', '|')
+# What pyarrow and csv are given in place of a delimiter of several characters.
+_SEPARATOR = '\x1f'
+# A column of RecBole's files has its type in its name.
+_TYPED = re.compile(r'(.+):(?:token|token_seq|float|float_seq)')
 
 
 def delimiter(file: source_files.File) -> str:
-  """The character between a file's columns.
+  """What separates a file's columns.
 
   The configuration may state it. Otherwise it is the first of the delimiters
   usual for the file's name that occurs in the first line with text.
@@ -34,12 +45,7 @@ def records(file: source_files.File) -> Iterator[tuple[int, list[str]]]:
   """(line, cells) of a text file's rows, the header among them, row by row."""
   between = delimiter(file)
   with source_files.open_text(file, file.encodings[0]) as stream:
-    reader = (
-      csv.reader(stream, delimiter=between, quoting=csv.QUOTE_NONE)
-      if file.quoting == 'none'
-      else csv.reader(stream, delimiter=between)
-    )
-
+    reader = _reader(file, between, stream)
     line = 1
     for cells in reader:
       if cells:
@@ -47,34 +53,67 @@ def records(file: source_files.File) -> Iterator[tuple[int, list[str]]]:
       line = reader.line_num + 1
 
 
-def read(file: source_files.File, needed: list[str]) -> tuple[pa.Table, int]:
-  """Reads the named columns as dictionaries of strings.
+def column_names(file: source_files.File) -> list[str]:
+  """The names of a file's columns; f0, f1, ... where it has none.
+
+  The types that RecBole writes behind the names are left out.
+  """
+  _, first = next(records(file), (0, []))
+  if not file.header:
+    usual = [f'f{position}' for position in range(len(first))]
+    return [*file.names, *usual[len(file.names) :]][: len(first)]
+  typed = [_TYPED.fullmatch(name) for name in first]
+  return (
+    [match[1] if match else name for match, name in zip(typed, first)]
+    if (all(typed))
+    else first
+  )
+
+
+def read(
+  file: source_files.File, there: Sequence[str], needed: list[int]
+) -> tuple[pa.Table, int]:
+  """Reads columns as dictionaries of strings.
+
+  Args:
+    file: what to read.
+    there: names of all its columns.
+    needed: positions of those to read.
 
   Returns:
-    The table, and how many malformed lines were left out.
+    The columns in that order, and how many malformed lines were left out.
 
   Raises:
-    InputError: if a tab-separated file has a value that spans lines, and it is
-      not declared whether quotes enclose values.
-    pa.ArrowException, UnicodeError: if the file is not of its format.
+    InputError: if a quote is not closed, or opens a value that spans lines and
+      looks like rows that it has swallowed.
+    pa.ArrowException, UnicodeError, csv.Error: if the file is not of its
+      format.
   """
-  between = delimiter(file)
-  check_quotes = between == '\t' and file.quoting == 'auto'
-  malformed = []
+  # By position, as several columns may have one name.
+  names = [str(position) for position in range(len(there))]
+  wanted = [names[position] for position in needed]
+  if file.first_rows:
+    return _read_first_rows(file, needed, len(there)), 0
+  line, _ = next(records(file), (1, []))
+
+  malformed: list[int | None] = []
 
   def on_malformed(row: pa.csv.InvalidRow) -> str:
     malformed.append(row.number)
     return 'skip'
 
-  def read_as(encoding: str, threads: bool) -> pa.Table:
+  def read_as(encoding: str, threads: bool, block: int) -> pa.Table:
     malformed.clear()
-    with pa.input_stream(file.path) as stream:
+    stream, between = _stream(file, encoding)
+    with stream:
       return pa.csv.read_csv(
         stream,
         pa.csv.ReadOptions(
           use_threads=threads,
-          block_size=_BLOCK,
-          autogenerate_column_names=not file.header,
+          block_size=block,
+          column_names=names,
+          # Blank lines before the header are rows to be skipped as well.
+          skip_rows_after_names=line if file.header else 0,
           encoding=encoding,
         ),
         pa.csv.ParseOptions(
@@ -84,46 +123,172 @@ def read(file: source_files.File, needed: list[str]) -> tuple[pa.Table, int]:
           invalid_row_handler=(on_malformed if file.skip_malformed else None),
         ),
         pa.csv.ConvertOptions(
-          include_columns=needed,
+          include_columns=wanted,
           strings_can_be_null=False,
           # Ids repeat: plain text would take several times the memory.
           column_types=dict.fromkeys(
-            needed, pa.dictionary(pa.int32(), pa.string())
+            wanted, pa.dictionary(pa.int32(), pa.string())
           ),
         ),
       )
 
-  for encoding in file.encodings:
+  block = _BLOCK
+  encodings = list(file.encodings)
+  while True:
     try:
-      table = read_as(encoding, True)
+      table = read_as(encodings[0], True, block)
       break
-    except (pa.ArrowInvalid, UnicodeError):
-      if encoding == file.encodings[-1]:
-        if check_quotes:
-          _check_quotes(file, num_rows=0)
+    except (pa.ArrowInvalid, UnicodeError) as error:
+      if 'straddl' in str(error) and block < _LARGEST_BLOCK:
+        block = min(16 * block, _LARGEST_BLOCK)
+      elif len(encodings) > 1:
+        del encodings[0]
+      else:
+        _check_quotes(file, num_rows=0)
         # Once more in one thread: only then does the message name the row.
-        table = read_as(encoding, False)
-  if check_quotes:
-    _check_quotes(file, table.num_rows + file.header + len(malformed))
+        table = read_as(encodings[0], False, block)
+        break
+  _check_quotes(file, table.num_rows + file.header + len(malformed))
   return table, len(malformed)
 
 
-def _check_quotes(file: source_files.File, num_rows: int) -> None:
-  """Stops at a value that spans lines in a tab-separated file.
+def _read_first_rows(
+  file: source_files.File, needed: list[int], width: int
+) -> pa.Table:
+  """The first rows alone; lines that are no row are left out."""
+  rows: list[list[str]] = []
+  for _, cells in records(file):
+    if len(rows) == file.first_rows + file.header:
+      break
+    if len(cells) == width:
+      rows.append(cells)
+  rows = rows[file.header :]
+  return pa.table(
+    [pa.array([row[position] for row in rows]) for position in needed],
+    [str(position) for position in needed],
+  )
 
-  Such files are often written without quoting. There a title that begins with
-  a quote would swallow all rows up to the next quote, unnoticed.
+
+def _reader(
+  file: source_files.File,
+  between: str,
+  stream: Iterable[str],
+  strict: bool = False,
+):
+  """The csv module's reader of a file's lines, whose cells may be long."""
+  csv.field_size_limit(sys.maxsize)
+  if len(between) > 1:
+    stream = (line.replace(between, _SEPARATOR) for line in stream)
+    between = _SEPARATOR
+  return csv.reader(
+    stream,
+    delimiter=between,
+    quoting=csv.QUOTE_NONE if file.quoting == 'none' else csv.QUOTE_MINIMAL,
+    strict=strict,
+  )
+
+
+def _stream(
+  file: source_files.File, encoding: str
+) -> tuple[pa.NativeFile, str]:
+  """A file's bytes for pyarrow, and the one character between columns."""
+  between = delimiter(file)
+  stream = pa.input_stream(file.path)
+  if len(between) == 1:
+    return stream, between
+  with stream:
+    content = stream.read()
+  content = content.replace(
+    between.encode(encoding), _SEPARATOR.encode(encoding)
+  )
+  return pa.input_stream(io.BytesIO(content)), _SEPARATOR
+
+
+def _check_quotes(file: source_files.File, num_rows: int) -> None:
+  """Stops at a quote that swallows rows.
+
+  A cell that opens with a quote which nobody closes would take all rows up to
+  the next quote, or to the end of the file, for its text, unnoticed. So no file
+  may end within quotes, nothing may follow a quote that closes lines later,
+  and unless such values are declared, none may span lines in a tab-separated
+  file, or hold lines that look like rows.
+
+  Args:
+    file: the file.
+    num_rows: rows that were read, the header among them.
+
+  Raises:
+    InputError: naming the line on which the row with the quote starts.
   """
-  with pa.input_stream(file.path) as stream:
-    lines, last = 0, b'\n'
-    while block := stream.read(_BLOCK):
-      lines, last = lines + block.count(b'\n'), block[-1:]
-  if lines + (last != b'\n') == num_rows:
+  if file.quoting == 'none':
     return
-  for line, cells in records(file):  # Blank lines are no rows either.
-    if any('\n' in cell for cell in cells):
-      raise file.error(
-        f'line {line}: a quote opens a value that spans lines; allowed: '
-        "config.data.quoting='none' where quotes are plain characters, "
-        "'double' where such values are meant"
-      )
+  lines, end = _lines(file)
+  # Where no value spans lines, only the last one may be open.
+  if lines == num_rows and b'"' not in end:
+    return
+  between = delimiter(file)
+  with source_files.open_text(file, file.encodings[0]) as stream:
+    reader = _reader(file, between, stream, strict=True)
+    width = 0
+    while True:
+      start = reader.line_num + 1
+      try:
+        cells = next(reader)
+      except StopIteration:
+        return
+      except csv.Error as error:
+        if 'unexpected end' in str(error):
+          what = 'and is never closed'
+        elif reader.line_num > start:
+          what = (
+            f'that spans lines, and text follows its end on line '
+            f'{reader.line_num}'
+          )
+        else:
+          continue  # Within a line a quote takes nothing from others.
+        raise _open_quote(file, start, what) from error
+
+      width = width or len(cells)
+      if (
+        reader.line_num > start
+        and file.quoting == 'auto'
+        and _swallows(cells, between, width)
+      ):
+        raise _open_quote(file, start, 'that spans lines')
+
+
+def _open_quote(file: source_files.File, line: int, what: str) -> InputError:
+  return file.error(
+    f'line {line}: a quote opens a value {what}; allowed: '
+    "config.data.quoting='none' where quotes are plain characters, "
+    "'double' where such values are meant"
+  )
+
+
+def _lines(file: source_files.File) -> tuple[int, bytes]:
+  """How many lines a file has, and the last one."""
+  lines, rest = 0, b''
+  with pa.input_stream(file.path) as stream:
+    while block := stream.read(_BLOCK):
+      lines += block.count(b'\n')
+      # The last line that has text, with all that follows it.
+      rest = rest + block
+      cut = rest.rstrip(b'\r\n').rfind(b'\n')
+      rest = rest[cut + 1 :]
+  return lines + (not rest.endswith(b'\n') and rest != b''), rest
+
+
+def _swallows(cells: list[str], between: str, width: int) -> bool:
+  """Whether a row of several lines may hold other rows in one of its values.
+
+  Tab-separated files are often written without quoting, so that no value is
+  expected to span lines. Elsewhere a value is suspect all of whose lines but
+  the first have as many delimiters as a row.
+  """
+  for cell in cells:
+    first, *others = cell.splitlines() or ['']
+    others = [line for line in others if line.strip()]
+    rows = [line.count(between) == width - 1 for line in others]
+    if others and (between == '\t' or (width > 1 and all(rows))):
+      return True
+  return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import datetime
+import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -10,13 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dynllm_jax import checks
 from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
 from dynllm_jax.datasets.reading import item_tables
+from dynllm_jax.datasets.reading import known_files
 from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import text_columns
 from dynllm_jax.datasets.reading import time_columns
+from dynllm_jax.types import InputError
 from dynllm_jax.types import RawLog
+
+EVENT_ROLES = ('user', 'item', 'time')
 
 
 class Events(NamedTuple):
@@ -25,6 +31,7 @@ class Events(NamedTuple):
   Attributes:
     users, items: str[events].
     times: i64[events], unix seconds.
+    fractions: i64[events], nanoseconds since those seconds.
     kept: i64[events], their rows in the columns they were read from.
     counts: rows dropped, by reason.
     unit: the unit the times were in, and their range, in words.
@@ -33,20 +40,50 @@ class Events(NamedTuple):
   users: np.ndarray
   items: np.ndarray
   times: np.ndarray
+  fractions: np.ndarray
   kept: np.ndarray
   counts: dict[str, int]
   unit: str
 
 
 def files(data_config: ml_collections.ConfigDict) -> list[source_files.File]:
-  """The files of a log: the events, and the item table if one is named.
+  """The files of a log: the events, and the item table if there is one.
 
   Raises:
     InputError: if a file is missing or empty, or how to read it is not allowed.
   """
+  return event_files(data_config) + item_files(data_config)
+
+
+def event_files(
+  data_config: ml_collections.ConfigDict,
+) -> list[source_files.File]:
+  """The files of the events; a pattern and a folder name several.
+
+  Raises:
+    InputError: as `files`.
+  """
+  return source_files.File.all_of(data_config, 'events')
+
+
+def item_files(
+  data_config: ml_collections.ConfigDict,
+) -> list[source_files.File]:
+  """The files of the item table, none if there is no such table.
+
+  Where `data.items` is empty, it is the table that is published with the log
+  and lies beside it, such as RecBole's NAME.item beside NAME.inter.
+
+  Raises:
+    InputError: as `files`.
+  """
   # By key: `.items` of a plain ConfigDict is the method of that name.
-  fields = ['events'] + (['items'] if data_config['items'] else [])
-  return [source_files.File.of(data_config, field) for field in fields]
+  place = data_config['items']
+  if place == source_files.NO_FILE:
+    return []
+  if not place:
+    place = known_files.items_beside(event_files(data_config)[0].path)
+  return source_files.File.all_of(data_config, 'items', place) if place else []
 
 
 def has_configured_columns(
@@ -70,13 +107,13 @@ def read_configured(data_config: ml_collections.ConfigDict) -> RawLog:
     InputError: for a file that cannot be read, a missing column, a filter that
       leaves nothing, or a bad row.
   """
-  event_file, *item_files = files(data_config)
+  logs, tables = event_files(data_config), item_files(data_config)
   columns = columns_by_role.read_columns(
-    event_file, _event_columns(data_config), where=data_config.where
+    logs, _event_columns(data_config), where=data_config.where
   )
   log = events(columns, data_config)
-  source = f'event log {file_name(event_file)}'
-  if not item_files:
+  source = f'event log {file_names(logs)}'
+  if not tables:
     return assemble(
       log,
       item_tables.no_items(),
@@ -84,22 +121,38 @@ def read_configured(data_config: ml_collections.ConfigDict) -> RawLog:
       f'{source} without an item table',
     )
 
-  table = columns_by_role.read_columns(
-    item_files[0],
-    {
-      'item': data_config.items_item_column or data_config.item_column,
-      'title': data_config.title_column,
-      'category': data_config.category_column,
-      'brand': data_config.brand_column,
-    },
-    optional=item_tables.TEXTS,
-  )
+  table = columns_by_role.read_columns(tables, _item_columns(data_config))
   absent = [role for role in item_tables.TEXTS if role not in table.names]
-  source += f' with items {file_name(item_files[0])}'
+  source += f' with items {file_names(tables)}'
+  if len(absent) == len(item_tables.TEXTS):
+    raise _no_text(tables[0])
   if absent:
     source += f' (which has no column for {", ".join(absent)})'
+  _check_items_header(table, log)
   items = item_tables.read_items(table, data_config.bad_rows)
   return assemble(log, items, columns.counts, source)
+
+
+def _no_text(table: source_files.File) -> InputError:
+  """The error about an item table none of whose columns is known."""
+  there = ', '.join(map(checks.shown, file_formats.column_names(table)))
+  fields = ', '.join(f'config.data.{r}_column' for r in item_tables.TEXTS)
+  return table.error(
+    f'has no column of a usual name for titles, categories or brands; there '
+    f'are: {there}; allowed: one of them or its position as one of {fields}'
+  )
+
+
+def _check_items_header(table: columns_by_role.Columns, log: Events) -> None:
+  """Stops where the first line of an item table is an item of the log."""
+  file = table.file
+  if file.kind in ('csv', 'xlsx') and file.header:
+    name = table.names['item'].strip()
+    if name and (log.items == name).any():
+      raise file.error(
+        f'the first line cannot be a header: its cell {name!r} is an item of '
+        'the log; a table without a header needs config.data.items_header=False'
+      )
 
 
 def events(
@@ -119,13 +172,14 @@ def events(
     InputError: at the first bad row, if such rows are not dropped; if the unit
       of the times cannot be told; if no row is good.
   """
+  _check_header(columns)
   place = (
     f'{columns.file.field}: {columns.file.path}: column '
     f'{columns.names["time"]!r}'
   )
   with file_formats.reading(columns.file):
-    users, no_user = text_columns.ids(columns.table['user'])
-    items, no_item = text_columns.ids(columns.table['item'])
+    users = text_columns.ids(columns.table['user'])
+    items = text_columns.ids(columns.table['item'])
     times = time_columns.parse(
       columns.table['time'] if time_column is None else time_column,
       data_config.time_unit,
@@ -137,12 +191,13 @@ def events(
     if times.unit == 'iso'
     else f'whole or decimal unix {times.unit} from 1970 to 2100'
   )
-  problem = columns_by_role.Problem
   problems = [
-    problem('user', 'is missing', no_user, 'any non-empty id'),
-    problem('item', 'is missing', no_item, 'any non-empty id'),
+    *columns_by_role.id_problems('user', users),
+    *columns_by_role.id_problems('item', items),
     *(
-      problem('time', what, bad, f'{unit}, as in the rest of the column')
+      columns_by_role.Problem(
+        'time', what, bad, f'{unit}, as in the rest of the column'
+      )
       for what, bad in times.problems.items()
     ),
   ]
@@ -154,14 +209,38 @@ def events(
 
   seconds = times.seconds[kept]
   span = f'{_date(seconds.min())} to {_date(seconds.max())}'
+  changed = {
+    f'rows whose {role} {what}': count
+    for role, ids in (('user', users), ('item', items))
+    for what, count in ids.counts.items()
+    if count
+  }
   return Events(
-    users[kept],
-    items[kept],
+    users.names[kept],
+    items.names[kept],
     seconds,
+    fractions=times.fractions[kept],
     kept=kept,
-    counts=counts,
+    counts={**changed, **counts},
     unit=f'time unit {times.unit}, {span}',
   )
+
+
+def _check_header(columns: columns_by_role.Columns) -> None:
+  """Stops where the first line cannot have the columns' names.
+
+  Raises:
+    InputError: if its cell in the column of the times is a time.
+  """
+  file, name = columns.file, columns.names['time']
+  if (
+    file.kind in ('csv', 'xlsx') and file.header and time_columns.is_time(name)
+  ):
+    raise file.error(
+      f'the first line cannot be a header: its cell {name!r}, of the column of '
+      'the times, is a time; a file without a header needs '
+      'config.data.header=False'
+    )
 
 
 def assemble(
@@ -199,6 +278,7 @@ def assemble(
     users=log.users,
     items=log.items,
     times=log.times,
+    fractions=log.fractions,
     item_ids=items.item_ids,
     titles=items.titles,
     categories=items.categories,
@@ -208,17 +288,39 @@ def assemble(
   )
 
 
-def file_name(file: source_files.File) -> str:
-  """A file's name for reports, which stay true if its folder is moved."""
-  return pathlib.Path(file.path).name
+def file_names(files: Sequence[source_files.File]) -> str:
+  """Files by name for reports, which stay true if their folder is moved."""
+  first = pathlib.Path(files[0].path).name
+  return first if len(files) == 1 else f'{first} and {len(files) - 1} more'
 
 
 def _event_columns(data_config: ml_collections.ConfigDict) -> dict[str, str]:
-  """Column names or positions of an event's three roles, as configured."""
+  """Column names or positions of an event's three roles, as configured.
+
+  Raises:
+    InputError: if two roles have one column.
+  """
+  roles = {role: data_config[f'{role}_column'] for role in EVENT_ROLES}
+  for role, other in itertools.combinations(roles, 2):
+    if roles[role] == roles[other]:
+      raise checks.not_allowed(
+        f'config.data.{other}_column',
+        roles[other],
+        f'another column than config.data.{role}_column',
+      )
+  return roles
+
+
+def _item_columns(
+  data_config: ml_collections.ConfigDict,
+) -> dict[str, columns_by_role.Wanted]:
+  """Columns of an item table's roles: as configured, else by usual names."""
   return {
-    'user': data_config.user_column,
-    'item': data_config.item_column,
-    'time': data_config.time_column,
+    'item': data_config.items_item_column or data_config.item_column,
+    **{
+      role: data_config[f'{role}_column'] or names
+      for role, names in item_tables.USUAL_NAMES.items()
+    },
   }
 
 

@@ -13,6 +13,33 @@ _MISSING = pa.array(
 )
 
 
+# Whole numbers, as they are and as they stand after they went through floats.
+_WHOLE = r'^[+-]?[0-9]+(\.0*)?$'
+_POINT = r'^[+-]?[0-9]+\.0*$'
+# A number whose last digits a program has left out: 1.23457E+17.
+_ROUNDED = r'^[+-]?[0-9](\.[0-9]+)?[eE]\+[0-9]+$'
+# From here on not every whole number is a float of so many bits.
+_INEXACT = {16: 2**11, 32: 2**24, 64: 2**53}
+
+
+class Ids(NamedTuple):
+  """Ids of a column.
+
+  Attributes:
+    names: str[rows], the ids; all rows of an id share one Python string.
+    missing: bool[rows], where the id is null, NaN, blank or spells a missing
+      value.
+    rounded: bool[rows], where it is a number that lost digits, so that several
+      ids may have become one.
+    counts: rows whose id is not as it is written, by what was done.
+  """
+
+  names: np.ndarray
+  missing: np.ndarray
+  rounded: np.ndarray
+  counts: dict[str, int]
+
+
 class Numbered(NamedTuple):
   """Strings by number.
 
@@ -26,7 +53,11 @@ class Numbered(NamedTuple):
 
 
 def python_text(value: Any) -> str | None:
-  """Text of a Python value, as `as_text` writes it; None stays None."""
+  """Text of a Python value, as `as_text` writes it; None stays None.
+
+  Half a character, as is left of an emoji that was cut, becomes the replacement
+  character: no file of UTF-8 text can hold it.
+  """
   if value is None or value != value:
     return None
   if isinstance(value, bool):
@@ -38,32 +69,49 @@ def python_text(value: Any) -> str | None:
       return python_text(value[0])  # Of several paths the first.
     texts = (python_text(element) for element in value)
     return ' > '.join(text for text in texts if text)
-  return str(value)
+  return encodable(str(value))
+
+
+def encodable(text: str) -> str:
+  """A text with the replacement character in place of half a character."""
+  try:
+    text.encode()
+    return text
+  except UnicodeEncodeError:  # Two halves that belong together are joined.
+    units = text.encode('utf-16-le', 'surrogatepass')
+    return units.decode('utf-16-le', 'replace')
 
 
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
   """Any column as text, null where it is null.
 
   Strings stay exactly as written; integers become decimal strings, and so do
-  floats that are whole (17850.0 is '17850'); NaN is null; lists are joined
-  with ' > ', and a list of lists gives its first list. A dictionary of strings
-  stays one.
+  floats and decimals that are whole (17850.0 is '17850'); NaN is null; lists
+  are joined with ' > ', and a list of lists gives its first list. A dictionary
+  stays one, of strings.
   """
-  if isinstance(column, pa.ChunkedArray):
-    column = column.unify_dictionaries().combine_chunks()
-  if isinstance(column, pa.ChunkedArray):  # Where there is more than 2 GiB.
-    column = pa.concat_arrays(column.cast(pa.large_string()).chunks)
+  if isinstance(column, pa.Array):
+    column = pa.chunked_array([column])
+  column = plain(column)
+  if pa.types.is_dictionary(column.type):
+    column = column.unify_dictionaries()
+  elif column.num_chunks > 1:
+    texts = pa.chunked_array([as_text(chunk) for chunk in column.chunks])
+    # There may be more than 2 GiB.
+    return pa.concat_arrays(texts.cast(pa.large_string()).chunks)
+  column = column.combine_chunks()
+  if isinstance(column, pa.ChunkedArray):  # no chunk, or more than 2 GiB
+    column = pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
   kind = column.type
   if pa.types.is_dictionary(kind):
-    if kind.value_type == pa.string():
-      return column
-    return as_text(column.dictionary_decode())
-
+    return column
   if pa.types.is_string(kind) or pa.types.is_large_string(kind):
     return column
 
   if pa.types.is_floating(kind):
+    if kind == pa.float16():
+      column = column.cast(pa.float32())
     whole = pc.and_(
       pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**63)
     )
@@ -72,26 +120,114 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     present = pc.if_else(pc.is_nan(column), None, column)
     return pc.coalesce(integers, present.cast(pa.string()))
 
+  if pa.types.is_decimal(kind):
+    text = column.cast(pa.string())
+    return pc.replace_substring_regex(text, r'\.0+$', '')
   if pa.types.is_nested(kind):
     return pa.array(map(python_text, column.to_pylist()), pa.string())
   return column.cast(pa.string())
 
 
-def ids(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-  """Ids as text, and which are missing.
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+  """A column in a type that pyarrow's functions know, with the same values.
 
-  Returns:
-    str[rows], where all rows of an id share one Python string, and bool[rows],
-    True where the id is null, NaN, blank or spells a missing value.
+  Those that save space are undone (views, runs, extensions), but dictionaries
+  of strings stay: text would take several times the memory.
+  """
+  kind = column.type
+  if isinstance(kind, pa.BaseExtensionType):
+    chunks = [chunk.storage for chunk in column.chunks]
+    return plain(pa.chunked_array(chunks, kind.storage_type))
+  if pa.types.is_run_end_encoded(kind):
+    chunks = [pc.run_end_decode(chunk) for chunk in column.chunks]
+    return plain(pa.chunked_array(chunks, kind.value_type))
+
+  if pa.types.is_dictionary(kind) and kind.value_type != pa.string():
+    values = kind.value_type
+    if not (pa.types.is_nested(values) or _is_text(values)):
+      return column.cast(values)
+    chunks = [
+      pa.DictionaryArray.from_arrays(
+        chunk.indices, as_text(chunk.dictionary).cast(pa.string())
+      )
+      for chunk in column.chunks
+    ]
+    return pa.chunked_array(chunks, pa.dictionary(kind.index_type, pa.string()))
+  if _is_text(kind) and kind not in (pa.string(), pa.large_string()):
+    return column.cast(pa.large_string())
+  return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+  """Whether values are strings, or bytes that should be some."""
+  return any(
+    check(kind)
+    for check in (
+      pa.types.is_string,
+      pa.types.is_large_string,
+      pa.types.is_string_view,
+      pa.types.is_binary,
+      pa.types.is_large_binary,
+      pa.types.is_binary_view,
+      pa.types.is_fixed_size_binary,
+    )
+  )
+
+
+def ids(column: pa.ChunkedArray) -> Ids:
+  """Ids as text.
+
+  They are as written, but for blanks around them, and for `12.0`: where all ids
+  of a column are whole numbers, those that went through floats on their way
+  into the file are read as the others are.
   """
   encoded = as_text(column)
   if not pa.types.is_dictionary(encoded.type):
     encoded = encoded.dictionary_encode()
-  names = encoded.dictionary
-  blank = is_missing(names)
-  codes = pc.fill_null(encoded.indices, len(names)).to_numpy()
-  table = np.append(names.to_numpy(zero_copy_only=False), '').astype(object)
-  return table[codes], np.append(blank, True)[codes]
+  codes = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy()
+  names = pa.concat_arrays(
+    [encoded.dictionary, pa.array([''], encoded.dictionary.type)]
+  )
+  rows = np.bincount(codes, minlength=len(names))
+
+  trimmed = pc.utf8_trim_whitespace(names)
+  missing = is_missing(trimmed)
+  changed = {
+    'has blanks around it, which are left out': pc.not_equal(trimmed, names)
+  }
+  numbers = missing | matches(trimmed, _WHOLE)
+  plain = trimmed
+  if numbers.all():
+    changed['is written as 12.0 and read as 12'] = pa.array(
+      matches(trimmed, _POINT)
+    )
+    plain = pc.replace_substring_regex(trimmed, r'\.0*$', '')
+  rounded = matches(trimmed, _ROUNDED) | _beyond_floats(column, plain)
+
+  table = plain.to_numpy(zero_copy_only=False).astype(object)
+  return Ids(
+    table[codes],
+    missing[codes],
+    rounded[codes],
+    counts={
+      what: int(rows[mask.to_numpy(zero_copy_only=False) & ~missing].sum())
+      for what, mask in changed.items()
+    },
+  )
+
+
+def _beyond_floats(column: pa.ChunkedArray, names: pa.Array) -> np.ndarray:
+  """Which ids of a column of floats are larger than floats count in ones."""
+  kind = column.type
+  if pa.types.is_dictionary(kind):
+    kind = kind.value_type
+  if not pa.types.is_floating(kind):
+    return np.zeros(len(names), bool)
+  whole = pc.if_else(pa.array(matches(names, r'^-?[0-9]+$')), names, None)
+  size = pc.abs(whole.cast(pa.float64()))
+  return pc.fill_null(
+    pc.greater_equal(size, float(_INEXACT[kind.bit_width])), False
+  ).to_numpy(zero_copy_only=False)
 
 
 def texts(column: pa.ChunkedArray) -> np.ndarray:

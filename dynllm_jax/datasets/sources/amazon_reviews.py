@@ -42,8 +42,9 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
   Raises:
     InputError: as `raw_log.read_configured`.
   """
-  reviews, *metadata = files(data_config)
-  there = file_formats.column_names(reviews)
+  reviews = raw_log.event_files(data_config)
+  metadata = raw_log.item_files(data_config)
+  there = file_formats.column_names(reviews[0])
   if raw_log.has_configured_columns(there, data_config):
     return raw_log.read_configured(data_config)
 
@@ -51,7 +52,7 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
     reviews, _present(_REVIEW, there), where=data_config.where
   )
   log = raw_log.events(columns, data_config)
-  source = f'amazon reviews {raw_log.file_name(reviews)}'
+  source = f'amazon reviews {raw_log.file_names(reviews)}'
   if not metadata:
     return raw_log.assemble(
       log,
@@ -61,12 +62,16 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
     )
 
   table = columns_by_role.read_columns(
-    metadata[0],
-    _present(_METADATA, file_formats.column_names(metadata[0])),
-    optional=item_tables.TEXTS,
+    metadata,
+    {
+      'item': _present(_METADATA, file_formats.column_names(metadata[0]))[
+        'item'
+      ],
+      **{role: _METADATA[role] for role in item_tables.TEXTS},
+    },
   )
   items = item_tables.read_items(table, data_config.bad_rows)
-  source += f' with metadata {raw_log.file_name(metadata[0])}'
+  source += f' with metadata {raw_log.file_names(metadata)}'
   return raw_log.assemble(log, items, columns.counts, source)
 
 

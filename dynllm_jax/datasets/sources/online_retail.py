@@ -11,6 +11,7 @@ from dynllm_jax.datasets.reading import columns_by_role
 from dynllm_jax.datasets.reading import file_formats
 from dynllm_jax.datasets.reading import item_tables
 from dynllm_jax.datasets.reading import raw_log
+from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import text_columns
 from dynllm_jax.types import RawLog
 
@@ -48,17 +49,20 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
   Raises:
     InputError: as `raw_log.read_configured`, or if the rules leave nothing.
   """
-  file = dataclasses.replace(files(data_config)[0], encodings=_ENCODINGS)
-  there = file_formats.column_names(file)
+  logs = [
+    dataclasses.replace(file, encodings=_encodings(file))
+    for file in raw_log.event_files(data_config)
+  ]
+  there = file_formats.column_names(logs[0])
   if raw_log.has_configured_columns(there, data_config):
     return raw_log.read_configured(data_config)
 
-  wanted = {
+  wanted: dict[str, columns_by_role.Wanted] = {
     role: next((name for name in names if name in there), names[0])
     for role, names in _COLUMNS.items()
   }
   columns = _clean(
-    columns_by_role.read_columns(file, wanted, where=data_config.where)
+    columns_by_role.read_columns(logs, wanted, where=data_config.where)
   )
   log = raw_log.events(columns, data_config, _iso_dates(columns.table['time']))
   items = _titles(log, columns)
@@ -74,11 +78,18 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
     users=log.users[first],
     items=log.items[first],
     times=log.times[first],
+    fractions=log.fractions[first],
     kept=log.kept[first],
     counts={},
   )
-  source = f'online_retail {raw_log.file_name(file)}'
+  source = f'online_retail {raw_log.file_names(logs)}'
   return raw_log.assemble(log, items, counts, source)
+
+
+def _encodings(file: source_files.File) -> tuple[str, ...]:
+  """The encoding that is configured, and by default the two in circulation."""
+  usual = file.encodings == _ENCODINGS[:1]
+  return _ENCODINGS if usual else file.encodings
 
 
 def _clean(columns: columns_by_role.Columns) -> columns_by_role.Columns:
