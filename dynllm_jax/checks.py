@@ -86,7 +86,7 @@ def fraction(field: str) -> Rule:
   return Rule(field, '0 to 1', lambda value: 0 <= value <= 1)
 
 
-def one_of(field: str, names: Iterable[str]) -> Rule:
-  """One of a few words."""
+def one_of(field: str, names: Iterable[str | bool]) -> Rule:
+  """One of a few words, or True or False."""
   names = tuple(names)
-  return Rule(field, ', '.join(names), lambda value: value in names)
+  return Rule(field, ', '.join(map(str, names)), lambda value: value in names)

@@ -227,8 +227,9 @@ def _eval() -> dict[str, Any]:
     # What an event's item is ranked among: 'all' items, or the 'future' ones,
     # which occur in the two last splits.
     'candidates': 'all',
-    # Whether items that the user took before are left out.
-    'filter_seen': False,
+    # Whether items that the user took before are left out: True, False, or
+    # 'auto', where nobody takes an item twice in training.
+    'filter_seen': ml_collections.FieldReference('auto', field_type=object),
     # Items that are scored at once.
     'block_size': 65_536,
     # Validation events that are ranked between epochs, a fixed sample; 0 for

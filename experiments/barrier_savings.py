@@ -171,7 +171,6 @@ def replay() -> Case:
   ranking = Ranking(
     candidates=jnp.ones([log.num_items + 1], bool),
     block_size=log.num_items,
-    seen_depth=0,
   )
   before = evaluate.ReplayState(
     state.memory,

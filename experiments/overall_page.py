@@ -52,7 +52,12 @@ def _about(result: dict[str, Any]) -> list[str]:
     '',
     f'{kind}: {result["source"]}. It is split by time into {train:,} training, '
     f'{validation:,} validation and {test:,} test events. For every test event '
-    'the whole catalogue is ranked, from strictly earlier events alone.',
+    'the whole catalogue is ranked, from strictly earlier events alone'
+    + (
+      ', without what the user took before.'
+      if result['evaluation']['filter_seen']
+      else '.'
+    ),
     '',
     f'Facets: {result["facets"]["writer"]}; texts encoded by '
     f'{result["facets"]["encoder"]}. {result["protocol"]}',

@@ -148,6 +148,7 @@ def write_page(log: Log) -> None:
         'split',
         'fingerprint',
         'facets',
+        'evaluation',
         'machine',
       )
     },

@@ -16,6 +16,7 @@ from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import Neighborhood
 from dynllm_jax.types import Pytree
 from dynllm_jax.types import static_field
 from dynllm_jax.types import SystemMemory
@@ -31,13 +32,12 @@ class Ranking(Pytree):
   Attributes:
     candidates: bool[items + 1], which items take part.
     block_size: items scored at once.
-    seen_depth: how many of a user's earlier events are looked at for items to
-      leave out; 0 leaves none out.
+    filter_seen: whether what the user took strictly earlier is left out.
   """
 
   candidates: Array
   block_size: int = static_field()
-  seen_depth: int = static_field(default=0)
+  filter_seen: bool = static_field(default=False)
 
 
 def make_ranking(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
@@ -63,12 +63,28 @@ def make_ranking(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
       ks,
       checks.at_least('block_size', 1),
       checks.at_least('validation_events', 0, ' (0: all)'),
+      checks.one_of('filter_seen', ('auto', True, False)),
     ],
   )
+  return Ranking(
+    candidate_mask(log, config.eval.candidates),
+    config.eval.block_size,
+    filters_seen(config.eval.filter_seen, log),
+  )
 
-  depth = int(np.bincount(log.users).max()) if config.eval.filter_seen else 0
-  candidates = candidate_mask(log, config.eval.candidates)
-  return Ranking(candidates, config.eval.block_size, depth)
+
+def filters_seen(choice: str | bool, log: EventLog) -> bool:
+  """Whether items that the user took strictly earlier are left out.
+
+  Args:
+    choice: `config.eval.filter_seen`; 'auto' leaves it to the training split:
+      they are left out where no user takes an item twice (SPEC 5).
+    log: the prepared log.
+  """
+  if choice != 'auto':
+    return bool(choice)
+  pairs = temporal.pair_key(log.users, log.items)[: log.train_end]
+  return len(np.unique(pairs)) == len(pairs)
 
 
 def candidate_mask(log: EventLog, which: str) -> np.ndarray:
@@ -150,8 +166,8 @@ def rank_batch(
     is_item = ids <= num_items
     rival = is_item & ranking.candidates[jnp.minimum(ids, num_items)]
     rival = rival & (ids != batch.items[:, None])
-    if ranking.seen_depth:
-      rival &= ~_seen(bound.inputs, batch, ids, ranking.seen_depth)
+    if ranking.filter_seen:
+      rival &= ~_seen(bound.inputs, batch, ids)
 
     above = jnp.sum(rival & (scores > positive[:, None]), axis=1)
     level = jnp.sum(rival & (scores == positive[:, None]), axis=1)
@@ -187,13 +203,16 @@ def rank_batch(
   return 1 + beaten, finite
 
 
-def _seen(inputs: Inputs, batch: EventBatch, ids: Array, depth: int) -> Array:
+def _seen(inputs: Inputs, batch: EventBatch, ids: Array) -> Array:
   """bool[batch, block]: items that an event's user took strictly earlier."""
-  past = temporal.neighborhood(
-    inputs.user_graph, batch.users, batch.times, depth
-  )
-  column = jnp.where(past.mask, past.nodes - ids[0], -1)
-  column = jnp.where((column >= 0) & (column < len(ids)), column, len(ids))
-  seen = jnp.zeros([len(batch.mask), len(ids)], bool)
   row = jnp.arange(len(batch.mask))[:, None]
-  return seen.at[row, column].set(True, mode='drop')
+
+  def mark(seen: Array, past: Neighborhood) -> Array:
+    column = jnp.where(past.mask, past.nodes - ids[0], -1)
+    column = jnp.where((column >= 0) & (column < len(ids)), column, len(ids))
+    return jnp.asarray(seen).at[row, column].set(True, mode='drop')
+
+  nothing = jnp.zeros([len(batch.mask), len(ids)], bool)
+  return temporal.fold_past(
+    inputs.user_graph, batch.users, batch.times, mark, nothing
+  )

@@ -8,6 +8,7 @@ training, validation and test without any of them seeing its future.
 from collections.abc import Callable
 import functools
 from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from dynllm_jax.types import SECONDS_PER_DAY
 from dynllm_jax.types import TemporalGraph
 
 FEATURE_DIM = 4  # width of `event_features`
+_PAST_BLOCK = 64  # events that `fold_past` reads of a node at once
+
+_Carry = TypeVar('_Carry')
 
 
 def temporal_graph(
@@ -100,15 +104,21 @@ def lower_bound(
 
 
 def _query(
-  answer: Callable[..., Any], graph: TemporalGraph, nodes: Array, times: Array
+  answer: Callable[..., Any],
+  graph: TemporalGraph,
+  nodes: Array,
+  times: Array,
+  *queries: Array,
 ) -> Any:
   """Asks a temporal CSR about nodes at times, wherever its rows lie.
 
   Args:
-    answer: `(graph, nodes, times) ->` a pytree of arrays [*nodes.shape, ...].
+    answer: `(graph, nodes, times, *queries) ->` a pytree of arrays
+      [*nodes.shape, ...].
     graph: the whole CSR, or the block of it that a device has.
     nodes: i32[...].
     times: i32[...], seconds, broadcastable to `nodes`.
+    *queries: i32[...], the same.
 
   Returns:
     The answers.
@@ -118,7 +128,7 @@ def _query(
     lambda block: len(block.offsets) - 1,
     graph,
     nodes,
-    jnp.broadcast_to(times, nodes.shape),
+    *(jnp.broadcast_to(query, nodes.shape) for query in (times, *queries)),
   )
 
 
@@ -143,7 +153,11 @@ def _count_before(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
 
 
 def neighborhood(
-  graph: TemporalGraph, nodes: Array, times: Array, num_neighbors: int
+  graph: TemporalGraph,
+  nodes: Array,
+  times: Array,
+  num_neighbors: int,
+  skip: Array | int = 0,
 ) -> Neighborhood:
   """`N_u(t)` of SPEC 3.2: the most recent neighbors, strictly earlier.
 
@@ -152,22 +166,33 @@ def neighborhood(
     nodes: i32[...]; node 0 has no neighbor.
     times: i32[...], seconds, broadcastable to `nodes`.
     num_neighbors: n.
+    skip: i32[...], broadcastable to `nodes`: how many of the most recent are
+      passed over. Below 0 the first places are empty.
 
   Returns:
     Neighborhood of shape [..., num_neighbors], most recent first.
   """
   return _query(
-    functools.partial(_neighborhood, num_neighbors), graph, nodes, times
+    functools.partial(_neighborhood, num_neighbors),
+    graph,
+    nodes,
+    times,
+    jnp.asarray(skip, jnp.int32),
   )
 
 
 def _neighborhood(
-  num_neighbors: int, graph: TemporalGraph, nodes: Array, times: Array
+  num_neighbors: int,
+  graph: TemporalGraph,
+  nodes: Array,
+  times: Array,
+  skip: Array | int = 0,
 ) -> Neighborhood:
   start = graph.offsets[nodes]
   end = start + _count_before(graph, nodes, times)
-  position = end[..., None] - 1 - jnp.arange(num_neighbors)
-  mask = position >= start[..., None]
+  first = jnp.asarray(end - 1 - skip)
+  position = first[..., None] - jnp.arange(num_neighbors)
+  mask = (position >= start[..., None]) & (position < end[..., None])
   position = jnp.where(mask, position, 0)
   if graph.times.shape[0] == 0:
     zeros = jnp.zeros_like(position)
@@ -177,6 +202,39 @@ def _neighborhood(
     times=jnp.where(mask, graph.times[position], 0),
     mask=mask,
   )
+
+
+def fold_past(
+  graph: TemporalGraph,
+  nodes: Array,
+  times: Array,
+  visit: Callable[[_Carry, Neighborhood], _Carry],
+  carry: _Carry,
+) -> _Carry:
+  """Visits all that nodes did strictly before a time, a block at a time.
+
+  There are as many blocks as the busiest of these nodes needs, so that the
+  cost follows the histories that are there, and nothing is cut off.
+
+  Args:
+    graph: the side's temporal CSR.
+    nodes: i32[batch].
+    times: i32[batch], seconds.
+    visit: `(carry, past) -> carry`, `past` being the next block of every node,
+      the most recent first.
+    carry: before the first block.
+
+  Returns:
+    The carry after the last block.
+  """
+  longest = jnp.max(count_before(graph, nodes, times))
+
+  def visit_block(block: Array, carry: _Carry) -> _Carry:
+    skip = block * _PAST_BLOCK
+    past = neighborhood(graph, nodes, times, _PAST_BLOCK, skip)
+    return visit(carry, past)
+
+  return jax.lax.fori_loop(0, -(-longest // _PAST_BLOCK), visit_block, carry)
 
 
 def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:

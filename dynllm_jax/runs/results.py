@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dynllm_jax.engine import metrics
+from dynllm_jax.engine import ranking
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.progress import say
 from dynllm_jax.runs import provenance
@@ -117,7 +118,11 @@ def _about_evaluation(run: PreparedRun) -> dict[str, Any]:
   return {
     'batch_size': 'every distinct time' if run.system.by_time else batch_size,
     'candidates': eval_config.candidates,
-    'filter_seen': eval_config.filter_seen,
+    # As it was decided, and whether the data or the configuration did.
+    'filter_seen': ranking.filters_seen(eval_config.filter_seen, run.log),
+    'filter_seen_by': (
+      'data' if eval_config.filter_seen == 'auto' else 'configuration'
+    ),
     'groups_of_equal_times_over_a_batch': {
       'validation': run.rank_plans['validation'].num_split_groups,
       'test': run.rank_plans['test'].num_split_groups,
@@ -144,6 +149,10 @@ def show(run: PreparedRun, results: dict[str, Any]) -> None:
     if eval_config.candidates == 'all'
     else 'items of the two last splits'
   )
+  if results['evaluation']['filter_seen']:
+    ranked_items += ' but what the user took before'
+    if results['evaluation']['filter_seen_by'] == 'data':
+      ranked_items += ' (nobody takes an item twice in training)'
   for split in ('validation', 'test'):
     rows = {run.name: results[split]}
     rows.update({n: v[split] for n, v in results['floors'].items()})

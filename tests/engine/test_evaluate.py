@@ -12,6 +12,7 @@ from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import metrics
 from dynllm_jax.engine import ranking
 from dynllm_jax.engine.ranking import Ranking
+from dynllm_jax.graph import temporal
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
 from dynllm_jax.types import ItemEmbeddings
@@ -65,12 +66,13 @@ def test_a_constant_scorer_gives_chance(block):
 @pytest.mark.parametrize('block', [3, 8])
 @pytest.mark.parametrize('seen', [False, True])
 @pytest.mark.parametrize('which', ['all', 'future'])
-def test_ranks_equal_a_brute_force_with_ties(block, seen, which):
+def test_ranks_equal_a_brute_force_with_ties(block, seen, which, monkeypatch):
+  # Histories of several blocks, the longest of 13 events.
+  monkeypatch.setattr(temporal, '_PAST_BLOCK', 4)
   log = logs.random_log(1, num_events=60)
   table = np.random.default_rng(0).integers(0, 4, (7, 9))
   candidates = ranking.candidate_mask(log, which)
-  depth = int(np.bincount(log.users).max()) if seen else 0
-  ranks = rank(table_system(table), log, Ranking(candidates, block, depth))
+  ranks = rank(table_system(table), log, Ranking(candidates, block, seen))
   for k in range(log.num_events):
     user, item, time = log.users[k], log.items[k], log.times[k]
     past = {
@@ -86,6 +88,26 @@ def test_ranks_equal_a_brute_force_with_ties(block, seen, which):
     above = sum(table[user, x] > table[user, item] for x in rivals)
     level = sum(table[user, x] == table[user, item] for x in rivals)
     assert ranks[k] == 1 + above + level / 2
+
+
+def test_the_training_split_decides_whether_seen_items_are_ranked():
+  users, items = [1, 1, 2, 2, 1, 1, 2, 2, 1, 2], [1, 2, 1, 2, 3, 4, 3, 4, 1, 1]
+  once = logs.make_log(users, items, range(10))
+  assert once.train_end == 7  # the repeats are in validation and test
+  items[3] = 1
+  again = logs.make_log(users, items, range(10))
+  for choice, decided in (
+    ('auto', (True, False)),
+    (True, (True, True)),
+    (False, (False, False)),
+  ):
+    config = variants.tiny_config('popularity')
+    config.eval.ks, config.eval.filter_seen = (1, 2), choice
+    found = [ranking.make_ranking(config, log) for log in (once, again)]
+    assert tuple(how.filter_seen for how in found) == decided
+  config.eval.filter_seen = 'yes'
+  with pytest.raises(InputError, match="filter_seen: 'yes'.*auto, True, False"):
+    ranking.make_ranking(config, once)
 
 
 def test_a_score_that_is_not_finite_stops_the_run():

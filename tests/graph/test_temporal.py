@@ -32,6 +32,7 @@ EVENTS = st.lists(
 ).map(lambda events: sorted(events, key=lambda event: event[2]))
 
 _neighborhood = jax.jit(temporal.neighborhood, static_argnums=3)
+_skipping = jax.jit(temporal.neighborhood, static_argnums=3)
 _count_before = jax.jit(temporal.count_before)
 _features = jax.jit(temporal.event_features)
 _lower_bound = jax.jit(temporal.lower_bound, static_argnums=4)
@@ -73,6 +74,45 @@ def test_neighborhood_is_the_strictly_earlier_past(events):
     assert found.nodes[at].tolist() == [o for o, _ in kept] + [0] * pad
     assert found.times[at].tolist() == [t * SCALE for _, t in kept] + [0] * pad
     assert found.mask[at].tolist() == [True] * len(kept) + [False] * pad
+
+
+@given(events=EVENTS, skip=st.integers(-2, 5))
+@settings(max_examples=20)
+def test_the_most_recent_are_passed_over(events, skip):
+  nodes, times = queries()
+  found = _skipping(
+    build(events), nodes, times * SCALE, NEIGHBORS, jnp.int32(skip)
+  )
+  for at in np.ndindex(nodes.shape):
+    whole = [None] * max(0, -skip) + past(events, nodes[at], times[at])
+    rest = (whole[max(0, skip) :] + [None] * NEIGHBORS)[:NEIGHBORS]
+    assert found.mask[at].tolist() == [event is not None for event in rest]
+    assert found.nodes[at].tolist() == [e[0] if e else 0 for e in rest]
+
+
+def test_the_whole_past_is_visited_a_block_at_a_time(monkeypatch):
+  monkeypatch.setattr(temporal, '_PAST_BLOCK', 2)
+  rng = np.random.default_rng(0)
+  events = sorted(
+    zip(*(rng.integers(1, high, 24) for high in (4, 5, 9))), key=lambda e: e[2]
+  )
+  nodes, times = (x.reshape(-1) for x in queries())
+  graph = build(events)
+
+  def add(carry, past):
+    found, blocks = carry
+    place = jnp.where(past.mask, past.nodes, NUM_OTHERS + 1)
+    row = jnp.arange(len(nodes))[:, None]
+    return found.at[row, place].add(1, mode='drop'), blocks + 1
+
+  nothing = jnp.zeros([len(nodes), NUM_OTHERS + 1], jnp.int32), 0
+  found, blocks = jax.jit(
+    lambda: temporal.fold_past(graph, nodes, times * SCALE, add, nothing)
+  )()
+  for row, node, time in zip(found, nodes, times):
+    items = [other for other, _ in past(events, node, time)]
+    assert row.tolist() == np.bincount(items, minlength=6).tolist()
+  assert blocks == -(-int(found.sum(axis=1).max()) // 2)
 
 
 def test_among_equal_times_the_later_in_the_file_is_more_recent():
