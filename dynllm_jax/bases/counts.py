@@ -11,6 +11,8 @@ from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import Neighborhood
+from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import Terms
 from dynllm_jax.types import TooLargeError
 from dynllm_jax.types import UserEmbeddings
@@ -135,7 +137,7 @@ def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
   """`sum_k weights[b, k] table[rows[b, k]]`, one row at a time.
 
   Args:
-    table: f32[n, width].
+    table: [n, width], of any numbers.
     rows: i32[batch, k].
     weights: f32[batch, k].
 
@@ -150,8 +152,58 @@ def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
   used = jnp.any(weights != 0, axis=0)
   last = jnp.max(jnp.where(used, jnp.arange(1, rows.shape[1] + 1), 0))
   return jax.lax.fori_loop(
-    0, last, add, jnp.zeros([len(rows), table.shape[1]], table.dtype)
+    0, last, add, jnp.zeros([len(rows), table.shape[1]], weights.dtype)
   )
+
+
+def first_places(past: Neighborhood) -> Array:
+  """Where a neighborhood has a node for the first time.
+
+  Args:
+    past: [batch, places].
+
+  Returns:
+    bool[batch, places]; an item that a user took again is the same item, and
+    its place is that of the most recent time.
+  """
+  places = past.nodes.shape[1]
+  same = past.nodes[:, :, None] == past.nodes[:, None, :]
+  before = jnp.tril(jnp.ones([places, places], bool), -1)
+  return past.mask & ~jnp.any(same & before, axis=-1)
+
+
+def sum_of_taken(
+  table: Array, graph: TemporalGraph, users: Array, times: Array
+) -> Array:
+  """Sums a table's rows over all that users took, each item once.
+
+  Args:
+    table: [items + 1, width], of any numbers.
+    graph: the users' temporal CSR.
+    users: i32[batch].
+    times: i32[batch], seconds; what is strictly earlier is read, all of it.
+
+  Returns:
+    f32[batch, width].
+  """
+  batch = jnp.arange(len(users))[:, None]
+
+  def add(
+    carry: tuple[Array, Array], past: Neighborhood
+  ) -> tuple[Array, Array]:
+    sums, seen = carry
+    once = first_places(past) & ~seen[batch, past.nodes]
+    nodes = rows_to_write(past.nodes, past.mask)
+    return (
+      sums + weighted_rows(table, past.nodes, once.astype(jnp.float32)),
+      jnp.asarray(seen).at[batch, nodes].set(True, mode='drop'),
+    )
+
+  nothing = (
+    jnp.zeros([len(users), table.shape[1]], jnp.float32),
+    jnp.zeros([len(users), len(table)], bool),
+  )
+  return temporal.fold_past(graph, users, times, add, nothing)[0]
 
 
 def check_positive(config: Any, *fields: str) -> None:
@@ -169,10 +221,25 @@ def check_table(num_items: int, max_table_gib: float) -> None:
   Raises:
     TooLargeError: if it is larger than `max_table_gib`.
   """
-  gib = (num_items + 1) ** 2 * 4 / 2**30
+  size = (num_items + 1) ** 2 * 4
+  check_size(size, max_table_gib, f'the table over pairs of {num_items} items')
+
+
+def check_size(size: int, max_table_gib: float, what: str) -> None:
+  """Checks that tables of a size may be made.
+
+  Args:
+    size: bytes.
+    max_table_gib: what is allowed.
+    what: the tables, in words.
+
+  Raises:
+    TooLargeError: if they are larger than `max_table_gib`.
+  """
+  gib = size / 2**30
   if gib > max_table_gib:
     raise TooLargeError(
-      f'config.model.max_table_gib: {max_table_gib!r} is not enough for the '
-      f'table over pairs of {num_items} items, which takes {gib:.3g} GiB; '
-      'allowed: a higher value, or fewer items (config.data.min_item_users)'
+      f'config.model.max_table_gib: {max_table_gib!r} is not enough for '
+      f'{what}, which takes {gib:.3g} GiB; allowed: a higher value, or fewer '
+      'items (config.data.min_item_users)'
     )

@@ -8,6 +8,7 @@ import ml_collections
 
 from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
+from dynllm_jax.bases import item_pairs
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -15,8 +16,6 @@ from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
-
-_BLOCK = 2048  # pairs (user, item) that one step of `similarities` takes
 
 
 class ItemKNNMemory(NamedTuple):
@@ -41,12 +40,6 @@ def default_config() -> ml_collections.ConfigDict:
 def similarities(inputs: Inputs) -> Array:
   """Cosines between items, by the users that took both in training.
 
-  The distinct pairs (user, item) are sorted by user, so that a pair and the
-  one s places on are often two items of one user. A step counts a block of
-  pairs for one s, and a block's s goes as far as its busiest user needs: the
-  work follows the users' pairs of items, and nothing large is held beside the
-  table.
-
   Args:
     inputs: whose first `train_events` events are read.
 
@@ -54,48 +47,9 @@ def similarities(inputs: Inputs) -> Array:
     f32[items + 1, items + 1]; 0 on the diagonal and for an item that has no
     training event.
   """
-  rows, size = inputs.num_items + 1, len(inputs.users)
-
-  # Sort the training pairs by user, and pairs that occurred before to the end.
-  nobody = jnp.iinfo(jnp.int32).max  # sorts last
-  users = jnp.where(
-    jnp.arange(size) < inputs.train_events, inputs.users, nobody
-  )
-  order = jnp.lexsort((inputs.items, users))
-  users, items = users[order], inputs.items[order]
-  again = (users[1:] == users[:-1]) & (items[1:] == items[:-1])
-  users = jnp.where(jnp.pad(again, (1, 0)), nobody, users)
-  order = jnp.argsort(users, stable=True)
-  users, items = users[order], items[order]
-  real = users < nobody
-
-  takers = (
-    jnp.zeros([rows])
-    .at[counts.rows_to_write(items, real)]
-    .add(1.0, mode='drop')
-  )
-  # How many pairs of the same user follow each.
-  follow = jnp.searchsorted(users, users, side='right') - jnp.arange(size) - 1
-  follow = jnp.where(real, follow, 0)
-
-  def count_block(block: Array, table: jax.Array) -> jax.Array:
-    at = block * _BLOCK + jnp.arange(_BLOCK)
-    left = jnp.take(items, at, mode='clip')
-    reach = jnp.take(follow, at, mode='fill', fill_value=0)
-
-    def count(s: Array, table: jax.Array) -> jax.Array:
-      right = jnp.take(items, at + s, mode='clip')
-      source = counts.rows_to_write(left, s <= reach)
-      return table.at[source, right].add(1.0, mode='drop')
-
-    return jax.lax.fori_loop(1, reach.max() + 1, count, table)
-
-  both = jax.lax.fori_loop(
-    0, -(-size // _BLOCK), count_block, jnp.zeros([rows, rows])
-  )
-
+  both, takers = item_pairs.count_takers(inputs)
   inverse = jnp.where(takers > 0, jax.lax.rsqrt(takers), 0.0)
-  return (both + both.T) * (inverse[:, None] * inverse)
+  return both * (inverse[:, None] * inverse)
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -133,13 +87,8 @@ def build(config: ml_collections.ConfigDict) -> System:
     past = temporal.neighborhood(
       inputs.user_graph, users, user_times, config.depth
     )
-    # An item that the user took again later is the same item, counted once.
-    same = past.nodes[:, :, None] == past.nodes[:, None, :]
-    later = jnp.tril(jnp.ones([config.depth, config.depth], bool), -1)
-    once = past.mask & ~jnp.any(same & later, axis=-1)
-    scores = counts.weighted_rows(
-      memory.table, past.nodes, once.astype(jnp.float32)
-    )
+    once = counts.first_places(past).astype(jnp.float32)
+    scores = counts.weighted_rows(memory.table, past.nodes, once)
     recent = counts.decayed_counts_at(memory.recent, item_time, half_life)
     return counts.embeddings(
       users, items, scores + config.popularity_weight * recent
