@@ -133,7 +133,7 @@ def embeddings(
   ), ItemEmbeddings(items, jnp.zeros([len(items), 1]))
 
 
-def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
+def weighted_rows(table: Array, rows: Array, weights: Array) -> jax.Array:
   """`sum_k weights[b, k] table[rows[b, k]]`, one row at a time.
 
   Args:
@@ -145,7 +145,7 @@ def weighted_rows(table: Array, rows: Array, weights: Array) -> Array:
     f32[batch, width]; never [batch, k, width] in memory.
   """
 
-  def add(k: Array, sums: Array) -> Array:
+  def add(k: Array, sums: jax.Array) -> jax.Array:
     return sums + weights[:, k, None] * table[rows[:, k]]
 
   # Later rows are often empty in the whole batch (short histories).
@@ -189,14 +189,14 @@ def sum_of_taken(
   batch = jnp.arange(len(users))[:, None]
 
   def add(
-    carry: tuple[Array, Array], past: Neighborhood
-  ) -> tuple[Array, Array]:
+    carry: tuple[jax.Array, jax.Array], past: Neighborhood
+  ) -> tuple[jax.Array, jax.Array]:
     sums, seen = carry
     once = first_places(past) & ~seen[batch, past.nodes]
     nodes = rows_to_write(past.nodes, past.mask)
     return (
       sums + weighted_rows(table, past.nodes, once.astype(jnp.float32)),
-      jnp.asarray(seen).at[batch, nodes].set(True, mode='drop'),
+      seen.at[batch, nodes].set(True, mode='drop'),
     )
 
   nothing = (

@@ -10,7 +10,7 @@ from dynllm_jax.types import Inputs
 _BLOCK = 2048  # pairs (user, item) that one step takes
 
 
-def count_takers(inputs: Inputs) -> tuple[Array, Array]:
+def count_takers(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
   """Users that took both items of a pair in training, and each item's.
 
   The distinct pairs (user, item) are sorted by user, so that a pair and the

@@ -207,10 +207,10 @@ def _seen(inputs: Inputs, batch: EventBatch, ids: Array) -> Array:
   """bool[batch, block]: items that an event's user took strictly earlier."""
   row = jnp.arange(len(batch.mask))[:, None]
 
-  def mark(seen: Array, past: Neighborhood) -> Array:
+  def mark(seen: jax.Array, past: Neighborhood) -> jax.Array:
     column = jnp.where(past.mask, past.nodes - ids[0], -1)
     column = jnp.where((column >= 0) & (column < len(ids)), column, len(ids))
-    return jnp.asarray(seen).at[row, column].set(True, mode='drop')
+    return seen.at[row, column].set(True, mode='drop')
 
   nothing = jnp.zeros([len(batch.mask), len(ids)], bool)
   return temporal.fold_past(

@@ -82,8 +82,8 @@ def shares_of(
   row = jnp.arange(len(users))[:, None]
 
   def add(
-    carry: tuple[Array, Array, Array], past: Neighborhood
-  ) -> tuple[Array, Array, Array]:
+    carry: tuple[jax.Array, jax.Array, jax.Array], past: Neighborhood
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
     found, baskets, last = carry
     # Baskets are numbered from the most recent, 1, on.
     before = jnp.concatenate([last[:, None], past.times[:, :-1]], axis=1)
@@ -92,7 +92,7 @@ def shares_of(
     item = counts.rows_to_write(past.nodes, past.mask & (number <= recency))
     earliest = jnp.where(past.mask[:, -1], past.times[:, -1], last)
     return (
-      jnp.asarray(found).at[row, item].add(1.0, mode='drop'),
+      found.at[row, item].add(1.0, mode='drop'),
       number[:, -1],
       earliest,
     )
