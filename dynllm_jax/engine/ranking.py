@@ -66,6 +66,7 @@ def make_ranking(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
       checks.one_of('filter_seen', ('auto', True, False)),
     ],
   )
+
   return Ranking(
     candidate_mask(log, config.eval.candidates),
     config.eval.block_size,
