@@ -191,6 +191,8 @@ def build(config: ml_collections.ConfigDict) -> System:
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     found = find_neighbors(config, inputs, users, user_times)
     near = around(inputs, found, user_times)
+
+    # Places count from i*; without it nothing of a neighbor is read.
     is_common = (
       near.mask
       & (near.nodes == found.items[..., None])
@@ -203,6 +205,7 @@ def build(config: ml_collections.ConfigDict) -> System:
       -jnp.abs(gap) / config.item_decay
     )
     read = near.mask & jnp.any(is_common, axis=-1, keepdims=True)
+
     recent = counts.decayed_counts_at(memory, item_time, half_life)
     return counts.embeddings(
       users,

@@ -176,6 +176,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     again &= jnp.tril(jnp.ones(again.shape, bool), -1) & events.mask
     is_new = events.mask & ~jnp.any(again, axis=1)
     is_new &= jnp.asarray(memory.takers)[events.items, events.users] == 0
+
     new_users = counts.rows_to_write(events.users, is_new)
     users = counts.rows_to_write(events.users, events.mask)
     shares = shares_of(inputs, events.users, events.times, config.recency)
