@@ -136,14 +136,19 @@ def _writer() -> dict[str, Any]:
     'seed': 0,  # of sampling
     # How often a prompt is asked until its answer can be read.
     'max_attempts': 3,
+    # free: the model writes the JSON object of the four texts. guided: the form
+    # is given, and the model fills in the texts: no answer is malformed.
+    'form': 'free',
     # The share of prompts that may end without facets; more stop the run.
     'max_failure_rate': 0.05,
     # For --dry_run: tokens a second, in and out together; 0 takes the rate that
     # was last measured.
     'tokens_per_s': 0.0,
-    # For flax: float32 or bfloat16, and prompts that are answered together.
+    # For flax: float32 or bfloat16, prompts that are answered together, and
+    # devices that one copy of the model is divided over.
     'dtype': 'float32',
     'batch_size': 16,
+    'devices_per_copy': 1,
     # For openai, whose key is read from OPENAI_API_KEY: the endpoint's address,
     # such as http://host:8000/v1; '' for OpenAI itself.
     'base_url': '',

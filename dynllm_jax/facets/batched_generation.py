@@ -1,10 +1,9 @@
-"""Batched generation with a Flax language model on all local devices."""
+"""Batched generation with a Flax model of transformers on all local devices."""
 
 import bisect
 from collections.abc import Sequence
 import functools
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +12,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from dynllm_jax.facets.decoding import Stops
 from dynllm_jax.types import Array
 
 # A prompt is padded to the next of these lengths, by a fifth on average, and
 # a program is compiled for each that occurs.
 _BUCKETS = tuple(size * 2**k for k in range(16) for size in (32, 48))
-
-
-class _Stops(NamedTuple):
-  """Where answers end, and what fills up the rest.
-
-  Attributes:
-    max_new: where an answer is cut off, in tokens.
-    ends: tokens that end an answer.
-    pad: the token that fills rows up.
-  """
-
-  max_new: int
-  ends: tuple[int, ...]
-  pad: int
 
 
 class Generator:
@@ -48,9 +34,7 @@ class Generator:
     params: Any,
     batch_size: int,
     max_input_tokens: int,
-    max_output_tokens: int,
-    pad: int,
-    ends: Sequence[int],
+    stops: Stops,
   ) -> None:
     """Places the parameters on all local devices.
 
@@ -60,9 +44,7 @@ class Generator:
       batch_size: prompts generated together; rounded up to a multiple of the
         devices.
       max_input_tokens: the longest prompt that will come.
-      max_output_tokens: where an answer is cut off.
-      pad: the token that fills rows up.
-      ends: tokens that end an answer.
+      stops: where answers end.
     """
     devices = jax.local_devices()
     mesh = Mesh(np.array(devices), ('data',))
@@ -71,8 +53,7 @@ class Generator:
     self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     self._left = not model.config.is_encoder_decoder
     self._longest = max_input_tokens
-    self._pad, self._ends = pad, frozenset(ends)
-    stops = _Stops(max_output_tokens, tuple(ends), pad)
+    self._pad, self._ends = stops.pad, frozenset(stops.ends)
     self._generate = jax.jit(functools.partial(_generate, model, stops))
 
   def length(self, tokens: int) -> int:
@@ -136,7 +117,7 @@ class Generator:
 
 def _generate(
   model: Any,
-  stops: _Stops,
+  stops: Stops,
   params: Any,
   tokens: Array,
   mask: Array,

@@ -76,10 +76,19 @@ def settings(
     'seed',
     'max_attempts',
   )
-  return {
+  result = {
     **{name: writer_config[name] for name in (*shared, *fields)},
     'prompt_version': prompts.VERSION,
   }
+  # Texts of before there was a choice are found again.
+  if is_guided(writer_config):
+    result['form'] = writer_config.form
+  return result
+
+
+def is_guided(writer_config: ml_collections.ConfigDict) -> bool:
+  """Whether the model only fills the strings of a fixed form."""
+  return writer_config.form == 'guided'
 
 
 def about(
@@ -116,6 +125,7 @@ def check(writer_config: ml_collections.ConfigDict) -> None:
       ),
       checks.at_least('seed', 0),
       checks.at_least('max_attempts', 1),
+      checks.one_of('form', ('free', 'guided')),
       checks.fraction('max_failure_rate'),
     ],
   )
@@ -131,5 +141,5 @@ def describe(writer_config: ml_collections.ConfigDict) -> str:
   )
   return (
     f'written by the language model {writer_config.model}, {how}, '
-    f'prompt version {prompts.VERSION}'
+    f'prompt version {prompts.VERSION}, {writer_config.form} form'
   )

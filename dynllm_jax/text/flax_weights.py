@@ -6,7 +6,6 @@ a weight that is missing or left over is an error, not a warning.
 """
 
 from collections.abc import Iterator
-import contextlib
 import pathlib
 from typing import Any
 
@@ -96,10 +95,9 @@ def _weights(
   model: Any, folder: pathlib.Path, wanted: Flat
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray, pathlib.Path]]:
   """Every weight that is stored, with its path in Flax and its file."""
-  files = model_files.weight_files(folder)
   prefix = model.base_model_prefix
   has_prefix = any(key[0] == prefix for key in wanted)
-  for file in _shards(folder, files):
+  for file in model_files.shards(folder):
     for key, value in _read(file, wanted, prefix):
       # The file may be of a model with a head and the model be without, or the
       # other way round.
@@ -110,32 +108,6 @@ def _weights(
       yield key, value, file
 
 
-def _shards(
-  folder: pathlib.Path, files: list[pathlib.Path]
-) -> list[pathlib.Path]:
-  """The files of weights: those that an index names, or the only one."""
-  kind = files[0].suffix
-  for path in files:
-    if path.name in ('model.safetensors', 'flax_model.msgpack'):
-      return [path]
-  for index in folder.glob(f'*{kind}.index.json'):
-    try:
-      named = sorted(set(model_files.read_json(index)['weight_map'].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-      raise InputError(
-        f'{index}: it names no weights ({type(error).__name__}: {error}); '
-        'allowed: an undamaged one'
-      ) from error
-    for name in named:
-      if not (folder / name).exists():
-        raise InputError(
-          f'{folder / name}: missing, though {index.name} names it; allowed: '
-          'a complete model'
-        )
-    return [folder / name for name in named]
-  return files
-
-
 def _read(
   file: pathlib.Path, wanted: Flat, prefix: str
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
@@ -144,7 +116,7 @@ def _read(
   from flax import traverse_util
 
   if file.suffix == '.msgpack':
-    with _readable(file):
+    with model_files.readable(file):
       tree = serialization.msgpack_restore(file.read_bytes())
     # Flax stores large tables under the names of their paths.
     for key, value in traverse_util.flatten_dict(tree).items():
@@ -156,7 +128,10 @@ def _read(
     rename_key_and_reshape_tensor,
   )
 
-  with _readable(file), safetensors.safe_open(file, 'numpy') as tensors:
+  with (
+    model_files.readable(file),
+    safetensors.safe_open(file, 'numpy') as tensors,
+  ):
     from_flax = (tensors.metadata() or {}).get('format') == 'flax'
     names = tensors.keys()  # it is no mapping: it cannot be iterated over
     for name in names:
@@ -167,17 +142,3 @@ def _read(
         renamed: Any = rename_key_and_reshape_tensor
         key, value = renamed(bare, value, wanted, prefix)
       yield key, value
-
-
-@contextlib.contextmanager
-def _readable(file: pathlib.Path) -> Iterator[None]:
-  """Turns whatever a parser raises into an error that names the file."""
-  try:
-    yield
-  except InputError:
-    raise
-  except Exception as error:
-    raise InputError(
-      f'{file}: cannot be read ({type(error).__name__}: {error}); it may be '
-      'cut short'
-    ) from error

@@ -4,6 +4,8 @@ Nothing here loads a model: on a machine without transformers a finished store
 of its results is still found, and not confused with another model's.
 """
 
+from collections.abc import Iterator
+import contextlib
 import functools
 import hashlib
 import json
@@ -69,6 +71,72 @@ def weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if files := sorted(folder.glob(pattern)):
       return files
   return []
+
+
+def shards(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of weights to read: those that an index names, or the only one.
+
+  Raises:
+    InputError: if a file that the index names is missing.
+  """
+  files = weight_files(folder)
+  kind = files[0].suffix
+  for path in files:
+    if path.name in ('model.safetensors', 'flax_model.msgpack'):
+      return [path]
+
+  for index in folder.glob(f'*{kind}.index.json'):
+    try:
+      named = sorted(set(read_json(index)['weight_map'].values()))
+    except (KeyError, TypeError, AttributeError) as error:
+      raise InputError(
+        f'{index}: it names no weights ({type(error).__name__}: {error}); '
+        'allowed: an undamaged one'
+      ) from error
+    for name in named:
+      if not (folder / name).exists():
+        raise InputError(
+          f'{folder / name}: missing, though {index.name} names it; allowed: '
+          'a complete model'
+        )
+    return [folder / name for name in named]
+  return files
+
+
+def is_torch(folder: pathlib.Path) -> bool:
+  """Whether a directory's weights are safetensors with torch's names.
+
+  Raises:
+    InputError: if a file cannot be read.
+  """
+  files = shards(folder)
+  if files[0].suffix != '.safetensors':
+    return False
+  import safetensors
+
+  with readable(files[0]), safetensors.safe_open(files[0], 'numpy') as tensors:
+    return (tensors.metadata() or {}).get('format') != 'flax'
+
+
+@contextlib.contextmanager
+def readable(file: pathlib.Path) -> Iterator[None]:
+  """Turns whatever a parser raises into an error that names the file.
+
+  Args:
+    file: what is read inside.
+
+  Raises:
+    InputError: in place of all errors but itself.
+  """
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    raise InputError(
+      f'{file}: cannot be read ({type(error).__name__}: {error}); it may be '
+      'cut short'
+    ) from error
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -87,7 +87,7 @@ def read_settings(
   )
 
   model_limit = min(
-    getattr(loaded.model.config, 'max_position_embeddings', 512),
+    loaded.max_positions or 512,
     loaded.tokenizer.model_max_length,
   )
   asked = encoder_config.max_length or own.get('max_length') or model_limit

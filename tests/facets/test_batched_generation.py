@@ -8,35 +8,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformers
 
 from dynllm_jax.facets.batched_generation import Generator
+from dynllm_jax.facets.decoding import Stops
 from dynllm_jax.text import flax_models
 from tests.testing import commands
 from tests.testing import ROOT
 from tests.testing import tiny_models
 
-KINDS = ('gpt2', 'llama', 'mistral', 'gemma', 't5')
+KINDS = ('gpt2', 't5')
 PROMPTS = [[7, 8, 9], list(range(5, 45)), [20] * 11, [9, 8, 7, 6, 5]]
 NEW = 6
-tiny_models.KINDS['gemma'] = (
-  transformers.GemmaConfig,
-  'FlaxGemmaForCausalLM',
-  {**tiny_models.KINDS['llama'][2], 'head_dim': 8},
-)
 
 
 def load(folder, kind, **settings):
-  if kind != 't5':
-    settings['n_positions' if kind == 'gpt2' else 'max_position_embeddings'] = (
-      64
-    )
+  if kind == 'gpt2':
+    settings['n_positions'] = 64
   tiny_models.save(folder, kind, **settings)
   return flax_models.load('field', str(folder), 'generator')
 
 
 def generator(loaded, batch_size=4, ends=(3,), new=NEW):
-  return Generator(loaded.model, loaded.params, batch_size, 44, new, 0, ends)
+  return Generator(
+    loaded.model, loaded.params, batch_size, 44, Stops(new, ends, 0)
+  )
 
 
 def likeliest(loaded, prompt, answer):

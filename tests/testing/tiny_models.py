@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 import transformers
 
 from dynllm_jax.text import flax_models
+from dynllm_jax.text import own_weights
+from tests.testing import model_cases
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 VOCABULARY = [
@@ -42,16 +44,6 @@ KINDS = {
       n_positions=40,
       eos_token_id=3,
     ),
-  ),
-  'llama': (
-    transformers.LlamaConfig,
-    'FlaxLlamaForCausalLM',
-    {**_SMALL, 'num_key_value_heads': 1, 'eos_token_id': 3},
-  ),
-  'mistral': (
-    transformers.MistralConfig,
-    'FlaxMistralForCausalLM',
-    {**_SMALL, 'num_key_value_heads': 1, 'eos_token_id': 3},
   ),
   't5': (
     transformers.T5Config,
@@ -97,10 +89,7 @@ def save(folder, kind='bert', shards=1, seed=0, **settings):
     },
     shards,
   )
-  (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n')
-  (folder / 'tokenizer_config.json').write_text(
-    json.dumps({'tokenizer_class': 'BertTokenizer', 'model_max_length': 40})
-  )
+  save_tokenizer(folder)
   return params
 
 
@@ -132,3 +121,38 @@ def save_weights(folder, tensors, shards=1, form='pt'):
 def flat(params):
   """Parameters by path, as numpy arrays."""
   return jax.tree.map(np.asarray, traverse_util.flatten_dict(params))
+
+
+def save_case(folder, config, shards=1, dtype=np.float32):
+  """Saves a model of `model_cases`, and a tokenizer; returns its weights."""
+  model_cases.write_config(folder, config)
+  raw = json.loads((folder / 'config.json').read_text())
+  settings = transformers.AutoConfig.from_pretrained(folder)
+  shapes = flax_models.own_shapes(
+    flax_models.own_model(folder, raw, settings, np.float32)
+  )
+  named = {
+    own_weights.torch_name(tuple(key.key for key in path)): (
+      leaf.shape[::-1] if path[-1].key == 'kernel' else leaf.shape
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+  values = model_cases.weights(named, config)
+  save_weights(
+    folder,
+    {
+      name if name.startswith('lm_head') else f'model.{name}': v.astype(dtype)
+      for name, v in values.items()
+    },
+    shards,
+  )
+  save_tokenizer(folder)
+  return values
+
+
+def save_tokenizer(folder):
+  """Every letter is a token, the first of a word and the rest apart."""
+  (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n')
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'BertTokenizer', 'model_max_length': 40})
+  )

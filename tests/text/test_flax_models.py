@@ -64,41 +64,7 @@ def test_weights_saved_by_flax(tmp_path):
   _assert_same(_load(tmp_path), params)
 
 
-def test_the_body_of_a_model_with_a_head(tmp_path):
-  params = tiny_models.save(tmp_path, 'llama')
-  body = {key[1:]: v for key, v in params.items() if key[0] == 'model'}
-  assert len(body) < len(params)
-  _assert_same(_load(tmp_path), body)
-  # And the other way round: the body's names, for the model with a head.
-  tiny_models.save_weights(
-    tmp_path,
-    {
-      tiny_models.torch_name(key[1:] if key[0] == 'model' else key): v.T
-      if key[-1] == 'kernel'
-      else v
-      for key, v in params.items()
-    },
-  )
-  _assert_same(_load(tmp_path, 'generator'), params)
-
-
-def test_a_tied_head_is_the_table_of_tokens(tmp_path):
-  params = tiny_models.save(tmp_path, 'llama', tie_word_embeddings=True)
-  head = params.pop(('lm_head', 'kernel'))
-  tiny_models.save_weights(
-    tmp_path,
-    {
-      tiny_models.torch_name(key): v.T if key[-1] == 'kernel' else v
-      for key, v in params.items()
-    },
-  )
-  loaded = _load(tmp_path, 'generator')
-  table = params['model', 'embed_tokens', 'embedding']
-  assert table.T.shape == head.shape
-  np.testing.assert_array_equal(loaded.params['lm_head']['kernel'], table.T)
-
-
-def test_half_precision_stays(tmp_path):
+def test_half_precision(tmp_path):
   params = tiny_models.save(tmp_path)
   tiny_models.save_weights(
     tmp_path,
@@ -110,7 +76,8 @@ def test_half_precision_stays(tmp_path):
     },
   )
   _assert_same(
-    _load(tmp_path), {key: v.astype(jnp.bfloat16) for key, v in params.items()}
+    _load(tmp_path, dtype=jnp.bfloat16),
+    {key: v.astype(jnp.bfloat16) for key, v in params.items()},
   )
 
 
@@ -132,23 +99,6 @@ def test_t5_runs_without_the_removed_argument(tmp_path):
   assert shapes.shape == (1, 30, 16)
 
 
-@pytest.mark.parametrize('window', [None, 4])
-def test_mistral_sees_all_that_is_in_its_window(tmp_path, window):
-  """Its Flax class, left alone, takes no window for a window of one."""
-  tiny_models.save(tmp_path, 'mistral', sliding_window=window)
-  loaded = _load(tmp_path, max_positions=12)
-  ids = np.arange(10)[None] + 5
-  changed = ids.copy()
-  changed[0, 0] += 1
-  run = jax.jit(
-    lambda params, ids: loaded.model(ids, params=params).last_hidden_state
-  )
-  out = [np.asarray(run(loaded.params, i)) for i in (ids, changed)]
-  assert (np.abs(out[0] - out[1])[0, 1:].max(axis=1) > 1e-4)[:3].all()
-  last = np.abs(out[0] - out[1])[0, -1].max()
-  assert last > 1e-4 if window is None else last < 1e-6
-
-
 # ----------------------------------------------------------- what is wrong
 
 
@@ -164,7 +114,7 @@ def test_places_that_hold_no_model(tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['encoder', 'generator'])
-@pytest.mark.parametrize('model_type', ['qwen2', 'no_such', 'vit'])
+@pytest.mark.parametrize('model_type', ['no_such', 'vit'])
 def test_an_architecture_without_a_flax_class(tmp_path, kind, model_type):
   tiny_models.save(tmp_path)
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': model_type}))
@@ -205,7 +155,7 @@ def test_a_broken_config(tmp_path, content, match):
   ],
 )
 def test_what_flax_would_leave_out_is_refused(tmp_path, field, value):
-  tiny_models.save(tmp_path, 'llama')
+  tiny_models.save(tmp_path, 'gpt2')
   path = tmp_path / 'config.json'
   path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
   with pytest.raises(InputError, match='has rope_.* ignore; allowed'):

@@ -1,4 +1,9 @@
-"""A writer that runs a Flax language model of Hugging Face on this machine."""
+"""A writer that runs a language model on this machine.
+
+Decoders of this package (SPEC 8.1) may fill a fixed form; what they do not
+cover is run with the Flax classes of Hugging Face transformers, where they have
+one.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -8,21 +13,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import ml_collections
-import numpy as np
 
 from dynllm_jax import checks
+from dynllm_jax.facets import guided_form
 from dynllm_jax.facets import language_model
 from dynllm_jax.facets import llm_planning
 from dynllm_jax.facets import llm_writing
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets.batched_generation import Generator
+from dynllm_jax.facets.decoding import Decoding
+from dynllm_jax.facets.decoding import Stops
 from dynllm_jax.facets.language_model import Reply
 from dynllm_jax.facets.language_model import Request
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import FacetTexts
 from dynllm_jax.text import flax_models
 from dynllm_jax.text import model_files
+from dynllm_jax.text.decoder import Decoder
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 
@@ -85,7 +94,11 @@ def _check(writer_config: ml_collections.ConfigDict) -> None:
   checks.check(
     'config.facets.writer',
     writer_config,
-    [checks.one_of('dtype', _DTYPES), checks.at_least('batch_size', 1)],
+    [
+      checks.one_of('dtype', _DTYPES),
+      checks.at_least('batch_size', 1),
+      checks.at_least('devices_per_copy', 1),
+    ],
   )
 
 
@@ -99,16 +112,18 @@ def _model(
     'weights': model_files.identity(_FIELD, writer_config.model),
   }
   tokenizer = load_tokenizer(writer_config.model)
+  guided = language_model.is_guided(writer_config)
+  opening = guided_form.opening(tokenizer) if guided else []
 
   @functools.cache
-  def generator() -> Generator:
+  def generator() -> Generator | Decoding:
     report(f'facets: loading {writer_config.model}')
     return load_generator(writer_config, tokenizer)
 
   def answer(
     requests: Sequence[Request],
   ) -> Iterator[list[tuple[Request, Reply]]]:
-    return _answer(generator(), tokenizer, requests)
+    return _answer(generator(), tokenizer, opening, requests)
 
   def count_texts(texts: Sequence[str]) -> list[int]:
     if not texts:
@@ -117,7 +132,7 @@ def _model(
     return list(map(len, ids))
 
   def count_prompts(messages: Sequence[str]) -> list[int]:
-    return list(map(len, prompt_ids(tokenizer, messages)))
+    return list(map(len, prompt_ids(tokenizer, messages, opening)))
 
   counter = prompts.Counter(count_texts, count_prompts)
   return language_model.Model(about, counter, answer)
@@ -140,22 +155,12 @@ def load_tokenizer(name: str) -> Any:
   # It would warn of prompts longer than the model allows, but prompts are cut
   # to `max_input_tokens` where they are made, and `load_generator` checks that.
   transformers.utils.logging.set_verbosity_error()
-  try:
-    return transformers.AutoTokenizer.from_pretrained(
-      folder, local_files_only=True
-    )
-  # transformers raises whatever its parsers do.
-  except Exception as error:
-    raise InputError(
-      f'{_FIELD}: the tokenizer in {folder} cannot be read ({error}); '
-      'allowed: a directory with tokenizer.json or what its kind '
-      'needs'
-    ) from error
+  return flax_models.load_tokenizer(_FIELD, folder)
 
 
 def load_generator(
   writer_config: ml_collections.ConfigDict, tokenizer: Any
-) -> Generator:
+) -> Generator | Decoding:
   """A generator with the weights of the configured model.
 
   Args:
@@ -163,20 +168,76 @@ def load_generator(
     tokenizer: of the model.
 
   Raises:
-    InputError: if the model takes no inputs as long as the config says.
+    InputError: if the model takes no inputs as long as the config says, or
+      does not fill forms.
   """
   longest = writer_config.max_input_tokens
   output = writer_config.max_output_tokens
-  dtype = _DTYPES[writer_config.dtype]
   loaded = flax_models.load(
-    _FIELD, writer_config.model, 'generator', dtype, longest + output
+    _FIELD,
+    writer_config.model,
+    'generator',
+    _DTYPES[writer_config.dtype],
+    longest + output,
+    _mesh(writer_config),
   )
+  _check_length(writer_config, loaded)
+  ends = end_tokens(loaded, tokenizer)
+  pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+  stops = Stops(output, tuple(ends), pad)
+  guided = language_model.is_guided(writer_config)
+  if not isinstance(loaded.model, Decoder):
+    if guided:
+      raise checks.not_allowed(
+        'config.facets.writer.form',
+        'guided',
+        f'free, as {writer_config.model!r} is of the architecture '
+        f'{loaded.config.model_type!r}, and not a decoder of this package',
+      )
+    return Generator(
+      loaded.model, loaded.params, writer_config.batch_size, longest, stops
+    )
 
-  settings = loaded.model.config
-  needed = (
-    max(longest, output) if settings.is_encoder_decoder else longest + output
+  if guided:
+    vocab = loaded.model.settings.vocab_size
+    form = guided_form.make(tokenizer, vocab, ends, output)
+    stops = stops._replace(form=form)
+  decoding = Decoding(
+    loaded.model,
+    loaded.params,
+    loaded.mesh,
+    writer_config.batch_size,
+    longest,
+    stops,
   )
-  positions = getattr(settings, 'max_position_embeddings', None) or needed
+  decoding.share(_beginning(tokenizer))
+  return decoding
+
+
+def _mesh(writer_config: ml_collections.ConfigDict) -> Mesh:
+  """The local devices, by copies of the model."""
+  parts, devices = writer_config.devices_per_copy, jax.local_device_count()
+  if devices % parts:
+    raise checks.not_allowed(
+      'config.facets.writer.devices_per_copy',
+      parts,
+      f'a divisor of {devices}, the devices of this machine',
+    )
+  return flax_models.device_mesh(parts)
+
+
+def _check_length(
+  writer_config: ml_collections.ConfigDict, loaded: flax_models.Loaded
+) -> None:
+  """Checks that the model has positions for prompt and answer."""
+  longest = writer_config.max_input_tokens
+  output = writer_config.max_output_tokens
+  needed = (
+    max(longest, output)
+    if loaded.config.is_encoder_decoder
+    else longest + output
+  )
+  positions = loaded.max_positions or needed
   if positions < needed:
     raise InputError(
       f'config.facets.writer.max_input_tokens: {longest} with '
@@ -184,18 +245,12 @@ def load_generator(
       f'has positions; allowed: {positions} together'
     )
 
-  params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loaded.params)
-  ends = end_tokens(loaded, tokenizer)
-  pad = tokenizer.pad_token_id
-  return Generator(
-    loaded.model,
-    params,
-    batch_size=writer_config.batch_size,
-    max_input_tokens=longest,
-    max_output_tokens=output,
-    pad=ends[0] if pad is None else pad,
-    ends=ends,
-  )
+
+def _beginning(tokenizer: Any) -> list[int]:
+  """Token ids with which all prompts begin, the system message and more."""
+  one, other = prompt_ids(tokenizer, ['1', 'a'])
+  size = next((k for k, (a, b) in enumerate(zip(one, other)) if a != b), 0)
+  return one[:size]
 
 
 def end_tokens(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
@@ -208,7 +263,7 @@ def end_tokens(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
   ends: list[int | None] = []
   for value in (
     stated.get('eos_token_id'),
-    loaded.model.config.eos_token_id,
+    loaded.config.eos_token_id,
     tokenizer.eos_token_id,
   ):
     ends += value if isinstance(value, list) else [value]
@@ -222,7 +277,10 @@ def end_tokens(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
 
 
 def _answer(
-  generator: Generator, tokenizer: Any, requests: Sequence[Request]
+  generator: Generator | Decoding,
+  tokenizer: Any,
+  opening: Sequence[int],
+  requests: Sequence[Request],
 ) -> Iterator[list[tuple[Request, Reply]]]:
   """Answers requests in batches of prompts that are padded to one length."""
   requests = sorted(requests, key=lambda request: request.tokens)
@@ -236,19 +294,33 @@ def _answer(
     ]
     at += len(batch)
 
-    ids = prompt_ids(tokenizer, [request.message for request in batch])
-    outputs = generator(
+    messages = [request.message for request in batch]
+    ids = prompt_ids(tokenizer, messages, opening)
+    outputs: list[Any] = generator(
       ids,
       [request.temperature for request in batch],
       [request.seed for request in batch],
     )
-    texts = [tokenizer.decode(o, skip_special_tokens=True) for o in outputs]
-    replies = map(Reply, texts, map(len, ids), map(len, outputs))
+    if opening:
+      texts = [guided_form.answer(tokenizer, strings) for strings in outputs]
+      sizes = [sum(map(len, strings)) for strings in outputs]
+    else:
+      texts = [tokenizer.decode(o, skip_special_tokens=True) for o in outputs]
+      sizes = list(map(len, outputs))
+    replies = map(Reply, texts, map(len, ids), sizes)
     yield list(zip(batch, replies, strict=True))
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
-  """Token ids of whole prompts."""
+def prompt_ids(
+  tokenizer: Any, messages: Sequence[str], opening: Sequence[int] = ()
+) -> list[list[int]]:
+  """Token ids of whole prompts.
+
+  Args:
+    tokenizer: of the model.
+    messages: the user messages.
+    opening: token ids with which the answer is made to begin.
+  """
   if not messages:
     return []
   chat = bool(tokenizer.chat_template)
@@ -259,7 +331,8 @@ def prompt_ids(tokenizer: Any, messages: Sequence[str]) -> list[list[int]]:
     for message in messages
   ]
   # A chat template writes the special tokens itself.
-  return tokenizer(texts, add_special_tokens=not chat).input_ids
+  rows = tokenizer(texts, add_special_tokens=not chat).input_ids
+  return [[*row, *opening] for row in rows]
 
 
 def _chat(tokenizer: Any, message: str) -> str:
@@ -271,8 +344,12 @@ def _chat(tokenizer: Any, message: str) -> str:
       f'{_FIELD}: a model with a chat template needs the package jinja2 '
       f"({error}); install it with pip install 'dynllm_jax[llm]'"
     ) from error
+  # A model that thinks aloud first would not keep to the form.
   render = functools.partial(
-    tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True
+    tokenizer.apply_chat_template,
+    tokenize=False,
+    add_generation_prompt=True,
+    enable_thinking=False,
   )
   try:
     return render(

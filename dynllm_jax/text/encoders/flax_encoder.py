@@ -1,4 +1,4 @@
-"""Text encoder: any Flax model of Hugging Face transformers.
+"""Text encoder: a language model on this machine.
 
 `config.facets.encoder.model` is a local directory or a name on the Hugging Face
 Hub; pooling.py says how its hidden states become vectors. Embeddings are
@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import ml_collections
@@ -136,15 +135,10 @@ def runner(
   """
   settings = pooling.read_settings(encoder_config, loaded)
 
-  devices = jax.local_devices()
-  mesh = Mesh(np.array(devices), ('data',))
-  shard = NamedSharding(mesh, PartitionSpec('data'))
-  params = jax.device_put(
-    jax.tree.map(lambda x: np.asarray(x, np.float32), loaded.params),
-    NamedSharding(mesh, PartitionSpec()),
-  )
-
-  forward = jax.jit(_forward(loaded.model, settings))
+  devices = loaded.mesh.devices.ravel()
+  shard = NamedSharding(loaded.mesh, PartitionSpec('data'))
+  params = loaded.params
+  forward = jax.jit(_forward(loaded, settings))
   budget = encoder_config.batch_tokens or (
     _CPU_BATCH_TOKENS
     if devices[0].platform == 'cpu'
@@ -172,7 +166,9 @@ def runner(
   return run
 
 
-def _forward(model: Any, settings: pooling.PoolingSettings) -> Callable:
+def _forward(
+  loaded: flax_models.Loaded, settings: pooling.PoolingSettings
+) -> Callable:
   """A function of params, ids i32[rows, length] and lengths i32[rows].
 
   It returns the vectors, f32[rows, dim].
@@ -182,9 +178,7 @@ def _forward(model: Any, settings: pooling.PoolingSettings) -> Callable:
     mask = jnp.arange(ids.shape[1]) < lengths[:, None]
     # By default accelerators round the factors of a product.
     with jax.default_matmul_precision('highest'):
-      hidden = model(
-        input_ids=ids, attention_mask=mask.astype(jnp.int32), params=params
-      )[0]
+      hidden = loaded.hidden(params, ids, lengths)
 
     if settings.pooling == 'cls':
       pooled = hidden[:, 0]

@@ -1,0 +1,193 @@
+"""Weights of the models in this package, read straight to where they belong.
+
+A model's parameters have the names of the weights in Hugging Face's files, so
+that there is no table of names. Each device reads its own part of a weight and
+no more: a model may be larger than the memory of any of them.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from dynllm_jax.text import model_files
+from dynllm_jax.types import InputError
+
+Path = tuple[str, ...]
+# Where in a mesh a parameter is: of its path the parts of its axes.
+Rules = Callable[[Path], PartitionSpec]
+
+# What a head or a pooler that is not used, and buffers, are called.
+_LEFT_OVER = (
+  'lm_head',
+  'pooler',
+  'cls.',
+  'head.',
+  'classifier',
+  'decoder.',
+  'vocab_',
+  'position_ids',
+  'rotary_emb',
+  'masked_bias',
+)
+
+
+def read(
+  folder: pathlib.Path,
+  shapes: Any,
+  name: Callable[[Path], str],
+  mesh: Mesh,
+  rules: Rules,
+  dtype: Any,
+) -> Any:
+  """Reads the weights of a model from safetensors.
+
+  Args:
+    folder: where its files are.
+    shapes: its parameters, a tree of anything with a `shape`.
+    name: of a parameter's path the weight's name in the files; a prefix that
+      all names in the files share may be left out.
+    mesh: the devices.
+    rules: how a parameter is divided over them.
+    dtype: the type that parameters get.
+
+  Returns:
+    The tree, of arrays on the mesh.
+
+  Raises:
+    InputError: if a weight is missing, has no place in the model or has
+      another shape, or a file cannot be read.
+  """
+  wanted = {
+    tuple(key.key for key in path): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+  }
+  names = {path: name(path) for path in wanted}
+  with contextlib.ExitStack() as stack:
+    files = _open(folder, stack)
+    stored = _match(folder, files, names)
+    found = {
+      path: _place(
+        *stored[path],
+        path,
+        shape,
+        NamedSharding(mesh, _even(mesh, rules(path), shape)),
+        dtype,
+      )
+      for path, shape in wanted.items()
+    }
+
+  leaves, form = jax.tree_util.tree_flatten_with_path(shapes)
+  return jax.tree_util.tree_unflatten(
+    form, [found[tuple(key.key for key in path)] for path, _ in leaves]
+  )
+
+
+def torch_name(path: Path) -> str:
+  """A parameter's name in a file of torch's: `layers.0.mlp.up_proj.weight`."""
+  last = 'bias' if path[-1] == 'bias' else 'weight'
+  parts = [
+    part.replace('layers_', 'layers.') if part.startswith('layers_') else part
+    for part in path[:-1]
+  ]
+  return '.'.join((*parts, last))
+
+
+def _even(
+  mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]
+) -> PartitionSpec:
+  """A spec without the axes that cannot be divided evenly."""
+  return PartitionSpec(
+    *(
+      axis if axis is None or size % mesh.shape[axis] == 0 else None
+      for axis, size in zip(spec, shape)
+    )
+  )
+
+
+def _open(
+  folder: pathlib.Path, stack: contextlib.ExitStack
+) -> dict[str, tuple[Any, pathlib.Path]]:
+  """Every stored weight by its name: the open file, and where it is."""
+  import safetensors
+
+  files: dict[str, tuple[Any, pathlib.Path]] = {}
+  for file in model_files.shards(folder):
+    with model_files.readable(file):
+      opened = stack.enter_context(safetensors.safe_open(file, 'numpy'))
+      # It is no mapping: it cannot be iterated over.
+      names = opened.keys()
+      files.update(dict.fromkeys(names, (opened, file)))
+  return files
+
+
+def _match(
+  folder: pathlib.Path,
+  files: Mapping[str, tuple[Any, pathlib.Path]],
+  names: Mapping[Path, str],
+) -> dict[Path, tuple[Any, pathlib.Path, str]]:
+  """The file and stored name of each parameter.
+
+  Raises:
+    InputError: if one is missing, or a stored weight has no place.
+  """
+  # A model without its head is stored without the prefix, one with a head with
+  # it: `model.`, `bert.`, `language_model.model.`.
+  some = next(iter(names.values()))
+  prefixes = [n.removesuffix(some) for n in files if n.endswith(some)]
+  prefix = min(prefixes, key=len, default='')
+
+  stored, used = {}, set()
+  for path, name in names.items():
+    full = next((n for n in (prefix + name, name) if n in files), None)
+    if full is None:
+      raise InputError(
+        f'{folder}: the weight {name} is missing from its files; allowed: a '
+        'complete model'
+      )
+    stored[path] = (*files[full], full)
+    used.add(full)
+
+  for name in files.keys() - used:
+    if not any(part in name for part in _LEFT_OVER):
+      raise InputError(
+        f'{files[name][1]}: the weight {name} has no place in the model that '
+        f'{folder / "config.json"} describes; it is of another architecture'
+      )
+  return stored
+
+
+def _place(
+  opened: Any,
+  file: pathlib.Path,
+  name: str,
+  path: Path,
+  shape: tuple[int, ...],
+  sharding: NamedSharding,
+  dtype: Any,
+) -> jax.Array:
+  """One parameter, on the devices."""
+  is_turned = path[-1] == 'kernel'  # torch keeps [out, in]
+  with model_files.readable(file):
+    stored = opened.get_slice(name)
+    there = tuple(stored.get_shape())
+    if (there[::-1] if is_turned else there) != shape:
+      raise InputError(
+        f'{file}: the weight {name} is of shape {there}, not '
+        f'{shape[::-1] if is_turned else shape}, as config.json has it'
+      )
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+      index = index or ()
+      value = stored[index[::-1]].T if is_turned else stored[index]
+      return np.asarray(value, jnp.dtype(dtype), order='C')
+
+    return jax.make_array_from_callback(shape, sharding, part)
