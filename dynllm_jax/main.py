@@ -51,6 +51,9 @@ def main(argv: list[str]) -> int:
 
 
 def _run(command: command_line.Command) -> None:
+  if command.config is None:
+    _run_from_run_folder(command)
+    return
   config_lib.check_values(command.config)
   # Slow to import, which a mistyped command need not wait for.
   from dynllm_jax.parallel import processes
@@ -65,6 +68,22 @@ def _run(command: command_line.Command) -> None:
       modes.train_mode(command.config, command.workdir)
     else:
       modes.evaluate_mode(command.config, command.workdir)
+
+
+def _run_from_run_folder(command: command_line.Command) -> None:
+  """Runs a mode of a trained model."""
+  if command.mode == 'recommend':
+    from dynllm_jax.serving import recommend_mode
+
+    recommend_mode.run(command)
+  elif command.mode == 'export':
+    from dynllm_jax.serving import export_mode
+
+    export_mode.run(command)
+  else:
+    from dynllm_jax.serving import serve_mode
+
+    serve_mode.run(command)
 
 
 def _fail(what: str) -> int:

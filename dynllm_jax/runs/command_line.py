@@ -23,9 +23,11 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets'),
+  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'export'),
   'What to do: train (and test), evaluate (restore '
-  'and test), facets (precompute only).',
+  'and test), facets (precompute only); with the folder of a run and no '
+  'config: recommend (to a file, or line by line), serve (over HTTP), export '
+  '(vectors, parameters and towers for other programs).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -45,17 +47,108 @@ _MULTIHOST = flags.DEFINE_bool(
   'Let JAX find the other hosts, as on a Cloud TPU VM; '
   'not needed where variables name them (README, "Many devices").',
 )
+_USERS = flags.DEFINE_string(
+  'users',
+  'all',
+  'With --mode=recommend: ids with commas between them, @FILE with an id a '
+  'line, or all.',
+)
+_K = flags.DEFINE_integer(
+  'k', 10, 'With --mode=recommend: how many items a user.'
+)
+_TIME = flags.DEFINE_string(
+  'time',
+  None,
+  'With --mode=recommend: when, unix seconds or as 2026-01-31T18:00; default '
+  'just after the newest event.',
+)
+_EXCLUDE_SEEN = flags.DEFINE_bool(
+  'exclude_seen',
+  False,
+  'With --mode=recommend: leave out what a user has taken before.',
+)
+_STREAM = flags.DEFINE_bool(
+  'stream',
+  False,
+  'With --mode=recommend: answer JSON lines of the standard input, in order.',
+)
+_OUTPUT = flags.DEFINE_string(
+  'output',
+  None,
+  'With --mode=recommend: a file that ends in .parquet, .jsonl or .csv. With '
+  '--mode=export: a folder; default WORKDIR/export.',
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir',
+  None,
+  'Where the prepared data of the run are now, if not where they were; with '
+  '--mode=recommend, serve or export.',
+)
+_PORT = flags.DEFINE_integer(
+  'port', 8000, 'With --mode=serve: the port, 0 for a free one.', 0, 65535
+)
+_HOST = flags.DEFINE_string(
+  'host',
+  '127.0.0.1',
+  'With --mode=serve: the address to listen at. Any that other machines reach '
+  'needs a token, in the variable DYNLLM_TOKEN.',
+)
+_JOURNAL = flags.DEFINE_string(
+  'journal',
+  '',
+  'The journal of the run that is served: a file, or postgresql+psycopg://...; '
+  'default live/journal.sqlite in its folder.',
+)
+_FOLLOW = flags.DEFINE_bool(
+  'follow',
+  False,
+  'With --mode=serve: follow a journal that another server writes, and take in '
+  'no events here.',
+)
+
+# Modes that read the configuration from the run folder.
+FROM_RUN_FOLDER = ('recommend', 'serve', 'export')
+# Flags that not every mode has.
+_MODES_OF = (
+  (_DRY_RUN, ('facets',)),
+  (_USER, ('facets',)),
+  (_USERS, ('recommend',)),
+  (_K, ('recommend',)),
+  (_TIME, ('recommend',)),
+  (_EXCLUDE_SEEN, ('recommend',)),
+  (_STREAM, ('recommend',)),
+  (_OUTPUT, ('recommend', 'export')),
+  (_DATA_DIR, FROM_RUN_FOLDER),
+  (_JOURNAL, ('recommend', 'serve')),
+  (_PORT, ('serve',)),
+  (_HOST, ('serve',)),
+  (_FOLLOW, ('serve',)),
+)
 
 
 class Command(NamedTuple):
-  """What a command line asks for; each field is the flag of its name."""
+  """What a command line asks for; each field is the flag of its name.
 
-  config: ml_collections.ConfigDict
+  `config` is None for the modes of `FROM_RUN_FOLDER`.
+  """
+
+  config: ml_collections.ConfigDict | None
   workdir: str
-  mode: str  # 'train', 'evaluate' or 'facets'
-  dry_run: bool
-  user: str | None
-  multihost: bool
+  mode: str
+  dry_run: bool = False
+  user: str | None = None
+  multihost: bool = False
+  users: str = 'all'
+  k: int = 10
+  time: str | None = None
+  exclude_seen: bool = False
+  stream: bool = False
+  output: str | None = None
+  data_dir: str | None = None
+  port: int = 8000
+  host: str = '127.0.0.1'
+  journal: str = ''
+  follow: bool = False
 
 
 def read(argv: list[str]) -> Command:
@@ -71,23 +164,57 @@ def read(argv: list[str]) -> Command:
   rest = _parse(argv)
   if rest[1:]:
     raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
+  mode = _MODE.value
+  for flag, modes in _MODES_OF:
+    if flag.present and mode not in modes:
+      raise InputError(
+        f'--{flag.name} is for --mode={" and ".join(modes)}, not for '
+        f'--mode={mode}'
+      )
+  if mode in FROM_RUN_FOLDER:
+    return _of_run_folder(mode)
   if not flags.FLAGS['config'].present:
     raise InputError('--config is missing; allowed: a file of configs/')
-  for flag in (_DRY_RUN, _USER):
-    if flag.present and _MODE.value != 'facets':
-      raise InputError(
-        f'--{flag.name} is for --mode=facets, not for --mode={_MODE.value}'
-      )
 
   named = config_flags.get_config_filename(flags.FLAGS['config'])
   name = os.path.basename(named.partition(':')[0]).removesuffix('.py')
   return Command(
     config=_CONFIG.value,
     workdir=_WORKDIR.value or os.path.join('runs', name),
-    mode=_MODE.value,
+    mode=mode,
     dry_run=_DRY_RUN.value,
     user=_USER.value,
     multihost=_MULTIHOST.value,
+  )
+
+
+def _of_run_folder(mode: str) -> Command:
+  """The command of a mode that reads the configuration from the run folder."""
+  if flags.FLAGS['config'].present:
+    raise InputError(
+      f'--config is not for --mode={mode}, which reads that of the run; '
+      'allowed: --workdir=DIR'
+    )
+  if not _WORKDIR.value:
+    raise InputError(
+      '--workdir is missing; allowed: the folder of a run with --mode=train'
+    )
+
+  return Command(
+    config=None,
+    workdir=_WORKDIR.value,
+    mode=mode,
+    users=_USERS.value,
+    k=_K.value,
+    time=_TIME.value,
+    exclude_seen=_EXCLUDE_SEEN.value,
+    stream=_STREAM.value,
+    output=_OUTPUT.value,
+    data_dir=_DATA_DIR.value,
+    port=_PORT.value,
+    host=_HOST.value,
+    journal=_JOURNAL.value,
+    follow=_FOLLOW.value,
   )
 
 

@@ -1,8 +1,11 @@
 """Files that are replaced whole, or not at all."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import tempfile
+from typing import IO
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -20,12 +23,26 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
   """
   if isinstance(content, str):
     content = content.encode()
+  with replacing(path) as file:
+    file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """As `write_atomically`, of a file that is written bit by bit.
+
+  Args:
+    path: the file, replaced when the block ends; if it raises, the old file
+      stays.
+
+  Yields:
+    A file to write to.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix='.' + path.name)
-
   try:
     with os.fdopen(handle, 'wb') as file:
-      file.write(content)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.chmod(temporary, 0o644)

@@ -1,0 +1,1 @@
+"""Answers of a trained model: on the command line, over HTTP, in a page."""

@@ -1,0 +1,29 @@
+"""The recommender that a command line asks for."""
+
+from collections.abc import Iterator
+import contextlib
+import sys
+
+from dynllm_jax.live.recommender import Recommender
+from dynllm_jax.runs.command_line import Command
+
+
+@contextlib.contextmanager
+def opened(command: Command, writes: bool) -> Iterator[Recommender]:
+  """The recommender of a run folder, up to date with its journal.
+
+  What is said meanwhile goes to stderr: the standard output is for answers.
+
+  Args:
+    command: the command line.
+    writes: whether events will be observed.
+
+  Raises:
+    InputError: for whatever is wrong with the folder or the journal.
+  """
+  del writes
+  with contextlib.redirect_stdout(sys.stderr):
+    recommender = Recommender.restore(
+      command.workdir, data_dir=command.data_dir
+    )
+  yield recommender
