@@ -72,18 +72,9 @@ def _run(command: command_line.Command) -> None:
 
 def _run_from_run_folder(command: command_line.Command) -> None:
   """Runs a mode of a trained model."""
-  if command.mode == 'recommend':
-    from dynllm_jax.serving import recommend_mode
+  from dynllm_jax.serving import recommend_mode
 
-    recommend_mode.run(command)
-  elif command.mode == 'export':
-    from dynllm_jax.serving import export_mode
-
-    export_mode.run(command)
-  else:
-    from dynllm_jax.serving import serve_mode
-
-    serve_mode.run(command)
+  recommend_mode.run(command)
 
 
 def _fail(what: str) -> int:

@@ -11,6 +11,7 @@ any time. Reading is safe from many threads beside one that writes.
 """
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import datetime
 import threading
@@ -28,6 +29,7 @@ from dynllm_jax.live import live_state
 from dynllm_jax.live import restore as restore_lib
 from dynllm_jax.live.batches import Batch
 from dynllm_jax.live.batches import ItemText
+from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 from dynllm_jax.types import SECONDS_PER_DAY
 
@@ -70,6 +72,20 @@ class Recommendations(NamedTuple):
   items: list[str]
   scores: np.ndarray
   titles: list[str]
+
+
+class TopItems(NamedTuple):
+  """The best items of several users as arrays, the best first.
+
+  Attributes:
+    users: whose.
+    items: i32[users, k], rows of `Recommender.items`, counted from 1.
+    scores: f32[users, k]; -inf where there is no further item.
+  """
+
+  users: list[str]
+  items: np.ndarray
+  scores: np.ndarray
 
 
 class Similar(NamedTuple):
@@ -169,6 +185,11 @@ class Recommender:
   def items(self) -> Sequence[str]:
     """Ids of all items, in the order in which they came."""
     return self._item_ids[1:]
+
+  @property
+  def titles(self) -> Sequence[str]:
+    """Titles of `items`, '' where one has none."""
+    return self._texts[0][1:]
 
   def has_user(self, user: str) -> bool:
     """Whether a user has had an event."""
@@ -427,31 +448,81 @@ class Recommender:
       InputError: naming an argument that is not allowed.
     """
     one = isinstance(users, (str, int))
-    names = self._user_names('users', [users] if one else users)
+    found = self.top(
+      [users] if one else users,
+      k,
+      time,
+      exact=exact,
+      exclude_seen=exclude_seen,
+      candidates=candidates,
+      categories=categories,
+      exclude=exclude,
+    )
+    answers = [
+      self._recommendations(user, scores, items)
+      for top in found
+      for user, scores, items in zip(top.users, top.scores, top.items)
+    ]
+    return answers[0] if one else answers
+
+  def top(
+    self,
+    users: Iterable[str | int],
+    k: int = 10,
+    time: Time | None = None,
+    *,
+    exact: bool = False,
+    exclude_seen: bool = False,
+    candidates: Iterable[str] | None = None,
+    categories: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+  ) -> Iterator[TopItems]:
+    """As `recommend`, of many users, as arrays; a batch of users at a time.
+
+    Args:
+      users: ids.
+      k, time, exact, exclude_seen, candidates, categories, exclude: as those
+        of `recommend`.
+
+    Returns:
+      The users in order. The next batch is computed while one is looked at.
+
+    Raises:
+      InputError: as `recommend`, before the first batch.
+    """
+    names = self._user_names('users', users)
     with self._lock:
       self._check_k(k)
       at = self._read_time(time, exact)
       rows = self._known_users(names)
       allowed = self._allowed(candidates, categories, exclude)
 
-    answers = []
-    for start in range(0, len(names), step := self._users_at_once()):
-      chosen = slice(start, start + step)
+    def ask(chosen: slice) -> tuple[Array, Array, Array]:
       with self._lock:
         self._check_sound()
         mask = self._mask(allowed, rows[chosen], exclude_seen, at)
-        found = self._state.top(rows[chosen], mask, k, at)
-      scores, items, finite = map(np.asarray, found)
-      if not finite:
-        raise InputError(
-          'a score is not finite: the parameters of the run have diverged; '
-          'allowed: a run with a lower config.train.learning_rate'
+        return self._state.top(rows[chosen], mask, k, at)
+
+    def answers() -> Iterator[TopItems]:
+      step = self._users_at_once()
+      spans = [slice(i, i + step) for i in range(0, len(names), step)]
+      asked = map(ask, spans)
+      coming = next(asked, None)
+      for span in spans:
+        found, coming = coming, next(asked, None)
+        assert found is not None
+        scores, items, finite = map(np.asarray, found)
+        if not finite:
+          raise InputError(
+            'a score is not finite: the parameters of the run have diverged; '
+            'allowed: a run with a lower config.train.learning_rate'
+          )
+        chosen = names[span]
+        yield TopItems(
+          chosen, items[: len(chosen), :k], scores[: len(chosen), :k]
         )
-      answers += [
-        self._recommendations(user, best[:k], at_rows[:k])
-        for user, best, at_rows in zip(names[chosen], scores, items)
-      ]
-    return answers[0] if one else answers
+
+    return answers()
 
   def score(
     self,
@@ -556,7 +627,8 @@ class Recommender:
 
   def _check_k(self, k: int) -> None:
     count = len(self._item_ids) - 1
-    if not isinstance(k, (int, np.integer)) or not 1 <= k <= count:
+    is_count = isinstance(k, (int, np.integer)) and not isinstance(k, bool)
+    if not is_count or not 1 <= k <= count:
       raise checks.not_allowed('k', k, f'1 to the number of items, {count}')
 
   def _check_sound(self) -> None:

@@ -23,11 +23,10 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'export'),
+  ('train', 'evaluate', 'facets', 'recommend'),
   'What to do: train (and test), evaluate (restore '
   'and test), facets (precompute only); with the folder of a run and no '
-  'config: recommend (to a file, or line by line), serve (over HTTP), export '
-  '(vectors, parameters and towers for other programs).',
+  'config: recommend (to a file, or line by line).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -75,39 +74,16 @@ _STREAM = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'With --mode=recommend: a file that ends in .parquet, .jsonl or .csv. With '
-  '--mode=export: a folder; default WORKDIR/export.',
+  'With --mode=recommend: a file that ends in .parquet, .jsonl or .csv.',
 )
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
   None,
-  'Where the prepared data of the run are now, if not where they were; with '
-  '--mode=recommend, serve or export.',
+  'With --mode=recommend: where the prepared data of the run are now, if not '
+  'where they were.',
 )
-_PORT = flags.DEFINE_integer(
-  'port', 8000, 'With --mode=serve: the port, 0 for a free one.', 0, 65535
-)
-_HOST = flags.DEFINE_string(
-  'host',
-  '127.0.0.1',
-  'With --mode=serve: the address to listen at. Any that other machines reach '
-  'needs a token, in the variable DYNLLM_TOKEN.',
-)
-_JOURNAL = flags.DEFINE_string(
-  'journal',
-  '',
-  'The journal of the run that is served: a file, or postgresql+psycopg://...; '
-  'default live/journal.sqlite in its folder.',
-)
-_FOLLOW = flags.DEFINE_bool(
-  'follow',
-  False,
-  'With --mode=serve: follow a journal that another server writes, and take in '
-  'no events here.',
-)
-
 # Modes that read the configuration from the run folder.
-FROM_RUN_FOLDER = ('recommend', 'serve', 'export')
+FROM_RUN_FOLDER = ('recommend',)
 # Flags that not every mode has.
 _MODES_OF = (
   (_DRY_RUN, ('facets',)),
@@ -117,12 +93,8 @@ _MODES_OF = (
   (_TIME, ('recommend',)),
   (_EXCLUDE_SEEN, ('recommend',)),
   (_STREAM, ('recommend',)),
-  (_OUTPUT, ('recommend', 'export')),
+  (_OUTPUT, ('recommend',)),
   (_DATA_DIR, FROM_RUN_FOLDER),
-  (_JOURNAL, ('recommend', 'serve')),
-  (_PORT, ('serve',)),
-  (_HOST, ('serve',)),
-  (_FOLLOW, ('serve',)),
 )
 
 
@@ -145,10 +117,6 @@ class Command(NamedTuple):
   stream: bool = False
   output: str | None = None
   data_dir: str | None = None
-  port: int = 8000
-  host: str = '127.0.0.1'
-  journal: str = ''
-  follow: bool = False
 
 
 def read(argv: list[str]) -> Command:
@@ -211,10 +179,6 @@ def _of_run_folder(mode: str) -> Command:
     stream=_STREAM.value,
     output=_OUTPUT.value,
     data_dir=_DATA_DIR.value,
-    port=_PORT.value,
-    host=_HOST.value,
-    journal=_JOURNAL.value,
-    follow=_FOLLOW.value,
   )
 
 

@@ -7,7 +7,6 @@ A question is an object with one key, which says what is asked, and its fields:
     {"recommend": {"user": "u17", "k": 10, "exclude_seen": true}}
     {"score": {"user": "u17", "items": ["b3", "b99"]}}
     {"similar_items": {"item": "b3", "k": 5}}
-    {"explain": {"user": "u17", "item": "b3"}}
 
 The answer is an object with the same key. Several users are asked about as
 `"users": [...]`, and several events or items are observed or added as a list.
@@ -36,7 +35,6 @@ _FIELDS = {
   ),
   'score': ('user', 'users', 'items', 'time', 'exact'),
   'similar_items': ('item', 'k'),
-  'explain': ('user', 'item', 'time'),
 }
 
 
@@ -203,15 +201,8 @@ def _score(recommender: Recommender, fields: Mapping[str, Any]) -> Any:
 
 def _similar_items(recommender: Recommender, fields: Mapping[str, Any]) -> Any:
   return alike(
-    recommender.similar_items(fields.get('item'), fields.get('k', 10))
+    recommender.similar_items(fields.get('item', ''), fields.get('k', 10))
   )
-
-
-def _explain(recommender: Recommender, fields: Mapping[str, Any]) -> Any:
-  found = recommender.explain(
-    fields.get('user'), fields.get('item'), fields.get('time')
-  )
-  return as_values(found)
 
 
 _ANSWERS: dict[str, Callable[[Recommender, Any], Any]] = {
@@ -220,7 +211,6 @@ _ANSWERS: dict[str, Callable[[Recommender, Any], Any]] = {
   'recommend': _recommend,
   'score': _score,
   'similar_items': _similar_items,
-  'explain': _explain,
 }
 
 

@@ -82,9 +82,7 @@ def run(command: Command) -> None:
 # ------------------------------------------------------------ line by line
 
 
-def stream(
-  recommender: Recommender, lines: BinaryIO, answers: IO[str]
-) -> None:
+def stream(recommender: Recommender, lines: BinaryIO, answers: IO[str]) -> None:
   """Answers questions, a line each, in order.
 
   A line that is no question, or that is refused, is answered by an object with
