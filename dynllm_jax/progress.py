@@ -6,6 +6,8 @@ import time
 import jax
 import tqdm
 
+from dynllm_jax import compiling
+
 _LINE_SECONDS = 60  # between two lines of progress off a terminal
 
 
@@ -27,6 +29,8 @@ def say(line: str) -> None:
 class Progress:
   """How far a piece of work is: a bar on a terminal, a line a minute elsewhere.
 
+  What is compiled meanwhile counts for no rate, and not for what is left.
+
   Args:
     what: the work, in a word or two.
     total: how many things are to be done.
@@ -45,18 +49,24 @@ class Progress:
     self._what, self._total, self._done = what, total, 0
     self._unit = unit
     self._began = self._last_line = time.perf_counter()
+    self._compiled_before = self._compiled = compiling.seconds()
 
   def __call__(self, count: int, loss: float | None = None) -> None:
     """Adds finished things and, in training, shows their mean loss."""
     self._done += count
     if loss is not None:
       self._bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
+    if not self._bar.disable:
+      compiled = compiling.seconds() - self._compiled
+      self._bar.start_t += compiled
+      self._bar.last_print_t += compiled
+    self._compiled = compiling.seconds()
     self._bar.update(count)
 
     now = time.perf_counter()
     if self._bar.disable and now - self._last_line >= _LINE_SECONDS:
       self._last_line = now
-      rate = self._done / (now - self._began)
+      rate = self._done / self._seconds(now)
       left = (self._total - self._done) / rate
       note = '' if loss is None else f', loss {loss:.4f}'
       places = 0 if rate >= 10 else 2
@@ -66,6 +76,10 @@ class Progress:
       )
 
   def close(self) -> float:
-    """Ends the bar; returns the seconds since the start."""
+    """Ends the bar; returns the seconds since the start, compiling left out."""
     self._bar.close()
-    return time.perf_counter() - self._began
+    return self._seconds(time.perf_counter())
+
+  def _seconds(self, now: float) -> float:
+    compiled = compiling.seconds() - self._compiled_before
+    return max(now - self._began - compiled, 1e-9)

@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
+from dynllm_jax.engine import significance
 from experiments import pages
-from experiments import significance
 
 COLUMNS = [f'{m}@{k}' for m in ('recall', 'ndcg') for k in (10, 20, 30)]
 COLUMNS.append('mrr')

@@ -5,13 +5,13 @@ import statistics
 from typing import Any
 
 from dynllm_jax import config as config_lib
+from dynllm_jax.engine import significance
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from experiments import grids
 from experiments import overall_page
 from experiments import rank_arrays
 from experiments import result_rows
-from experiments import significance
 from experiments.result_rows import Log
 from experiments.result_rows import Row
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dynllm_jax.engine import significance
 from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
-from experiments import significance
 
 # A rank is stored doubled, since ties have halves; the largest number stands
 # for every rank from there on.

@@ -25,11 +25,11 @@ import ml_collections
 
 from dynllm_jax import config as config_lib
 from dynllm_jax import progress
+from dynllm_jax.engine import significance
 from dynllm_jax.runs import provenance
 from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
 from experiments import rank_arrays
-from experiments import significance
 from experiments.grids import Fields
 
 RESULTS = pathlib.Path(__file__).parent / 'results'

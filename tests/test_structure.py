@@ -35,6 +35,7 @@ FLOORS = [
   'plugins',
   'checks',  # of configuration fields
   'progress',
+  'compiling',
   'types',
   '',  # the package itself, for its version
 ]

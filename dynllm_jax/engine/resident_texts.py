@@ -80,7 +80,27 @@ def with_texts(
     )
   size = min(len(chunk.batches) * chunk.batch_size, len(inputs.users))
   start = min(int(chunk.batches.start[0]), len(inputs.users) - size)
-  present = np.unique(np.append(_rows(inputs, start, size), 0))
+  return _with_rows(inputs, texts, _rows(inputs, start, size))
+
+
+def with_texts_of(
+  inputs: Inputs, texts: np.ndarray | None, users: Array, times: Array
+) -> Inputs:
+  """The inputs with all texts that serve some users at some times.
+
+  Args:
+    inputs, texts: as in `with_texts`.
+    users: i32[n].
+    times: i32[n], seconds.
+  """
+  if texts is None:
+    return inputs
+  return _with_rows(inputs, texts, rows_of(inputs, users, times))
+
+
+def _with_rows(inputs: Inputs, texts: np.ndarray, rows: Array) -> Inputs:
+  """The inputs with these rows of all texts, and row 0."""
+  present = np.unique(np.append(rows, 0))
 
   # A power of two, rounded up to blocks of equal size, one for each device that
   # shares the table; their number need not divide a power of two.
@@ -148,4 +168,19 @@ def _rows(inputs: Inputs, start: int, size: int) -> Array:
   users, times = sharded_table.read_slice(
     (inputs.users, inputs.times), start, size
   )
+  return sharded_table.replicate(lookup(inputs.facets, users, times))
+
+
+@jax.jit
+def rows_of(inputs: Inputs, users: Array, times: Array) -> Array:
+  """Rows of all texts that serve users, in the order of FACETS; 0: unknown.
+
+  Args:
+    inputs: on the device.
+    users: i32[n].
+    times: i32[n], seconds.
+
+  Returns:
+    i32[n, 4].
+  """
   return sharded_table.replicate(lookup(inputs.facets, users, times))

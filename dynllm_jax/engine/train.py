@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from dynllm_jax import checks
+from dynllm_jax import compiling
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import optimizers
@@ -167,8 +168,8 @@ def run_epoch(
       (resident_texts.py); None where the device has all that is read.
 
   Returns:
-    The state; `loss`, the mean over events, `seconds`, and `events_per_s`
-    without the first chunk, which in a process's first epoch is compiled.
+    The state; `loss`, the mean over events, `seconds` and `events_per_s`, in
+    which what was compiled is left out, and `compile_seconds`.
 
   Raises:
     InputError: if the loss is not finite.
@@ -177,10 +178,10 @@ def run_epoch(
   count = -(-len(plan.batches) // trainer.config.chunk)
   length = -(-len(plan.batches) // max(1, count))
   total, sizes = 0.0, []
+  began, compiled = time.perf_counter(), compiling.seconds()
   with sharded_table.use_mesh(trainer.mesh):
     state = start_epoch(trainer, state)
     data = feeds.epoch_data(plan, inputs, state.key, state.step)
-    ends = [time.perf_counter()]
     for chunk in batching.chunks(plan, length):
       chunk_inputs = resident_texts.with_texts(inputs, facet_texts, chunk)
       state, (chunk_losses, chunk_sizes) = train_chunk(
@@ -196,14 +197,15 @@ def run_epoch(
         )
       total += chunk_loss
       sizes.append(int(np.sum(chunk_sizes)))
-      ends.append(time.perf_counter())
       progress(sizes[-1], chunk_loss / sizes[-1])
 
-  warm = 1 if count > 1 else 0  # the chunk from which on the rate is measured
+  compiled = compiling.seconds() - compiled
+  seconds = max(time.perf_counter() - began - compiled, 1e-9)
   return state, {
     'loss': total / sum(sizes),
-    'seconds': ends[-1] - ends[0],
-    'events_per_s': sum(sizes[warm:]) / (ends[-1] - ends[warm]),
+    'seconds': seconds,
+    'compile_seconds': compiled,
+    'events_per_s': sum(sizes) / seconds,
   }
 
 

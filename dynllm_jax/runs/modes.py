@@ -13,16 +13,20 @@ from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import user_report
 from dynllm_jax.parallel import processes
 from dynllm_jax.progress import say
+from dynllm_jax.runs import cases
 from dynllm_jax.runs import identity
 from dynllm_jax.runs import prepared
 from dynllm_jax.runs import provenance
 from dynllm_jax.runs import results as results_lib
+from dynllm_jax.runs import run_page
 from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.runs.prepared import PreparedRun
 from dynllm_jax.runs.run_folder import RunFolder
 from dynllm_jax.runs.status import Status
 from dynllm_jax.runs.status import WATCHED
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TooLargeError
 from dynllm_jax.types import TrainState
 
@@ -191,25 +195,28 @@ def _fit_one_epoch(
   folder: RunFolder,
 ) -> TrainState:
   """Trains an epoch, ranks validation, and saves both; changes `status`."""
-  state, record = prepared.train_one_epoch(run, state)
+  with run.stopwatch.part('training'):
+    state, record = prepared.train_one_epoch(run, state)
   if not status.epochs:
     if run.system.feed != 'none':
       status.train_step_flops = train.step_flops(
         run.trainer, run.train_plan, run.inputs, state
       )
-    _add_floors(run, status)
+    _rank_floors(run, status, folder)
 
-  ranked = prepared.rank_splits(
-    run, state, ('validation',), run.config.eval.validation_events
-  )
+  with run.stopwatch.part('ranking validation'):
+    ranked = prepared.rank_splits(
+      run, state, ('validation',), run.config.eval.validation_events
+    )
   ranks, seconds = ranked['validation']
   # Early stopping looks at recall@10, whatever cut-offs are reported.
   summary = metrics.summary(ranks, sorted({*run.config.eval.ks, 10}))
   is_best = status.add_epoch(record, summary, seconds)
 
-  if is_best:
-    checkpoints.save('best', status.epochs, state, status.to_json())
-  checkpoints.save('latest', status.epochs, state, status.to_json())
+  with run.stopwatch.part('checkpoints'):
+    if is_best:
+      checkpoints.save('best', status.epochs, state, status.to_json())
+    checkpoints.save('latest', status.epochs, state, status.to_json())
   folder.write_metrics(status.history)
 
   loss = f'loss {record["loss"]:.4f}, ' if 'loss' in record else ''
@@ -221,17 +228,51 @@ def _fit_one_epoch(
   return state
 
 
-def _add_floors(run: PreparedRun, status: Status) -> None:
-  """Ranks the systems of `eval.compare` that have not been ranked."""
+def _rank_floors(
+  run: PreparedRun, status: Status, folder: RunFolder
+) -> dict[str, np.ndarray]:
+  """Ranks those systems of `eval.compare` whose figures or ranks are missing.
+
+  Args:
+    run: the run.
+    status: gets the figures.
+    folder: keeps the ranks of the test events, in `floors.npz`.
+
+  Returns:
+    f32[test events] ranks of each floor, by name.
+  """
+  stored = folder.read_arrays('floors.npz')
+  ranks = {}
   for name in run.floors:
-    if name in status.floors or name in status.floors_left_out:
+    if name in status.floors_left_out:
       continue
+    # Figures and ranks are written one after the other, and a run may have been
+    # evaluated in another way since: ranks count where they give the figures.
+    if name in status.floors and name in stored:
+      mrr = metrics.mean_reciprocal_rank(stored[name])
+      if mrr == status.floors[name]['test']['mrr']:
+        ranks[name] = stored[name]
+        continue
+
     say(f'ranking {name} for comparison')
     try:
-      status.floors[name] = prepared.run_floor(run, name)
+      with run.stopwatch.part('ranking floors'):
+        found = prepared.run_floor(run, name)
     except TooLargeError as error:
       status.floors_left_out[name] = str(error)
       say(f'{name} is left out: {error}')
+      continue
+    status.floors[name] = {
+      split: metrics.summary(split_ranks, run.config.eval.ks)
+      for split, split_ranks in found.items()
+    }
+    ranks[name] = found['test'].astype(np.float32)
+
+  if any(
+    name not in stored or ranks[name] is not stored[name] for name in ranks
+  ):
+    folder.write_arrays('floors.npz', ranks)
+  return ranks
 
 
 def _is_finished(run: PreparedRun, status: Status) -> bool:
@@ -270,14 +311,40 @@ def report(
     for field in _PROTOCOL
   ):
     status.floors, status.floors_left_out = {}, {}
-  _add_floors(run, status)
+  floor_ranks = _rank_floors(run, status, folder)
 
   state = checkpoints.restore('best', prepared.state_shapes(run))
-  ranked = prepared.rank_splits(run, state, ('validation', 'test'))
-  results = results_lib.collect(
-    run, best=status, latest=latest, state=state, ranked=ranked
-  )
+  seen: list[cases.Case] = []
 
+  def look(split: str, bound: BoundSystem, memory: SystemMemory) -> None:
+    if split == 'test':
+      with run.stopwatch.part('cases of the report'):
+        seen.extend(cases.collect(run, bound, memory))
+
+  with run.stopwatch.part('ranking the report'):
+    ranked = prepared.rank_splits(run, state, ('validation', 'test'), look=look)
+  results = results_lib.collect(
+    run,
+    best=status,
+    latest=latest,
+    state=state,
+    ranked=ranked,
+    floor_ranks=floor_ranks,
+  )
+  _write(run, folder, results=results, ranked=ranked)
+  folder.write_text('report.html', run_page.page(results, latest.history, seen))
+  results_lib.show(results)
+  return results
+
+
+def _write(
+  run: PreparedRun,
+  folder: RunFolder,
+  *,
+  results: dict[str, Any],
+  ranked: dict[str, tuple[np.ndarray, float]],
+) -> None:
+  """Writes ranks and results."""
   validation, test = (ranked[split][0] for split in ('validation', 'test'))
   users = run.log.users[run.log.train_end :]
   folder.write_arrays(
@@ -290,8 +357,6 @@ def report(
     },
   )
   folder.write_json('results.json', results)
-  results_lib.show(run, results)
-  return results
 
 
 def _nothing_to_evaluate(workdir: str) -> InputError:

@@ -16,13 +16,13 @@ import jax
 import ml_collections
 import numpy as np
 
+from dynllm_jax import compiling
 from dynllm_jax import config as config_lib
 from dynllm_jax import plugins
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import feeds
-from dynllm_jax.engine import metrics
 from dynllm_jax.engine import ranking
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine import train
@@ -35,11 +35,13 @@ from dynllm_jax.parallel import sharded_table
 from dynllm_jax.progress import Progress
 from dynllm_jax.progress import say
 from dynllm_jax.runs import identity as identity_lib
+from dynllm_jax.runs.stopwatch import Stopwatch
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainState
 
 _Arguments = ParamSpec('_Arguments')
@@ -68,6 +70,7 @@ class PreparedRun:
       'test'.
     floors: the systems of `config.eval.compare`, which need no training, by
       name.
+    stopwatch: where the time of this process goes.
   """
 
   config: ml_collections.ConfigDict
@@ -81,6 +84,7 @@ class PreparedRun:
   train_plan: batching.BatchPlan
   rank_plans: dict[str, batching.BatchPlan]
   floors: dict[str, System]
+  stopwatch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
   @property
   def system(self) -> System:
@@ -132,6 +136,9 @@ def prepare(
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
+  stopwatch = Stopwatch()
+  compiling.tell(say)
+
   # First whatever the configuration alone shows to be wrong.
   processes.check_same('configuration', config_lib.leaves(config))
   mesh = device_mesh.make_mesh(config)
@@ -142,34 +149,37 @@ def prepare(
 
   # Then whatever the log shows to be wrong, before facets are written, which
   # may be expensive.
-  log = log or loading.load(config.data, say)
+  with stopwatch.part('reading the log'):
+    log = log or loading.load(config.data, say)
   processes.check_same(
     'log', {'the prepared data (config.data)': log.fingerprint}
   )
   ranking.make_ranking(config, log)
 
   folder = str(loading.data_folder(config.data))
-  bank, facets = facet_bank.build(config.facets, log, folder, say)
-  item_text = facet_bank.item_text(config.facets.encoder, log, folder, say)
+  with stopwatch.part('facets and texts'):
+    bank, facets = facet_bank.build(config.facets, log, folder, say)
+    item_text = facet_bank.item_text(config.facets.encoder, log, folder, say)
   bank, facet_texts = resident_texts.split(
     bank, system.reads_facets, config.facets.device_gib
   )
   largest_batch = max(
     config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
   )
-  inputs = device_mesh.put_on_mesh(
-    mesh,
-    device_mesh.cut_into_blocks(
+  with stopwatch.part('placing the data'):
+    inputs = device_mesh.put_on_mesh(
       mesh,
-      inputs_lib.build_inputs(
-        log,
-        item_text,
-        bank,
-        padding=largest_batch,
-        train_graph=system.reads_train_graph,
+      device_mesh.cut_into_blocks(
+        mesh,
+        inputs_lib.build_inputs(
+          log,
+          item_text,
+          bank,
+          padding=largest_batch,
+          train_graph=system.reads_train_graph,
+        ),
       ),
-    ),
-  )
+    )
 
   train_plan = feeds.training_plan(system, log, config.train.batch_size)
   trainer = train.make_trainer(system, config, mesh, len(train_plan.batches))
@@ -188,6 +198,7 @@ def prepare(
     train_plan=train_plan,
     rank_plans=evaluate.split_plans(system, log, config.eval.batch_size),
     floors=floors,
+    stopwatch=stopwatch,
   )
 
 
@@ -243,7 +254,11 @@ def _first_state(run: PreparedRun) -> Callable[[Inputs], TrainState]:
 
 @_on_mesh
 def rank_splits(
-  run: PreparedRun, state: TrainState, splits: tuple[str, ...], sample: int = 0
+  run: PreparedRun,
+  state: TrainState,
+  splits: tuple[str, ...],
+  sample: int = 0,
+  look: Callable[[str, BoundSystem, SystemMemory], None] | None = None,
 ) -> dict[str, tuple[np.ndarray, float]]:
   """Ranks validation, then test, from the end of the training split (SPEC 5).
 
@@ -254,9 +269,12 @@ def rank_splits(
     state: at the end of an epoch; it is not changed.
     splits: ('validation',) or ('validation', 'test').
     sample: events of each split that are ranked, 0 for all.
+    look: called with a split's name, the system and the memory before its
+      first event, within the run's mesh.
 
   Returns:
-    For each split the f64[events] ranks and the seconds they took.
+    For each split the f64[events] ranks and the seconds they took, compiling
+    left out.
   """
   how = device_mesh.put_on_mesh(
     run.mesh, ranking.make_ranking(run.config, run.log)
@@ -268,6 +286,8 @@ def rank_splits(
   results = {}
   for split in splits:
     plan = run.rank_plans[split]
+    if look:
+      look(split, bound, memory)
     progress = Progress(f'ranking {split}', int(plan.batches.size.sum()))
     memory, ranks = evaluate.replay(
       bound,
@@ -282,15 +302,15 @@ def rank_splits(
   return results
 
 
-def run_floor(run: PreparedRun, name: str) -> dict[str, Any]:
-  """Validation and test figures of a system without training.
+def run_floor(run: PreparedRun, name: str) -> dict[str, np.ndarray]:
+  """Ranks validation and test by a system without training.
 
   Args:
     run: whose data and evaluation settings are used.
     name: of the system.
 
   Returns:
-    `{'validation': metrics, 'test': metrics}`.
+    `{'validation': f64[events] ranks, 'test': ranks}`.
   """
   system = run.floors[name]
   floor = dataclasses.replace(
@@ -304,10 +324,7 @@ def run_floor(run: PreparedRun, name: str) -> dict[str, Any]:
   )
   state, _ = train_one_epoch(floor, initial_state(floor))
   ranked = rank_splits(floor, state, ('validation', 'test'))
-  return {
-    split: metrics.summary(ranks, run.config.eval.ks)
-    for split, (ranks, _) in ranked.items()
-  }
+  return {split: ranks for split, (ranks, _) in ranked.items()}
 
 
 @_on_mesh
@@ -322,12 +339,13 @@ def train_one_epoch(
 
   Returns:
     The state and a record: `loss` (absent where nothing is learned),
-    `seconds`, `events_per_s`.
+    `seconds`, `events_per_s`, and `compile_seconds`, which the two leave out.
   """
   events = run.log.train_end
   progress = Progress('training', events)
 
   if run.system.feed == 'none':
+    compiled = compiling.seconds()
     memory, _ = evaluate.replay(
       BoundSystem(run.system, state.params, run.inputs),
       state.memory,
@@ -336,7 +354,11 @@ def train_one_epoch(
       progress=progress,
     )
     seconds = progress.close()
-    record = {'seconds': seconds, 'events_per_s': events / seconds}
+    record = {
+      'seconds': seconds,
+      'compile_seconds': compiling.seconds() - compiled,
+      'events_per_s': events / seconds,
+    }
     return state.replace(memory=memory), record
 
   state, record = train.run_epoch(

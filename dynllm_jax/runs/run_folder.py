@@ -7,6 +7,8 @@ import json
 import pathlib
 import tempfile
 from typing import Any
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -88,6 +90,29 @@ class RunFolder:
       return json.loads((self.path / name).read_text())
     except FileNotFoundError:
       return None
+
+  def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; none if there is no such file.
+
+    Raises:
+      InputError: if the file is damaged.
+    """
+    try:
+      content = (self.path / name).read_bytes()
+    except FileNotFoundError:
+      return {}
+    try:
+      with np.load(io.BytesIO(content)) as arrays:
+        return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+      raise InputError(
+        f'--workdir: {str(self.path / name)!r} is damaged ({error}); allowed: '
+        'the file as the run wrote it, or none'
+      ) from error
+
+  def write_text(self, name: str, content: str) -> None:
+    """Writes a text file, whole or not at all."""
+    self._write(name, content)
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""

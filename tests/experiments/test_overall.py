@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dynllm_jax import config as config_lib
+from dynllm_jax.engine import significance
 from dynllm_jax.types import InputError
 from experiments import encoders
 from experiments import grids
@@ -19,7 +20,6 @@ from experiments import overall_page
 from experiments import overall_results
 from experiments import rank_arrays
 from experiments import result_rows
-from experiments import significance
 from experiments import studies
 from tests.testing import ROOT
 

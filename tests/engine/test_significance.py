@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import significance
+from dynllm_jax.engine import significance
 
 
 def test_gains_are_what_each_event_adds():
