@@ -1,5 +1,6 @@
 """Whole runs through the command, at tiny width on a simulated log."""
 
+import html.parser
 import json
 import os
 import shutil
@@ -9,6 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from dynllm_jax.runs import cases
+from dynllm_jax.runs import run_page
+from dynllm_jax.types import FACETS
 from tests.testing import commands
 from tests.testing import ROOT
 from tests.testing.commands import command
@@ -69,6 +73,66 @@ def test_a_run_leaves_checkpoints_ranks_and_metrics(home):
   assert [record['epoch'] for record in read_metrics(folder)] == [1, 2]
   assert list((folder / 'tensorboard').glob('events.*'))
   assert read_json(folder, 'config.json')['model']['dim'] == 8
+
+
+HOSTILE = '</dd><script>alert("1")</script><img src=x onerror=alert(2)>\ud83d'
+
+
+def test_a_run_leaves_a_page(home):
+  """It holds what the results say, and asks nothing of a network."""
+  results = read_json(home / 'whole')
+  page = (home / 'whole' / 'report.html').read_text()
+  assert f'{results["test"]["recall@10"]:.4f}' in page
+  assert results['verdict']['rival'] in page
+  assert page.count('<details') == 12 and page.count('<svg') >= 12 + 4
+  assert 'rule-written (no language model)' in page
+  assert_harmless(page)
+
+
+def test_a_page_escapes_whatever_the_log_says(home):
+  def hostile(value):
+    if isinstance(value, dict):
+      return {k: hostile(v) for k, v in value.items()}
+    return HOSTILE if isinstance(value, str) else value
+
+  results = read_json(home / 'whole')
+  verdict = results['verdict']
+  for name in ('data', 'facets', 'machine'):
+    results[name] = hostile(results[name])
+  results['floors_left_out'] = {HOSTILE: HOSTILE}
+  results['verdict'] = {**verdict, 'advice': [HOSTILE]}
+  purchase = cases.Purchase(0, HOSTILE, HOSTILE, True)
+  lifts = {HOSTILE: 1.0, 'b': -1.0}
+  item = cases.Recommendation(HOSTILE, HOSTILE, HOSTILE, 1.0, lifts, True, True)
+  texts = dict.fromkeys(FACETS, HOSTILE)
+  case = cases.Case(
+    HOSTILE, 9, 1, [0], [purchase], texts, [item], 1, [9], [purchase]
+  )
+  page = run_page.page(results, read_metrics(home / 'whole'), [case])
+  assert_harmless(page)
+  assert page.encode().count(b'&lt;script&gt;alert') > 15
+
+
+def assert_harmless(page):
+  """No script, and nothing that is fetched from anywhere."""
+  parser = Tags()
+  parser.feed(page)
+  assert not parser.names & {'script', 'img', 'iframe', 'link', 'object'}
+  assert not {name for name in parser.attributes if name.startswith('on')}
+  assert not parser.attributes & {'src', 'href', 'action'}
+  assert 'url(' not in page and '@import' not in page
+
+
+class Tags(html.parser.HTMLParser):
+  """The tags and attributes of a page."""
+
+  def __init__(self):
+    super().__init__()
+    self.names, self.attributes = set(), set()
+
+  def handle_starttag(self, tag, attrs):
+    self.names.add(tag)
+    self.attributes |= {name for name, _ in attrs}
 
 
 def test_a_tuning_run_looks_at_no_test_event(home):
