@@ -3,6 +3,7 @@
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,17 +48,24 @@ def test_a_list_is_the_items_of_the_highest_scores(home):
   found, bound, memory = collected(log, home)
   now = log.times[log.validation_end]
   assert 3 < len(found) <= cases.NUM_USERS
-  for case in found:
-    user = int(np.flatnonzero(log.user_ids == case.user)[0])
-    scores = scoring.score(
+  users = [int(np.flatnonzero(log.user_ids == c.user)[0]) for c in found]
+
+  @jax.jit
+  def score(memory, items):
+    return scoring.score(
       *bound.embed(
         memory,
-        np.full(1, user, np.int32),
-        np.full(1, now, np.int32),
-        np.arange(1, log.num_items + 1, dtype=np.int32),
+        np.array(users, np.int32),
+        np.full(len(users), now, np.int32),
+        items,
         np.int32(now),
       )
-    )[0]
+    )
+
+  items = np.arange(1, log.num_items + 1, dtype=np.int32)
+  for case, user, scores in zip(
+    found, users, score(memory, items), strict=True
+  ):
     best = np.argsort(-np.asarray(scores), kind='stable')[: cases.NUM_ITEMS]
     np.testing.assert_allclose(
       [item.score for item in case.recommended], scores[best], rtol=1e-5
