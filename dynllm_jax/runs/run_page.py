@@ -79,6 +79,7 @@ def page(
   terms = list(dict.fromkeys(t for case in cases for t in terms_of(case)))
   colors = {term: f't{n % COLORS}' for n, term in enumerate(terms)}
   num_new = sum(not case.num_past for case in cases)
+
   return rendered(
     'run.html.jinja',
     results=results,
@@ -316,6 +317,7 @@ def _case(case: Case, colors: Mapping[str, str]) -> dict[str, Any]:
   longest = max((_raised(item) for item in case.recommended), default=0.0)
   recommended = {item.item for item in case.recommended}
   found = [p.time for p in case.next if p.item in recommended]
+
   return {
     'user': case.user,
     'date': date(case.time),
@@ -352,6 +354,7 @@ def _recommended(
     if lift / raised >= 0.005
   ]
   words += [f'{name} lowers it by {-lift:.2f}' for name, lift in down.items()]
+
   return {
     'item': item.item,
     'title': item.title or item.item,

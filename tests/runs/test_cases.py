@@ -51,7 +51,7 @@ def test_a_list_is_the_items_of_the_highest_scores(home):
   users = [int(np.flatnonzero(log.user_ids == c.user)[0]) for c in found]
 
   @jax.jit
-  def score(memory, items):
+  def score(bound, memory, items):
     return scoring.score(
       *bound.embed(
         memory,
@@ -64,7 +64,7 @@ def test_a_list_is_the_items_of_the_highest_scores(home):
 
   items = np.arange(1, log.num_items + 1, dtype=np.int32)
   for case, user, scores in zip(
-    found, users, score(memory, items), strict=True
+    found, users, score(bound, memory, items), strict=True
   ):
     best = np.argsort(-np.asarray(scores), kind='stable')[: cases.NUM_ITEMS]
     np.testing.assert_allclose(
