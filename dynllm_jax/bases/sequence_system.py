@@ -103,13 +103,12 @@ class SequenceNetwork(nn.Module):
     reached = past.mask[:, None] & (past.times[:, None] < times[..., None])
     place = jnp.arange(c.max_length)
     query = jnp.max(jnp.where(reached, place, -1), axis=-1)
-    vectors = jnp.where(
+    read = jnp.where(
       (query >= 0)[..., None],
       jnp.take_along_axis(outputs, jnp.maximum(query, 0)[..., None], axis=1),
       nobody,
     )
-
-    vectors, rows, scale = self.scored(vectors.reshape(-1, c.dim), table[items])
+    vectors, rows, scale = self.scored(read.reshape(-1, c.dim), table[items])
 
     each, flat = jnp.repeat(users, times.shape[1]), times.reshape(-1)
     walk, walk_scale = (

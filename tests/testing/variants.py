@@ -111,6 +111,7 @@ def tiny_config(variant: str) -> ml_collections.ConfigDict:
     time_dim=6,
     num_neighbors=3,
     num_layers=1,
+    num_blocks=1,
     max_length=4,
     copy_neighbors=4,
     walk_fanout=(3, 2, 2),
