@@ -57,8 +57,10 @@ def _run(command: command_line.Command) -> None:
   config_lib.check_values(command.config)
   # Slow to import, which a mistyped command need not wait for.
   from dynllm_jax.parallel import processes
+  from dynllm_jax.runs import jax_settings
   from dynllm_jax.runs import modes
 
+  jax_settings.pin()
   if command.mode == 'facets':
     modes.facets_mode(command.config, command.dry_run, command.user)
     return

@@ -31,6 +31,8 @@ from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import System
 from dynllm_jax.types import TrainState
 
+GENERATOR = 'threefry2x32'  # of random numbers; checkpoints hold its state
+
 
 def make_trainer(
   system: System,
@@ -94,7 +96,7 @@ def init_state(
     inputs: on the device.
     capacity: events that the pending batch holds.
   """
-  key = jax.random.key(seed)
+  key = jax.random.key(seed, impl=GENERATOR)
   init_key, run_key = jax.random.split(key)
   params, memory = jax.jit(trainer.system.init, static_argnums=2)(
     init_key, inputs, capacity

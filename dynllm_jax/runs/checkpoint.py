@@ -18,8 +18,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dynllm_jax.engine import train
 from dynllm_jax.parallel import device_mesh
 from dynllm_jax.storage import bucket
+from dynllm_jax.storage import plain_path
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
 
@@ -35,8 +37,12 @@ class Checkpoints:
   """
 
   def __init__(self, folder: bucket.Path) -> None:
+    self._stack = contextlib.ExitStack()
     if not bucket.is_url(folder):
       folder = folder.resolve()
+    self._places = {kind: folder / 'checkpoints' / kind for kind in KINDS}
+    if not bucket.is_url(folder):
+      folder = plain_path.plain(folder, self._stack)
     # Orbax would report every save.
     absl_logging.set_verbosity(absl_logging.ERROR)
     options = ocp.CheckpointManagerOptions(
@@ -61,6 +67,7 @@ class Checkpoints:
     for manager in self._managers.values():
       with contextlib.suppress(Exception):
         manager.close()
+    self._stack.close()
 
   def epoch(self, kind: str) -> int | None:
     """The number of the epoch that is stored; None if there is none."""
@@ -104,7 +111,7 @@ class Checkpoints:
     # tensorstore reports a full disk as a ValueError.
     except (OSError, ValueError) as error:
       raise InputError(
-        f'{manager.directory}: the checkpoint cannot be written '
+        f'{self._places[kind]}: the checkpoint cannot be written '
         f'({_first_line(error)}); allowed: a folder with room that can be '
         'written'
       ) from error
@@ -163,7 +170,9 @@ class Checkpoints:
       return state
 
     state = self._read(kind, read)
-    return state.replace(key=jax.random.wrap_key_data(state.key))
+    return state.replace(
+      key=jax.random.wrap_key_data(state.key, impl=train.GENERATOR)
+    )
 
   def _read(
     self, kind: str, read: Callable[[ocp.CheckpointManager, int], Any]
@@ -176,7 +185,7 @@ class Checkpoints:
     manager, epoch = self._managers[kind], self.epoch(kind)
     if epoch is None:
       raise InputError(
-        f'{manager.directory}: there is no checkpoint; allowed: the folder of '
+        f'{self._places[kind]}: there is no checkpoint; allowed: the folder of '
         'a run whose checkpoints are both there, latest and best'
       )
     try:
@@ -184,7 +193,7 @@ class Checkpoints:
     # Orbax raises a bare Exception for an array that is cut short.
     except Exception as error:
       raise InputError(
-        f'{manager.directory / str(epoch)}: the checkpoint cannot '
+        f'{self._places[kind] / str(epoch)}: the checkpoint cannot '
         f'be restored ({_first_line(error)}); allowed: an undamaged one of '
         'the same configuration'
       ) from error

@@ -11,6 +11,7 @@ import ml_collections
 from dynllm_jax import config as config_lib
 from dynllm_jax.datasets import loading
 from dynllm_jax.progress import say
+from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs import modes
 from dynllm_jax.types import EventLog
 
@@ -43,7 +44,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     InputError: for whatever is wrong with configuration, data or run folder.
   """
   config_lib.check_values(config)
-  return modes.train_mode(config, workdir)
+  with jax_settings.pinned():
+    return modes.train_mode(config, workdir)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -60,4 +62,5 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     InputError: for whatever is wrong with configuration, data or run folder.
   """
   config_lib.check_values(config)
-  return modes.evaluate_mode(config, workdir)
+  with jax_settings.pinned():
+    return modes.evaluate_mode(config, workdir)

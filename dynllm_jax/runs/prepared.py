@@ -35,6 +35,7 @@ from dynllm_jax.parallel import sharded_table
 from dynllm_jax.progress import Progress
 from dynllm_jax.progress import say
 from dynllm_jax.runs import identity as identity_lib
+from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs.stopwatch import Stopwatch
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
@@ -139,6 +140,7 @@ def prepare(
   stopwatch = Stopwatch()
   compiling.tell(say)
 
+  jax_settings.check()
   # First whatever the configuration alone shows to be wrong.
   processes.check_same('configuration', config_lib.leaves(config))
   mesh = device_mesh.make_mesh(config)
