@@ -50,6 +50,9 @@ def _data() -> dict[str, Any]:
     # The item table, likewise; '' for none but one that is published with the
     # log and lies beside it (RecBole, MovieLens), 'none' not even for that.
     'items': '',
+    # Events that were observed live and follow the log: a file that
+    # --init_from writes; '' for none.
+    'journal': '',
     # Columns of the event log, by name or by position from 0. Digits are always
     # a position.
     'user_column': 'user_id',
@@ -500,7 +503,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
 # Where a host keeps the data. Hosts may differ in it, since the prepared log's
 # fingerprint tells whether they have the same data.
-_PLACES = ('data.events', 'data.items', 'data.dir')
+_PLACES = ('data.events', 'data.items', 'data.journal', 'data.dir')
 
 
 def leaves(config: ml_collections.ConfigDict) -> dict[str, Any]:

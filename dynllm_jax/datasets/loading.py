@@ -47,6 +47,7 @@ import ml_collections
 from dynllm_jax import checks
 from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
+from dynllm_jax.datasets import live_events
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets.reading import file_formats
@@ -65,7 +66,7 @@ from dynllm_jax.types import InputError
 _VERSION = 3
 # Fields of `config.data` on which no log depends: places, and how much of an
 # item table may be missing.
-_NO_CONTENT = ('dir', 'events', 'items', 'items_missing')
+_NO_CONTENT = ('dir', 'events', 'items', 'journal', 'items_missing')
 
 
 # Of the fields that every source shares.
@@ -114,6 +115,8 @@ def load(
     return log
 
   raw = source.read(data_config)
+  for file in _journal(data_config):
+    raw = live_events.add(raw, file)
   if _fingerprint(data_config, source) != fingerprint:
     first = source.files(data_config)[0]
     raise InputError(
@@ -226,7 +229,7 @@ def _fingerprint(
   for field in _NO_CONTENT:
     del fields[field]
   files = []
-  for file in source.files(data_config):
+  for file in [*source.files(data_config), *_journal(data_config)]:
     with open(file.path, 'rb') as stream:
       digest = hashlib.file_digest(stream, 'sha256').hexdigest()
     # Without `config.`, as in the fingerprints of logs that are kept already.
@@ -238,6 +241,15 @@ def _fingerprint(
     content.append(version)
   key = json.dumps(content, sort_keys=True)
   return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _journal(
+  data_config: ml_collections.ConfigDict,
+) -> list[source_files.File]:
+  """The file of events observed live, if one is named."""
+  if not data_config.journal:
+    return []
+  return [source_files.File.of(data_config, 'journal')]
 
 
 def _report(

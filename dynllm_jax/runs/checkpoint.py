@@ -174,6 +174,42 @@ class Checkpoints:
       key=jax.random.wrap_key_data(state.key, impl=train.GENERATOR)
     )
 
+  def arrays(self, kind: str) -> dict[str, np.ndarray]:
+    """The arrays of a stored epoch, whatever its shapes, on the host.
+
+    Args:
+      kind: 'latest' or 'best'.
+
+    Returns:
+      Arrays by full name, such as `params.network.kernel`.
+
+    Raises:
+      InputError: if there is no epoch, or it cannot be read.
+    """
+
+    def read(
+      manager: ocp.CheckpointManager, epoch: int
+    ) -> dict[str, np.ndarray]:
+      folder = manager.directory / str(epoch) / 'state'
+      handler = ocp.PyTreeCheckpointHandler()
+      on_host = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        handler.metadata(folder).tree,
+      )
+      tree = handler.restore(
+        folder, args=ocp.args.PyTreeRestore(restore_args=on_host)
+      )
+      found = _array_checksums(tree)
+      for name, saved in _record(manager, epoch)['arrays'].items():
+        if found.get(name) != saved:
+          raise ValueError(f'{name} is not as it was saved')
+      return {
+        _name(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+      }
+
+    return self._read(kind, read)
+
   def _read(
     self, kind: str, read: Callable[[ocp.CheckpointManager, int], Any]
   ) -> Any:
@@ -217,7 +253,7 @@ def _json_checksum(value: Any) -> int:
   return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _array_checksums(state: TrainState) -> dict[str, dict[str, Any]]:
+def _array_checksums(state: Any) -> dict[str, dict[str, Any]]:
   """Shape and checksum of each array that this process has as a whole."""
   return {
     _name(path): {
@@ -225,7 +261,7 @@ def _array_checksums(state: TrainState) -> dict[str, dict[str, Any]]:
       'sum': zlib.crc32(np.ascontiguousarray(leaf).ravel().view('u1').data),
     }
     for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    if leaf.is_fully_addressable
+    if getattr(leaf, 'is_fully_addressable', True)
   }
 
 

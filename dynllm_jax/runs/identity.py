@@ -25,6 +25,17 @@ _FREE_TO_EVALUATE = ('facets.device_gib', 'train', 'eval', 'seed')
 # The one field of `train` that may never differ: the pending events in the
 # checkpoint are arrays of its size.
 _NEVER_FREE = 'train.batch_size'
+# Those that may differ where only parameters are taken over: all but the model
+# and who embeds its texts.
+_FREE_TO_START = (
+  'facets.device_gib',
+  'facets.window_days',
+  'facets.writer',
+  'train',
+  'eval',
+  'seed',
+  'data_fingerprint',
+)
 
 # Fields of an encoder that change no embedding, only what computing one costs.
 _COST_OF_ENCODING = (
@@ -79,9 +90,29 @@ def check(stored: dict, current: dict, where: str, resume: bool) -> None:
     InputError: naming the first field that differs.
   """
   free = _FREE_TO_RESUME if resume else _FREE_TO_EVALUATE
+  _check(stored, current, where, free, _NEVER_FREE)
+
+
+def check_start(stored: dict, current: dict, where: str) -> None:
+  """Stops where parameters cannot be taken over from a checkpoint.
+
+  Args:
+    stored, current: as those of `check`.
+    where: the run folder of the checkpoint, for the error.
+
+  Raises:
+    InputError: naming the first field that differs.
+  """
+  _check(stored, current, where, _FREE_TO_START, '')
+
+
+def _check(
+  stored: dict, current: dict, where: str, free: tuple[str, ...], never: str
+) -> None:
+  """Compares all fields but those of `free`; `never` is compared even so."""
   old, new = dict(config_lib.flatten(stored)), dict(config_lib.flatten(current))
   for field in sorted(old.keys() | new.keys()):
-    if field != _NEVER_FREE and any(
+    if field != never and any(
       field == f or field.startswith(f + '.') for f in free
     ):
       continue
