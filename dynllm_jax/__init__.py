@@ -20,10 +20,10 @@ __version__ = '0.1.0'
 # The modules that define the public names.
 _MODULES = {
   'Recommender': 'dynllm_jax.live.recommender',
-  'evaluate': 'dynllm_jax.runs.library',
+  'evaluate': 'dynllm_jax.live.library',
   'InputError': 'dynllm_jax.types',
-  'load': 'dynllm_jax.runs.library',
-  'train': 'dynllm_jax.runs.library',
+  'load': 'dynllm_jax.live.library',
+  'train': 'dynllm_jax.live.library',
 }
 __all__ = ['evaluate', 'InputError', 'load', 'Recommender', 'train']  # noqa: F822 (lazy)
 

@@ -56,6 +56,7 @@ def _run(command: command_line.Command) -> None:
     return
   config_lib.check_values(command.config)
   # Slow to import, which a mistyped command need not wait for.
+  from dynllm_jax.live import going_on
   from dynllm_jax.parallel import processes
   from dynllm_jax.runs import jax_settings
   from dynllm_jax.runs import modes
@@ -66,7 +67,11 @@ def _run(command: command_line.Command) -> None:
     return
   processes.start(command.config.mesh.start_timeout_s, command.multihost)
   with processes.fail_fast():
-    if command.mode == 'train':
+    if command.init_from:
+      going_on.train_mode(
+        command.config, command.workdir, command.init_from, command.journal
+      )
+    elif command.mode == 'train':
       modes.train_mode(command.config, command.workdir)
     else:
       modes.evaluate_mode(command.config, command.workdir)

@@ -40,6 +40,18 @@ _USER = flags.DEFINE_string(
   'With --mode=facets: print the facets of the user of this '
   'id, with the purchases behind them.',
 )
+_INIT_FROM = flags.DEFINE_string(
+  'init_from',
+  '',
+  'With --mode=train: the folder of an earlier run, whose parameters training '
+  'starts from, on the log and all that its journal has.',
+)
+_JOURNAL = flags.DEFINE_string(
+  'journal',
+  '',
+  'The journal of the run that is served, or of --init_from: a file, or '
+  'postgresql+psycopg://...; default live/journal.sqlite in its folder.',
+)
 _MULTIHOST = flags.DEFINE_bool(
   'multihost',
   False,
@@ -95,6 +107,8 @@ _MODES_OF = (
   (_STREAM, ('recommend',)),
   (_OUTPUT, ('recommend',)),
   (_DATA_DIR, FROM_RUN_FOLDER),
+  (_INIT_FROM, ('train',)),
+  (_JOURNAL, ('train', *FROM_RUN_FOLDER)),
 )
 
 
@@ -109,6 +123,8 @@ class Command(NamedTuple):
   mode: str
   dry_run: bool = False
   user: str | None = None
+  init_from: str = ''
+  journal: str = ''
   multihost: bool = False
   users: str = 'all'
   k: int = 10
@@ -152,6 +168,8 @@ def read(argv: list[str]) -> Command:
     mode=mode,
     dry_run=_DRY_RUN.value,
     user=_USER.value,
+    init_from=_INIT_FROM.value,
+    journal=_JOURNAL.value,
     multihost=_MULTIHOST.value,
   )
 
@@ -178,6 +196,7 @@ def _of_run_folder(mode: str) -> Command:
     exclude_seen=_EXCLUDE_SEEN.value,
     stream=_STREAM.value,
     output=_OUTPUT.value,
+    journal=_JOURNAL.value,
     data_dir=_DATA_DIR.value,
   )
 

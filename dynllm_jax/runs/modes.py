@@ -19,6 +19,7 @@ from dynllm_jax.runs import prepared
 from dynllm_jax.runs import provenance
 from dynllm_jax.runs import results as results_lib
 from dynllm_jax.runs import run_page
+from dynllm_jax.runs import warm_start
 from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.runs.prepared import PreparedRun
 from dynllm_jax.runs.run_folder import RunFolder
@@ -36,13 +37,15 @@ _PROTOCOL = ('ks', 'batch_size', 'candidates', 'filter_seen')
 
 
 def train_mode(
-  config: ml_collections.ConfigDict, workdir: str
+  config: ml_collections.ConfigDict, workdir: str, init_from: str = ''
 ) -> dict[str, Any]:
   """`--mode=train`: data, facets, training, test.
 
   Args:
     config: the configuration.
     workdir: the run folder; if it holds a run, that run goes on.
+    init_from: the folder of another run, whose parameters training starts
+      from; '' for none.
 
   Returns:
     The content of `results.json`; empty where `config.eval.test` is off.
@@ -57,7 +60,7 @@ def train_mode(
   began = time.perf_counter()
 
   with folder.held(), Checkpoints(folder.path) as checkpoints:
-    fit(run, checkpoints, folder)
+    fit(run, checkpoints, folder, init_from)
     results = report(run, checkpoints, folder) if config.eval.test else {}
 
   wrote = 'results.json' if config.eval.test else 'metrics.jsonl'
@@ -118,7 +121,10 @@ def facets_mode(
 
 
 def fit(
-  run: PreparedRun, checkpoints: Checkpoints, folder: RunFolder
+  run: PreparedRun,
+  checkpoints: Checkpoints,
+  folder: RunFolder,
+  init_from: str = '',
 ) -> Status:
   """Trains to early stopping, or goes on from the latest checkpoint.
 
@@ -126,6 +132,7 @@ def fit(
     run: the run.
     checkpoints: of the run folder.
     folder: where metrics go.
+    init_from: as that of `train_mode`.
 
   Returns:
     The status after the last epoch.
@@ -134,7 +141,7 @@ def fit(
     InputError: if the folder holds a run of another configuration, or one
       that lacks a checkpoint.
   """
-  state, status = _start(run, checkpoints, folder)
+  state, status = _start(run, checkpoints, folder, init_from)
   folder.write_json('config.json', run.config.to_dict())
   while not _is_finished(run, status):
     state = _fit_one_epoch(
@@ -144,17 +151,15 @@ def fit(
 
 
 def _start(
-  run: PreparedRun, checkpoints: Checkpoints, folder: RunFolder
+  run: PreparedRun,
+  checkpoints: Checkpoints,
+  folder: RunFolder,
+  init_from: str,
 ) -> tuple[TrainState, Status]:
   """State and status of the last finished epoch, or before the first."""
   kind = _newest(checkpoints)
   if kind is None:
-    state = prepared.initial_state(run)
-    return state, Status(
-      identity=run.identity,
-      commit=provenance.commit(),
-      parameters=train.num_parameters(state.params),
-    )
+    return _first(run, init_from)
 
   status = Status.from_json(checkpoints.status(kind))
   identity.check(status.identity, run.identity, str(folder.path), resume=True)
@@ -172,6 +177,20 @@ def _start(
   folder.write_metrics(status.history)
   say(f'resuming after epoch {status.epochs}')
   return state, status
+
+
+def _first(run: PreparedRun, init_from: str) -> tuple[TrainState, Status]:
+  """State and status before the first epoch."""
+  state, origin = prepared.initial_state(run), None
+  if init_from:
+    state, origin = warm_start.start_from(run, state, init_from)
+    say(f'starting from {init_from}, epoch {origin["epoch"]}')
+  return state, Status(
+    identity=run.identity,
+    commit=provenance.commit(),
+    parameters=train.num_parameters(state.params),
+    started_from=origin,
+  )
 
 
 def _newest(checkpoints: Checkpoints) -> str | None:

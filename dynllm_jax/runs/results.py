@@ -88,6 +88,7 @@ def collect(
     'epochs': latest.epochs,
     'best_epoch': best.best_epoch,
     'seed': best.identity['seed'],
+    'started_from': best.started_from,
     'parameters': best.parameters,
     'train_step_flops': best.train_step_flops,
     'peak_memory_bytes': provenance.peak_memory_bytes(),

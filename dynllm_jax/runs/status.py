@@ -26,6 +26,9 @@ class Status:
     floors_left_out: why others were not ranked, by name.
     train_step_flops: operations of a training step, as XLA counts them; 0
       where nothing is learned.
+    started_from: of the run whose parameters this one began with, its
+      `workdir`, `epoch`, `commit` and `data_fingerprint`; None where they were
+      drawn at random.
   """
 
   identity: dict[str, Any]
@@ -38,6 +41,7 @@ class Status:
   floors: dict[str, Any] = dataclasses.field(default_factory=dict)
   floors_left_out: dict[str, str] = dataclasses.field(default_factory=dict)
   train_step_flops: float = 0.0
+  started_from: dict[str, Any] | None = None
 
   def to_json(self) -> dict[str, Any]:
     """The record of a checkpoint."""

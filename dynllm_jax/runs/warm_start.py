@@ -25,7 +25,9 @@ from dynllm_jax.types import TrainState
 _MORE = 1009  # nodes; no axis has so many more by chance
 
 
-def start_from(run: PreparedRun, state: TrainState, workdir: str) -> TrainState:
+def start_from(
+  run: PreparedRun, state: TrainState, workdir: str
+) -> tuple[TrainState, dict[str, Any]]:
   """A first state with the parameters of the best epoch of another run.
 
   Args:
@@ -33,6 +35,9 @@ def start_from(run: PreparedRun, state: TrainState, workdir: str) -> TrainState:
     state: its state before training.
     workdir: the folder of the earlier run, of the same model; its prepared log
       is in this run's `data.dir`.
+
+  Returns:
+    The state, and where its parameters are from (status.py `started_from`).
 
   Raises:
     InputError: if there is no such run, it has another model, or its prepared
@@ -58,7 +63,12 @@ def start_from(run: PreparedRun, state: TrainState, workdir: str) -> TrainState:
     run.config.data, status.identity['data_fingerprint']
   )
   params = carry_over(run, state.params, arrays, log)
-  return state.replace(params=params)
+  return state.replace(params=params), {
+    'workdir': workdir,
+    'epoch': status.epochs,
+    'commit': status.commit,
+    'data_fingerprint': log.fingerprint,
+  }
 
 
 def carry_over(

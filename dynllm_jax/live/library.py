@@ -10,6 +10,7 @@ import ml_collections
 
 from dynllm_jax import config as config_lib
 from dynllm_jax.datasets import loading
+from dynllm_jax.live import going_on
 from dynllm_jax.progress import say
 from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs import modes
@@ -29,13 +30,21 @@ def load(config: ml_collections.ConfigDict) -> EventLog:
   return loading.load(config.data, say)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  init_from: str = '',
+  journal: str = '',
+) -> dict[str, Any]:
   """Trains to early stopping, then ranks validation and test.
 
   Args:
     config: of `dynllm_jax.config.default`.
     workdir: the run folder, for checkpoints and reports; if it holds a run of
       the same configuration, that run goes on.
+    init_from: the folder of an earlier run; training starts from its
+      parameters, on the log and all that its journal has.
+    journal: of that run, a file or a URL; '' for the one in its folder.
 
   Returns:
     The content of `results.json`; empty where `config.eval.test` is off.
@@ -45,6 +54,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """
   config_lib.check_values(config)
   with jax_settings.pinned():
+    if init_from:
+      return going_on.train_mode(config, workdir, init_from, journal)
     return modes.train_mode(config, workdir)
 
 
