@@ -10,6 +10,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from dynllm_jax.runs import stored_config
 from dynllm_jax.types import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -145,6 +146,7 @@ def read(argv: list[str]) -> Command:
     InputError: naming the flag or the field that is wrong.
   """
   app.define_help_flags()
+  argv = _with_stored_config(argv)
   rest = _parse(argv)
   if rest[1:]:
     raise InputError(f'argument {rest[1]!r} is not a flag; see --help')
@@ -158,7 +160,10 @@ def read(argv: list[str]) -> Command:
   if mode in FROM_RUN_FOLDER:
     return _of_run_folder(mode)
   if not flags.FLAGS['config'].present:
-    raise InputError('--config is missing; allowed: a file of configs/')
+    raise InputError(
+      '--config is missing; allowed: a file of configs/; none with '
+      '--mode=evaluate and the --workdir of a run'
+    )
 
   named = config_flags.get_config_filename(flags.FLAGS['config'])
   name = os.path.basename(named.partition(':')[0]).removesuffix('.py')
@@ -204,7 +209,7 @@ def _of_run_folder(mode: str) -> Command:
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; returns the program's name and what is no flag."""
   try:
-    if named := _named_config(argv):
+    if named := _given(argv, 'config'):
       _check_config_file(named)
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -223,9 +228,21 @@ def _parse(argv: list[str]) -> list[str]:
     ) from error
 
 
-def _named_config(argv: list[str]) -> str:
-  """The config file that a command line names, '' if none."""
-  flag = re.compile(r'--?config(=.*)?', re.DOTALL)
+def _with_stored_config(argv: list[str]) -> list[str]:
+  """A command line with the configuration of the run folder that it names.
+
+  Where a run is there already, --config need not be given.
+  """
+  workdir = _given(argv, 'workdir')
+  evaluates = _given(argv, 'mode') == 'evaluate'
+  if not evaluates or not workdir or _given(argv, 'config'):
+    return argv
+  return [*argv, f'--config={stored_config.__file__}:{workdir}']
+
+
+def _given(argv: list[str], name: str) -> str:
+  """The value of a flag on a command line, '' if it is not there."""
+  flag = re.compile(rf'--?{name}(=.*)?', re.DOTALL)
   for argument, following in zip(argv[1:], [*argv[2:], '']):
     if match := flag.fullmatch(argument):
       return (match[1] or f'={following}')[1:]

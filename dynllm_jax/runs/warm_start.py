@@ -5,9 +5,11 @@ where their node is now, and nodes that are new keep the rows that the
 initializer has drawn. All else is taken over as it is.
 """
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax.datasets import loading
@@ -18,6 +20,7 @@ from dynllm_jax.runs.run_folder import RunFolder
 from dynllm_jax.runs.status import Status
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
+from dynllm_jax.types import Inputs
 from dynllm_jax.types import Params
 from dynllm_jax.types import TrainGraph
 from dynllm_jax.types import TrainState
@@ -139,29 +142,30 @@ def _node_axes(run: PreparedRun) -> list[tuple[str, ...]]:
   No system says so: it is seen from how shapes follow the number of nodes.
   """
 
-  def shapes(more_users: int, more_items: int) -> list[Any]:
-    inputs, text = run.inputs, run.inputs.item_text
-    rows = jax.ShapeDtypeStruct(
-      (len(text) + more_items, *text.shape[1:]), text.dtype
-    )
-    graph = inputs.train_graph
-    if graph is not None:  # one of a neighbor a node will do
+  def init(
+    key: jax.Array, inputs: Inputs, more_users: int, more_items: int
+  ) -> Params:
+    text, graph = inputs.item_text, inputs.train_graph
+    if graph is not None:  # one with a neighbor a node will do
       count = len(graph.degrees) + more_users + more_items
       graph = TrainGraph(
-        levels=(jax.ShapeDtypeStruct((count, 1), np.int32),),
-        owners=jax.ShapeDtypeStruct((count,), np.int32),
-        degrees=jax.ShapeDtypeStruct((count,), np.float32),
+        levels=(jnp.zeros([count, 1], jnp.int32),),
+        owners=jnp.zeros([count], jnp.int32),
+        degrees=jnp.zeros([count]),
       )
     inputs = inputs.replace(
       num_users=inputs.num_users + more_users,
       num_items=inputs.num_items + more_items,
-      item_text=rows,
+      item_text=jnp.pad(text, ((0, more_items), (0, 0))),
       train_graph=graph,
     )
-    params, _ = jax.eval_shape(
-      lambda key, inputs: run.system.init(key, inputs, 1),
+    return run.system.init(key, inputs, 1)[0]
+
+  def shapes(more_users: int, more_items: int) -> list[tuple[int, ...]]:
+    params = jax.eval_shape(
+      functools.partial(init, more_users=more_users, more_items=more_items),
       jax.random.key(0),
-      inputs,
+      run.inputs,
     )
     return [leaf.shape for leaf in jax.tree.leaves(params)]
 
