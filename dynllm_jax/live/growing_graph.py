@@ -6,6 +6,7 @@ tables' end with twice the room, and tables that are full double. An event costs
 the host a few numbers and the device a few places, however long the log is.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +90,32 @@ class GrowingGraph:
       longest=self.longest,
       ends=self.ends.copy(),
     )
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """A copy of all that there is, by name, as `from_arrays` takes it."""
+    return {
+      'starts': self.starts.copy(),
+      'ends': self.ends.copy(),
+      'rooms': self._rooms.copy(),
+      'neighbors': self.neighbors.copy(),
+      'times': self.times.copy(),
+      'used_and_longest': np.array([self._used, self._longest], np.int64),
+    }
+
+  @classmethod
+  def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> 'GrowingGraph':
+    """The graph whose `arrays` these are; they become its own.
+
+    Raises:
+      KeyError: if one is missing.
+    """
+    nothing = np.zeros(0, np.int32)
+    graph = cls(nothing, nothing, nothing, 0)
+    graph.starts, graph.ends = arrays['starts'], arrays['ends']
+    graph._rooms = arrays['rooms']
+    graph.neighbors, graph.times = arrays['neighbors'], arrays['times']
+    graph._used, graph._longest = map(int, arrays['used_and_longest'])
+    return graph
 
   def row(self, node: int) -> tuple[np.ndarray, np.ndarray]:
     """A node's neighbors and times, oldest first."""

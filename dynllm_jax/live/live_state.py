@@ -69,6 +69,25 @@ class Events(NamedTuple):
   times: np.ndarray
 
 
+class Saved(NamedTuple):
+  """A state as it is stored.
+
+  Attributes:
+    record: numbers, by name.
+    arrays: of the device or of the host, by name.
+  """
+
+  record: dict[str, int]
+  arrays: dict[str, Array]
+
+
+# A structure to read a stored one into; its arrays are not looked at.
+_NONE = np.zeros(0)
+_NO_PENDING = Pending(
+  EventBatch(_NONE, _NONE, _NONE, _NONE), _NONE, _NONE, _NONE
+)
+
+
 def bucket(size: int) -> int:
   """The size, of few, to which so many rows are padded."""
   for fits in _SIZES:
@@ -577,6 +596,103 @@ class LiveState:
     mask = (place < self.num_items) & (place != rows[:, None])
     k = min(bucket(max(k, 8)), width)
     return _similar(self._cache.vector, rows, mask, k)
+
+  # ------------------------------------------------------------------ storing
+
+  def saved(self) -> Saved:
+    """All that batches have made of the state, copied.
+
+    What the device has is copied there; it comes to the host when it is read.
+    """
+    inputs = self.bound.inputs
+    graphs = {
+      f'{name}.{column}': values
+      for name, graph in self._graphs().items()
+      for column, values in graph.arrays().items()
+    }
+    on_device = jax.tree.map(jnp.copy, self._tree(self._pending))
+    return Saved(
+      record={
+        'newest': self.newest,
+        'num_users': self.num_users,
+        'num_items': self.num_items,
+        'user_rows': inputs.num_users,
+        'item_rows': inputs.num_items,
+        'pending': self._num_pending,
+        'turn': self._turn,
+      },
+      arrays=graphs | dict(_named_leaves(on_device)),
+    )
+
+  def load(self, saved: Saved) -> None:
+    """Becomes the state that was saved.
+
+    Args:
+      saved: of a state of the same run.
+
+    Raises:
+      KeyError: if something is missing; nothing is changed then.
+    """
+    record, arrays = saved
+    graphs = [
+      GrowingGraph.from_arrays(
+        {
+          column.removeprefix(f'{name}.'): np.array(values)
+          for column, values in arrays.items()
+          if column.startswith(f'{name}.')
+        }
+      )
+      for name in self._graphs()
+    ]
+    pending = _NO_PENDING if record['pending'] else None
+    wanted = self._tree(pending)
+    leaves = [jnp.array(arrays[name]) for name, _ in _named_leaves(wanted)]
+    tree = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+    numbers = {name: int(record[name]) for name in record}
+
+    inputs = self.bound.inputs
+    on_device = device_graphs(*graphs)
+    self.user_graph, self.item_graph = graphs
+    self.bound = self.bound.replace(
+      params=tree['params'],
+      inputs=inputs.replace(
+        user_graph=on_device[0],
+        item_graph=on_device[1],
+        item_text=tree['item_text'],
+        facets=inputs.facets.replace(offsets=tree['facet_offsets']),
+        num_users=numbers['user_rows'],
+        num_items=numbers['item_rows'],
+      ),
+    )
+    self._base, self._now = tree['base'], tree['now']
+    self._cache, self._pending = tree['cache'], tree['pending']
+    self._num_pending, self._turn = numbers['pending'], numbers['turn']
+    self.newest = numbers['newest']
+    self.num_users, self.num_items = numbers['num_users'], numbers['num_items']
+
+  def _graphs(self) -> dict[str, GrowingGraph]:
+    return {'user_graph': self.user_graph, 'item_graph': self.item_graph}
+
+  def _tree(self, pending: Pending | None) -> dict[str, Any]:
+    """All arrays on the device that batches change, graphs left out."""
+    inputs = self.bound.inputs
+    return {
+      'params': self.bound.params,
+      'item_text': inputs.item_text,
+      'facet_offsets': inputs.facets.offsets,
+      'base': self._base,
+      'now': self._now,
+      'cache': self._cache,
+      'pending': pending,
+    }
+
+
+def _named_leaves(tree: Any) -> list[tuple[str, Array]]:
+  """The arrays of a pytree with their full names, such as `base.user.state`."""
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator='.'), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
 
 
 def live_inputs(
