@@ -9,7 +9,9 @@ the same state, bit for bit. `to_json` and `from_json` are for a journal.
 import base64
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import datetime
+import itertools
 import json
 import math
 from typing import Any
@@ -56,6 +58,28 @@ class Batch(NamedTuple):
   texts: tuple[ItemText, ...] = ()
 
 
+class Observed(NamedTuple):
+  """What became of events.
+
+  Attributes:
+    events: how many were taken in.
+    new_users, new_items: that were not known before.
+    late: events that were older than the newest, and count as of its time.
+    position: of the batch that has them, in the journal if there is one.
+    ranks: f64[events], each event's item among all items before it was taken
+      in, if asked for (SPEC 5); in the order of the call.
+    repeats: further events, which had been taken in under the same ids.
+  """
+
+  events: int = 0
+  new_users: int = 0
+  new_items: int = 0
+  late: int = 0
+  position: int = 0
+  ranks: np.ndarray | None = None
+  repeats: int = 0
+
+
 class Row(NamedTuple):
   """One row of what a caller gave, checked; a text is None where not given."""
 
@@ -65,6 +89,11 @@ class Row(NamedTuple):
   title: str | None = None
   category: str | None = None
   brand: str | None = None
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+  """One batch of several, in order."""
+  return Batch(*(tuple(itertools.chain(*columns)) for columns in zip(*parts)))
 
 
 def to_json(batch: Batch) -> str:
@@ -159,6 +188,26 @@ def item_rows(items: Any) -> list[Row]:
     )
     for number, given in enumerate(_mappings(items, columns))
   ]
+
+
+def event_ids(ids: Sequence[str] | None, count: int) -> tuple[str, ...]:
+  """Ids of events, as clients may give them, checked.
+
+  Args:
+    ids: one for each event, '' for an event without one; None: no event has.
+    count: number of events.
+
+  Raises:
+    InputError: naming what is not allowed.
+  """
+  if ids is None:
+    return ()
+  if isinstance(ids, str) or len(ids) != count:
+    raise _not_allowed('ids', ids, f'one for each event, {count}')
+  return tuple(
+    '' if name == '' else as_id(f'ids[{number}]', name)
+    for number, name in enumerate(ids)
+  )
 
 
 def as_id(field: str, value: Any) -> str:

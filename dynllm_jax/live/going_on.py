@@ -17,10 +17,9 @@ from typing import Any
 import ml_collections
 
 from dynllm_jax.datasets import live_events
-from dynllm_jax.live import batches
 from dynllm_jax.live.journal import Journal
-from dynllm_jax.live.journal import JournalError
 from dynllm_jax.live.journal import Tip
+from dynllm_jax.live.journaling import entries
 from dynllm_jax.progress import say
 from dynllm_jax.runs import modes
 from dynllm_jax.runs.checkpoint import Checkpoints
@@ -130,13 +129,11 @@ def _take_events(folder: pathlib.Path, init_from: str, place: str) -> None:
   with Journal(place or default) as journal:
     journal.covers(journal_name(status.identity))
     tip = journal.start
-    for entry in journal.read(tip):
-      batch = decoded(journal, entry.tip, entry.payload)
+    for tip, batch in entries(journal, tip):
       users += batch.users
       items += batch.items
       times += batch.times
       texts |= {text.item: text[1:4] for text in batch.texts}
-      tip = entry.tip
 
     try:
       live_events.write(
@@ -157,21 +154,6 @@ def _take_events(folder: pathlib.Path, init_from: str, place: str) -> None:
       },
     )
   say(f'{len(users):,} events of {journal.place}, up to batch {tip.position}')
-
-
-def decoded(journal: Journal, tip: Tip, payload: str) -> batches.Batch:
-  """The batch of an entry.
-
-  Raises:
-    JournalError: if it is none.
-  """
-  try:
-    return batches.from_json(payload)
-  except ValueError as error:
-    raise JournalError(
-      f'{journal.place}: batch {tip.position} cannot be read ({error}); '
-      'allowed: a journal of this version of dynllm_jax'
-    ) from error
 
 
 def _origin(workdir: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ caller waits for nobody, and a hundred callers share a commit.
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import threading
 from typing import Generic
@@ -71,6 +73,12 @@ class GroupCommit(Generic[_Request, _Result]):
     if isinstance(mine.outcome, Exception):
       raise mine.outcome
     return mine.outcome  # type: ignore[return-value]
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """A context in which nothing is done; requests wait for its end."""
+    with self._turn:
+      yield
 
   def _do_next(self) -> None:
     """Does what waits at the front, as much as goes together."""

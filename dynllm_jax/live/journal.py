@@ -103,6 +103,27 @@ def event_digest(*parts: Any) -> bytes:
   return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
 
 
+def exists(place: str | pathlib.Path) -> bool:
+  """Whether there is a journal at a place.
+
+  Args:
+    place: a file, or a URL of SQLAlchemy.
+
+  Raises:
+    JournalError: if the database cannot be reached, or is of another kind.
+  """
+  path = _sqlite_path(place)
+  if path is not None:
+    return path.is_file() and path.stat().st_size > 0
+  url = _url(place)
+  with _errors(url.render_as_string(hide_password=True)):
+    engine = _engine(url)
+    try:
+      return sa.inspect(engine).has_table(_ABOUT.name)
+    finally:
+      engine.dispose()
+
+
 class Journal:
   """A journal that is read. Threads may share it.
 
@@ -149,6 +170,22 @@ class Journal:
     with self._errors(), self._engine.connect() as connection:
       return self._tip_of(connection)
 
+  def tip_at(self, position: int) -> Tip:
+    """The batch at a position, 0 for the start.
+
+    Raises:
+      JournalError: if there is none.
+    """
+    if not position:
+      return self.start
+    with self._errors(), self._engine.connect() as connection:
+      found = connection.scalar(
+        sa.select(_BATCHES.c.digest).where(_BATCHES.c.position == position)
+      )
+    if found is None:
+      raise JournalError(f'{self.place}: it has no batch {position}')
+    return Tip(position, found)
+
   def read(self, after: Tip) -> Iterator[Entry]:
     """The batches that follow a tip, in order; each is checked.
 
@@ -159,7 +196,7 @@ class Journal:
       JournalError: if the journal has no such tip, or a batch is missing or
         is not what was journaled.
     """
-    self._check_is_there(after)
+    self.check_holds(after)
     query = sa.select(
       _BATCHES.c.position, _BATCHES.c.digest, _BATCHES.c.payload
     ).order_by(_BATCHES.c.position)
@@ -185,8 +222,12 @@ class Journal:
       if len(rows) < _ROWS:
         return
 
-  def _check_is_there(self, tip: Tip) -> None:
-    """Stops where a tip is not of this journal."""
+  def check_holds(self, tip: Tip) -> None:
+    """Stops where a tip is not of this journal.
+
+    Raises:
+      JournalError: saying what is there instead.
+    """
     if tip == self.start:
       return
     with self._errors(), self._engine.connect() as connection:
@@ -272,21 +313,8 @@ class Journal:
     ).first()
     return Tip(*row) if row else self.start
 
-  @contextlib.contextmanager
-  def _errors(self) -> Iterator[None]:
-    """Turns the database's errors into one of a line."""
-    try:
-      yield
-    except ModuleNotFoundError as error:
-      raise JournalError(
-        f'{self.place}: {error.name} is not installed; allowed: '
-        "pip install 'dynllm_jax[postgres]'"
-      ) from error
-    except (exc.SQLAlchemyError, OSError) as error:
-      raise JournalError(
-        f'{self.place}: the journal cannot be used ({_words(error)}); allowed: '
-        'a sound journal, on a disk with room'
-      ) from error
+  def _errors(self) -> contextlib.AbstractContextManager[None]:
+    return _errors(self.place)
 
 
 class JournalWriter(Journal):
@@ -340,7 +368,7 @@ class JournalWriter(Journal):
     with self._errors(), self._engine.connect() as connection:
       is_new = not connection.scalar(sa.select(sa.func.count(_RUNS.c.run)))
     if origin is not None:
-      self._check_is_there(origin)
+      self.check_holds(origin)
     elif not is_new:
       return self.covers(run)
 
@@ -473,6 +501,23 @@ class JournalWriter(Journal):
       f'{place}: another process appends to the journal; allowed: one at a '
       'time, and any number that follow it'
     )
+
+
+@contextlib.contextmanager
+def _errors(place: str) -> Iterator[None]:
+  """Turns the database's errors into one of a line."""
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    raise JournalError(
+      f'{place}: {error.name} is not installed; allowed: '
+      "pip install 'dynllm_jax[postgres]'"
+    ) from error
+  except (exc.SQLAlchemyError, OSError) as error:
+    raise JournalError(
+      f'{place}: the journal cannot be used ({_words(error)}); allowed: '
+      'a sound journal, on a disk with room'
+    ) from error
 
 
 def _next_digest(after: Tip, payload: str) -> bytes:

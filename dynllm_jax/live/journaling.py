@@ -16,13 +16,13 @@ from typing import Protocol
 
 from dynllm_jax.live import batches
 from dynllm_jax.live.batches import Batch
+from dynllm_jax.live.batches import Observed
 from dynllm_jax.live.group_commit import GroupCommit
 from dynllm_jax.live.journal import event_digest
 from dynllm_jax.live.journal import Journal
 from dynllm_jax.live.journal import JournalError
 from dynllm_jax.live.journal import JournalWriter
 from dynllm_jax.live.journal import Tip
-from dynllm_jax.live.observed import Observed
 from dynllm_jax.types import InputError
 
 _MOST_EVENTS = 2048  # of requests that share a commit
@@ -33,9 +33,13 @@ class State(Protocol):
   """What batches are applied to."""
 
   def apply_together(
-    self, parts: Sequence[Batch], tip: Tip, *, ranked: bool = False
+    self,
+    parts: Sequence[Batch],
+    position: int | None = None,
+    *,
+    ranked: bool = False,
   ) -> list[Observed]:
-    """Applies batches as one; the state stands at `tip` then."""
+    """Applies batches as one; the state stands at `position` then."""
 
 
 class Request(NamedTuple):
@@ -87,12 +91,10 @@ class Journaling:
       JournalError: if the journal cannot be read.
     """
     for tip, batch in entries(self.journal, self._tip):
-      self._state.apply_together([batch], tip)
+      self._state.apply_together([batch], tip.position)
       self._tip = tip
 
-  def _commit(
-    self, requests: Sequence[Request]
-  ) -> list[Observed | Exception]:
+  def _commit(self, requests: Sequence[Request]) -> list[Observed | Exception]:
     """Journals requests as one batch, and applies it."""
     # A commit may have been made though its answer was lost.
     if self.journal.tip() != self._tip:
@@ -130,9 +132,9 @@ class Journaling:
     """Journals parts as one batch and applies it, unless it is empty."""
     joined = batches.joined(parts)
     if not joined.users and not joined.texts:
-      return [Observed.of_nothing(self._tip.position) for _ in parts]
+      return [Observed(position=self._tip.position) for _ in parts]
     tip = self.journal.append(batches.to_json(joined), self._tip, ids)
-    observed = self._state.apply_together(parts, tip, ranked=ranked)
+    observed = self._state.apply_together(parts, tip.position, ranked=ranked)
     self._tip = tip
     return observed
 
@@ -176,7 +178,7 @@ class Following:
       for tip, batch in entries(self.journal, self._tip):
         if self._ended.is_set():
           return
-        self._state.apply_together([batch], tip)
+        self._state.apply_together([batch], tip.position)
         self._tip = tip
 
   def close(self) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import datetime
+import itertools
+import json
 import threading
 import time as time_lib
 from typing import Any
@@ -29,6 +31,10 @@ from dynllm_jax.live import live_state
 from dynllm_jax.live import restore as restore_lib
 from dynllm_jax.live.batches import Batch
 from dynllm_jax.live.batches import ItemText
+from dynllm_jax.live.batches import Observed
+from dynllm_jax.live.journaling import Request
+from dynllm_jax.live.keeping import Kept
+from dynllm_jax.live.live_state import Saved
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 from dynllm_jax.types import SECONDS_PER_DAY
@@ -36,26 +42,6 @@ from dynllm_jax.types import SECONDS_PER_DAY
 Time = float | datetime.datetime
 _MAX_SCORES = 1 << 25  # scores of users against items that are computed at once
 _MAX_SECONDS = np.iinfo(np.int32).max
-
-
-class Observed(NamedTuple):
-  """What became of events.
-
-  Attributes:
-    events: how many were taken in.
-    new_users, new_items: that were not known before.
-    late: events that were older than the newest, and count as of its time.
-    position: batches applied so far, this one included.
-    ranks: f64[events], each event's item among all items before it was taken
-      in, if asked for (SPEC 5); in the order of the call.
-  """
-
-  events: int
-  new_users: int
-  new_items: int
-  late: int
-  position: int
-  ranks: np.ndarray | None = None
 
 
 class Recommendations(NamedTuple):
@@ -127,6 +113,10 @@ class Recommender:
     self._max_future = max_future_days * SECONDS_PER_DAY
     self._position = 0
     self._failed = ''
+    self._kept: Kept | None = None  # where there is a journal
+    self._log_users = len(log.user_ids)
+    self._log_items = len(log.item_ids)
+    self._changed_texts: set[int] = set()
 
     self._user_ids = [str(name) for name in log.user_ids]
     self._item_ids = [str(name) for name in log.item_ids]
@@ -145,14 +135,24 @@ class Recommender:
     cls,
     workdir: str,
     *,
+    journal: str | None = '',
+    follow: bool = False,
     until: str = 'log',
     data_dir: str | None = None,
     max_future_days: float = 1.0,
   ) -> 'Recommender':
-    """Restores the best epoch of a run, with all events of its log.
+    """Restores the best epoch of a run, and all that came after its training.
+
+    That is the rest of its log, and what its journal has, from the newest
+    snapshot on.
 
     Args:
       workdir: the folder of a run with `--mode=train`.
+      journal: a file, or `postgresql+psycopg://...`; '' for SQLite in the run
+        folder. It is made by the first event. None: events are kept in memory
+        alone, and gone when the process ends.
+      follow: apply what another process journals, as it comes; then nothing
+        can be observed here.
       until: 'train' or 'validation' to know the events of those splits alone.
       data_dir: where prepared data are now, if not where they were.
       max_future_days: how far ahead of this machine's clock an event's time
@@ -162,7 +162,13 @@ class Recommender:
       InputError: for whatever is wrong with the folder, or gone.
     """
     restored = restore_lib.restore(workdir, until, data_dir)
-    return cls(restored, max_future_days)
+    recommender = cls(restored, max_future_days)
+    if journal is not None and until == 'log':
+      recommender._kept = kept = Kept(recommender, workdir, journal, restored)
+      kept.replay()
+      if follow:
+        kept.follow()
+    return recommender
 
   # -------------------------------------------------------------- what it knows
 
@@ -209,21 +215,34 @@ class Recommender:
 
   # -------------------------------------------------------------------- writing
 
-  def observe(self, events: Any, *, ranked: bool = False) -> Observed:
+  def observe(
+    self,
+    events: Any,
+    *,
+    ids: Sequence[str] | None = None,
+    ranked: bool = False,
+  ) -> Observed:
     """Takes in events, all of them or none.
+
+    On return they are in the journal, on the disk.
 
     Args:
       events: one event, a mapping with `user`, `item`, `time` (unix seconds or
         a datetime) and, if wanted, `title`, `category`, `brand`; or a tuple in
         that order; a list of those; or a table with such columns, of pandas,
         polars or Arrow.
+      ids: one for each event, by which it is known if it is sent again: an
+        event that was taken in before is counted in `repeats`, and changes
+        nothing. '' for an event without one.
       ranked: whether to rank each event's item first, as the evaluation does.
 
     Raises:
-      InputError: naming the first row and field that is not allowed; nothing is
-        changed.
+      InputError: naming the first row and field that is not allowed, or what is
+        wrong with the journal; nothing is changed.
     """
-    return self.apply(self.batch_of(events), ranked=ranked)
+    batch = self.batch_of(events)
+    names = batches.event_ids(ids, len(batch.users))
+    return self._take(Request(batch, names, ranked))
 
   def add_items(self, items: Any) -> Observed:
     """Adds items to the catalogue, or changes texts of those that are there.
@@ -235,7 +254,7 @@ class Recommender:
     Raises:
       InputError: as `observe`.
     """
-    return self.apply(self.batch_of_items(items))
+    return self._take(Request(self.batch_of_items(items)))
 
   def batch_of(self, events: Any) -> Batch:
     """Checks events and embeds new texts; changes nothing.
@@ -302,7 +321,7 @@ class Recommender:
           )
 
   def apply(self, batch: Batch, *, ranked: bool = False) -> Observed:
-    """Applies a batch that has been checked.
+    """Applies a batch that has been checked, and journals nothing.
 
     The state afterwards depends on the run and on the batches alone, bit for
     bit (SPEC 10.2).
@@ -311,17 +330,68 @@ class Recommender:
       batch: of `batch_of` or `batch_of_items`, or of a journal.
       ranked: whether to rank each event's item first.
     """
+    return self.apply_together([batch], ranked=ranked)[0]
+
+  def apply_together(
+    self,
+    parts: Sequence[Batch],
+    position: int | None = None,
+    *,
+    ranked: bool = False,
+  ) -> list[Observed]:
+    """Applies batches as the one batch that they make together.
+
+    Args:
+      parts: as those of `apply`.
+      position: of that batch; None: the next one.
+      ranked: as that of `apply`.
+
+    Returns:
+      What became of each part.
+    """
     with self._lock:
       self._check_sound()
       try:
-        return self._apply(batch, ranked)
+        newcomers = self._newcomers(parts)
+        times = [np.array(part.times, np.int64) for part in parts]
+        newest = self.newest_time
+        ranks = self._apply(batches.joined(parts), ranked)
+        self._position = self._position + 1 if position is None else position
       except BaseException as error:
         self._failed = f'{type(error).__name__}: {error}'
         raise
 
-  def _apply(self, batch: Batch, ranked: bool) -> Observed:
-    """`apply`, the lock held."""
-    known_users, known_items = len(self._user_ids), len(self._item_ids)
+    ends = np.cumsum([len(part.users) for part in parts])
+    return [
+      Observed(
+        events=len(part.users),
+        new_users=users,
+        new_items=items,
+        late=int(np.sum(at < newest)),
+        position=self._position,
+        ranks=None if ranks is None else ranks[end - len(at) : end],
+      )
+      for part, (users, items), at, end in zip(
+        parts, newcomers, times, ends, strict=True
+      )
+    ]
+
+  def _newcomers(self, parts: Sequence[Batch]) -> list[tuple[int, int]]:
+    """How many users and items each part is the first to name."""
+    users: set[str] = set()
+    items: set[str] = set()
+    counts = []
+    for part in parts:
+      before = len(users), len(items)
+      users.update(name for name in part.users if name not in self._user_rows)
+      named = itertools.chain(part.items, (text.item for text in part.texts))
+      items.update(name for name in named if name not in self._item_rows)
+      counts.append((len(users) - before[0], len(items) - before[1]))
+    return counts
+
+  def _apply(self, batch: Batch, ranked: bool) -> np.ndarray | None:
+    """Applies a batch, the lock held; f64[events] ranks, if asked for."""
+    known_items = len(self._item_ids)
     users = self._rows_of(batch.users, self._user_ids, self._user_rows)
     self._rows_of(
       [text.item for text in batch.texts], self._item_ids, self._item_rows
@@ -336,26 +406,22 @@ class Recommender:
     self._set_texts(batch.texts)
 
     times = np.array(batch.times, np.int64) - self._start
-    first, late, ranks = state.first_time(), 0, None
-    if len(times):
-      late = int(np.sum(times < state.newest))
-      times = np.maximum(times, first)
-      order = np.argsort(times, kind='stable')
-      ranks = state.apply(
-        live_state.Events(users[order], items[order], times[order]), ranked
-      )
-      if ranks is not None:
-        ranks[order] = ranks.copy()
-
-    self._position += 1
-    return Observed(
-      events=len(times),
-      new_users=len(self._user_ids) - known_users,
-      new_items=len(self._item_ids) - known_items,
-      late=late,
-      position=self._position,
-      ranks=ranks,
+    if not len(times):
+      return None
+    times = np.maximum(times, state.first_time())
+    order = np.argsort(times, kind='stable')
+    ranks = state.apply(
+      live_state.Events(users[order], items[order], times[order]), ranked
     )
+    if ranks is not None:
+      ranks[order] = ranks.copy()
+    return ranks
+
+  def _take(self, request: Request) -> Observed:
+    """Journals and applies a request, or applies it where nothing is kept."""
+    if self._kept is None:
+      return self.apply(request.batch, ranked=request.ranked)
+    return self._kept.observe(request)
 
   def _rows_of(
     self, names: Iterable[str], ids: list[str], rows: dict[str, int]
@@ -375,6 +441,7 @@ class Recommender:
     vectors = {}
     for text in texts:
       row = self._item_rows[text.item]
+      self._changed_texts.add(row)
       for column, value in zip(self._texts, text[1:4]):
         column[row] = value
       if text.vector:

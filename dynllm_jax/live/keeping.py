@@ -1,0 +1,245 @@
+"""What a recommender keeps on disk: its journal, and snapshots of its state.
+
+A restart reads the newest snapshot that is whole, or the run's checkpoint where
+there is none, and applies what the journal has after it. A journal is opened to
+write by the first event, so that whoever only asks is in nobody's way.
+"""
+
+import pathlib
+import threading
+from typing import Protocol
+import zlib
+
+import jax
+import numpy as np
+
+from dynllm_jax.live import going_on
+from dynllm_jax.live import journal as journal_lib
+from dynllm_jax.live import snapshots
+from dynllm_jax.live.batches import Observed
+from dynllm_jax.live.journal import Journal
+from dynllm_jax.live.journal import JournalWriter
+from dynllm_jax.live.journal import Tip
+from dynllm_jax.live.journaling import entries
+from dynllm_jax.live.journaling import Following
+from dynllm_jax.live.journaling import Journaling
+from dynllm_jax.live.journaling import Request
+from dynllm_jax.live.journaling import State
+from dynllm_jax.live.live_state import Saved
+from dynllm_jax.live.restore import Restored
+from dynllm_jax.live.snapshots import Snapshot
+from dynllm_jax.progress import say
+from dynllm_jax.types import InputError
+
+_SNAPSHOT_EVENTS = 100_000  # after which a snapshot is written by itself
+_FOLLOW_SECONDS = 0.05  # between two looks at a journal
+
+
+class Keeper(State, Protocol):
+  """What is kept: a recommender."""
+
+  def start_at(self, position: int) -> None:
+    """Says at which position of the journal the state stands."""
+
+  def saved(self) -> Saved:
+    """A copy of all that batches have changed; `position` in its record."""
+
+  def load(self, saved: Saved) -> None:
+    """Becomes what was saved."""
+
+
+class Kept:
+  """The journal and the snapshots of one recommender.
+
+  Args:
+    recommender: which stands where its run's log ends.
+    workdir: the run folder.
+    place: of the journal, '' for the run's own.
+    restored: the run.
+
+  Raises:
+    InputError: if the run folder is in a bucket and `place` names no journal.
+  """
+
+  def __init__(
+    self, recommender: Keeper, workdir: str, place: str, restored: Restored
+  ) -> None:
+    self._recommender = recommender
+    self._place = place or going_on.journal_place(workdir)
+    self._folder = going_on.live_folder(workdir)
+    self._origin = going_on.origin(workdir)
+    self._name = going_on.journal_name(restored.identity)
+    self._about = {
+      'workdir': workdir,
+      'system': restored.name,
+      'log': restored.log.fingerprint,
+    }
+    # Of the parameters, without which a stored state is another run's.
+    self._run = f'{self._name}-{_checksum(restored.state.bound.params):08x}'
+    self._tip: Tip | None = None  # that of the state, once there is a journal
+    self._journaling: Journaling | None = None
+    self._following: Following | None = None
+    self._turn = threading.Lock()
+    self._since_snapshot = 0
+    self._snapshots = threading.Lock()
+
+  # ------------------------------------------------------------------ restoring
+
+  def replay(self) -> None:
+    """Brings the state to the journal's end, from a snapshot if there is one.
+
+    Raises:
+      InputError: if the journal cannot be read, is that of another run, or
+        ends before the state that a snapshot holds.
+    """
+    if not journal_lib.exists(self._place):
+      if self._origin is not None:
+        raise InputError(
+          f'{self._place}: the journal that the run went on from is not there; '
+          'allowed: its place, as the journal'
+        )
+      return
+
+    with Journal(self._place) as journal:
+      tip = self._first_tip(journal)
+      self._recommender.start_at(tip.position)
+      for snapshot in snapshots.stored(self._folder, self._run, say):
+        journal.check_holds(snapshot.tip)
+        try:
+          self._recommender.load(Saved(snapshot.record, snapshot.arrays))
+        except KeyError as error:
+          say(f'a snapshot lacks {error}; an older state takes its place')
+          continue
+        tip = snapshot.tip
+        break
+      self._tip = self._apply(journal, tip)
+
+  def _first_tip(self, journal: Journal) -> Tip:
+    """The tip at which the run's log ends."""
+    if self._origin is not None:
+      journal.check_holds(self._origin)
+      return self._origin
+    if journal.tip() != journal.start:
+      journal.covers(self._name)
+    return journal.start
+
+  def _apply(self, journal: Journal, tip: Tip) -> Tip:
+    """Applies what a journal has after a tip; the tip after that."""
+    first = tip.position
+    for tip, batch in entries(journal, tip):
+      self._recommender.apply_together([batch], tip.position)
+    if tip.position > first:
+      say(f'replayed {tip.position - first:,} batches of {journal.place}')
+    return tip
+
+  # -------------------------------------------------------------------- writing
+
+  def start_writing(self) -> Journaling:
+    """Opens the journal to write, once.
+
+    Raises:
+      InputError: if this one follows, another process writes, or the journal
+        cannot be written.
+    """
+    with self._turn:
+      if self._following is not None:
+        raise InputError(
+          f'{self._place}: this recommender follows the journal; allowed: to '
+          'observe where it is written'
+        )
+      if self._journaling is None:
+        journal = JournalWriter(self._place)
+        try:
+          journal.serve(self._name, self._about, self._origin)
+          if self._tip is None:
+            self._tip = self._first_tip(journal)
+          journaling = Journaling(journal, self._recommender, self._tip)
+          journaling.catch_up()
+        except BaseException:
+          journal.close()
+          raise
+        self._journaling = journaling
+      return self._journaling
+
+  def observe(self, request: Request) -> Observed:
+    """Journals and applies a request.
+
+    Raises:
+      InputError: as `start_writing`, or what is wrong with the request.
+    """
+    journaling = self._journaling or self.start_writing()
+    observed = journaling.observe(request)
+    self._since_snapshot += observed.events
+    if self._since_snapshot >= _SNAPSHOT_EVENTS:
+      self._since_snapshot = 0
+      threading.Thread(target=self._snapshot_by_itself, daemon=True).start()
+    return observed
+
+  # ------------------------------------------------------------------ following
+
+  def follow(self) -> None:
+    """Applies what is journaled from now on, as it comes.
+
+    Raises:
+      InputError: if there is no journal.
+    """
+    journal = Journal(self._place)
+    tip = self._tip or self._first_tip(journal)
+    self._following = Following(
+      journal, self._recommender, tip, _FOLLOW_SECONDS, say
+    )
+
+  def catch_up(self) -> None:
+    """Applies all that is in the journal now.
+
+    Raises:
+      InputError: if the journal cannot be read.
+    """
+    if self._following is not None:
+      self._following.catch_up()
+
+  # ------------------------------------------------------------------ snapshots
+
+  def snapshot(self) -> str:
+    """Writes a snapshot; its file, '' where there is no journal yet.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    if not journal_lib.exists(self._place):
+      return ''
+    with self._snapshots, Journal(self._place) as journal:
+      record, arrays = self._recommender.saved()
+      tip = journal.tip_at(record['position'])
+      on_host = {name: np.asarray(array) for name, array in arrays.items()}
+      path = snapshots.save(
+        self._folder, Snapshot(self._run, tip, record, on_host)
+      )
+    return str(path)
+
+  def _snapshot_by_itself(self) -> None:
+    """A snapshot in the background, which may fail without harm."""
+    try:
+      self.snapshot()
+    except InputError as error:
+      say(f'no snapshot: {error}')
+
+  def close(self) -> None:
+    """Closes the journal."""
+    with self._turn:
+      if self._following is not None:
+        self._following.close()
+        self._following.journal.close()
+      if self._journaling is not None:
+        self._journaling.journal.close()
+        self._journaling = None
+
+
+def _checksum(tree: object) -> int:
+  """Of all arrays of a pytree, in order."""
+  total = 0
+  for leaf in jax.tree.leaves(tree):
+    total = zlib.crc32(
+      np.ascontiguousarray(leaf).ravel().view('u1').data, total
+    )
+  return total
