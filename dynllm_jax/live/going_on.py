@@ -128,8 +128,8 @@ def _take_events(folder: pathlib.Path, init_from: str, place: str) -> None:
   texts: dict[str, tuple[str, str, str]] = {}
   with Journal(place or default) as journal:
     journal.covers(journal_name(status.identity))
-    tip = journal.start
-    for tip, batch in entries(journal, tip):
+    last = journal.start
+    for last, batch in entries(journal, journal.start):  # noqa: B007 (its last)
       users += batch.users
       items += batch.items
       times += batch.times
@@ -148,12 +148,12 @@ def _take_events(folder: pathlib.Path, init_from: str, place: str) -> None:
       _ORIGIN,
       {
         'journal': str(journal.place),
-        'position': tip.position,
-        'digest': tip.digest.hex(),
+        'position': last.position,
+        'digest': last.digest.hex(),
         'init_from': init_from,
       },
     )
-  say(f'{len(users):,} events of {journal.place}, up to batch {tip.position}')
+  say(f'{len(users):,} events of {journal.place}, up to batch {last.position}')
 
 
 def _origin(workdir: str) -> dict[str, Any]:

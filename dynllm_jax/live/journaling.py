@@ -248,9 +248,12 @@ def _without_repeats(
       )
   if len(kept) == len(ids):
     return batch, new
-  columns = [batch.users, batch.items, batch.times]
-  users, items, times = (tuple(c[n] for n in kept) for c in columns)
-  return Batch(users, items, times, batch.texts), new
+  return Batch(
+    users=tuple(batch.users[number] for number in kept),
+    items=tuple(batch.items[number] for number in kept),
+    times=tuple(batch.times[number] for number in kept),
+    texts=batch.texts,
+  ), new
 
 
 def _with_repeats(observed: Observed, repeats: int) -> Observed:

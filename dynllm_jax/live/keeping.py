@@ -5,7 +5,6 @@ there is none, and applies what the journal has after it. A journal is opened to
 write by the first event, so that whoever only asks is in nobody's way.
 """
 
-import pathlib
 import threading
 from typing import Protocol
 import zlib
@@ -125,12 +124,12 @@ class Kept:
 
   def _apply(self, journal: Journal, tip: Tip) -> Tip:
     """Applies what a journal has after a tip; the tip after that."""
-    first = tip.position
-    for tip, batch in entries(journal, tip):
-      self._recommender.apply_together([batch], tip.position)
-    if tip.position > first:
-      say(f'replayed {tip.position - first:,} batches of {journal.place}')
-    return tip
+    last = tip
+    for last, batch in entries(journal, tip):
+      self._recommender.apply_together([batch], last.position)
+    if count := last.position - tip.position:
+      say(f'replayed {count:,} batches of {journal.place}')
+    return last
 
   # -------------------------------------------------------------------- writing
 

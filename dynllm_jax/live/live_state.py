@@ -12,6 +12,7 @@ and `now` after it. Both are updated in place; where more events of that time
 come, `now` is made anew from `base`.
 """
 
+from collections.abc import Mapping
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -77,8 +78,8 @@ class Saved(NamedTuple):
     arrays: of the device or of the host, by name.
   """
 
-  record: dict[str, int]
-  arrays: dict[str, Array]
+  record: Mapping[str, int]
+  arrays: Mapping[str, Array]
 
 
 # A structure to read a stored one into; its arrays are not looked at.
@@ -605,7 +606,7 @@ class LiveState:
     What the device has is copied there; it comes to the host when it is read.
     """
     inputs = self.bound.inputs
-    graphs = {
+    graphs: dict[str, Array] = {
       f'{name}.{column}': values
       for name, graph in self._graphs().items()
       for column, values in graph.arrays().items()

@@ -479,6 +479,98 @@ class Recommender:
       for (item, text), vector in zip(new.items(), vectors)
     )
 
+  # -------------------------------------------------------------------- keeping
+
+  def snapshot(self) -> str:
+    """Writes the state into the run folder, so that a restart replays little.
+
+    Returns:
+      The file; '' where nothing has been observed yet.
+
+    Raises:
+      InputError: if there is no journal, or the file cannot be written.
+    """
+    if self._kept is None:
+      raise InputError(
+        'snapshot: the recommender has no journal; allowed: one that was '
+        'restored with its journal'
+      )
+    return self._kept.snapshot()
+
+  def start_writing(self) -> None:
+    """Becomes the one process that journals, as the first event does.
+
+    Raises:
+      InputError: if another process is, or the journal cannot be written.
+    """
+    if self._kept is not None:
+      self._kept.start_writing()
+
+  def catch_up(self) -> None:
+    """Applies all that is in the journal now; a follower does so anyway, soon.
+
+    Raises:
+      InputError: if the journal cannot be read.
+    """
+    if self._kept is not None:
+      self._kept.catch_up()
+
+  def close(self) -> None:
+    """Lets go of the journal; questions are answered still."""
+    if self._kept is not None:
+      self._kept.close()
+
+  def __enter__(self) -> 'Recommender':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def saved(self) -> Saved:
+    """A copy of all that batches have changed, of one moment."""
+    with self._lock:
+      self._check_sound()
+      record, arrays = self._state.saved()
+      named = {
+        'users': self._user_ids[self._log_users :],
+        'items': self._item_ids[self._log_items :],
+        'texts': {
+          row: [column[row] for column in self._texts]
+          for row in sorted(self._changed_texts)
+        },
+      }
+      position = self._position
+    content = np.frombuffer(json.dumps(named).encode(), np.uint8)
+    return Saved({**record, 'position': position}, {**arrays, 'named': content})
+
+  def start_at(self, position: int) -> None:
+    """Says at which position of a journal the state stands."""
+    self._position = position
+
+  def load(self, saved: Saved) -> None:
+    """Becomes what was saved.
+
+    Args:
+      saved: by a recommender of the same run; this one has applied nothing.
+
+    Raises:
+      KeyError: if something is missing; nothing is changed then.
+    """
+    arrays = dict(saved.arrays)
+    named = json.loads(bytes(np.asarray(arrays.pop('named'))))
+    with self._lock:
+      self._state.load(Saved(saved.record, arrays))
+      self._rows_of(named['users'], self._user_ids, self._user_rows)
+      self._rows_of(named['items'], self._item_ids, self._item_rows)
+      for column in self._texts:
+        column.extend([''] * (len(self._item_ids) - len(column)))
+      for row, texts in named['texts'].items():
+        self._changed_texts.add(int(row))
+        for column, text in zip(self._texts, texts, strict=True):
+          column[int(row)] = text
+      self._category_masks = {}
+      self._position = saved.record['position']
+
   # -------------------------------------------------------------------- reading
 
   def recommend(

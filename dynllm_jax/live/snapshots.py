@@ -9,6 +9,7 @@ the run's checkpoint does; the journal has all that came after either.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -40,8 +41,8 @@ class Snapshot(NamedTuple):
 
   run: str
   tip: Tip
-  record: dict[str, Any]
-  arrays: dict[str, np.ndarray]
+  record: Mapping[str, Any]
+  arrays: Mapping[str, np.ndarray]
 
 
 def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
@@ -66,7 +67,7 @@ def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
     'run': snapshot.run,
     'position': snapshot.tip.position,
     'digest': snapshot.tip.digest.hex(),
-    'state': snapshot.record,
+    'state': dict(snapshot.record),
     'sums': {name: _checksum(array) for name, array in arrays.items()},
   }
   text = json.dumps(record)
