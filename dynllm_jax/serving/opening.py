@@ -9,21 +9,29 @@ from dynllm_jax.runs.command_line import Command
 
 
 @contextlib.contextmanager
-def opened(command: Command, writes: bool) -> Iterator[Recommender]:
+def opened(
+  command: Command, writes: bool, follow: bool = False
+) -> Iterator[Recommender]:
   """The recommender of a run folder, up to date with its journal.
 
   What is said meanwhile goes to stderr: the standard output is for answers.
 
   Args:
     command: the command line.
-    writes: whether events will be observed.
+    writes: whether events will be observed, so that no other process may.
+    follow: whether what another process journals is applied as it comes.
 
   Raises:
     InputError: for whatever is wrong with the folder or the journal.
   """
-  del writes
   with contextlib.redirect_stdout(sys.stderr):
     recommender = Recommender.restore(
-      command.workdir, data_dir=command.data_dir
+      command.workdir,
+      journal=command.journal,
+      follow=follow,
+      data_dir=command.data_dir,
     )
-  yield recommender
+  with recommender:
+    if writes:
+      recommender.start_writing()
+    yield recommender

@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def shop(run):
-  return Recommender.restore(str(run))
+  return Recommender.restore(str(run), journal=None)
 
 
 def command(run, **fields):
@@ -107,7 +107,7 @@ def test_what_is_not_allowed_is_named(run, fields, error):
 
 
 def test_lines_are_answered_in_order_and_bad_ones_change_nothing(run):
-  shop = Recommender.restore(str(run))
+  shop = Recommender.restore(str(run), journal=None)
   newest = shop.newest_time
   event = {'user': 'u1', 'item': 'b2', 'time': newest + 60}
   before = shop.recommend('u1').items
