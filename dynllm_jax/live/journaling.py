@@ -231,6 +231,7 @@ def _without_repeats(
   batch, ids = request.batch, request.ids
   if not ids:
     return batch, {}
+
   new: dict[str, bytes] = {}
   kept = []
   rows = zip(batch.users, batch.items, batch.times, strict=True)
