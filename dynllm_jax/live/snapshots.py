@@ -72,6 +72,7 @@ def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
   }
   text = json.dumps(record)
   metadata = {'record': text, 'sum': str(zlib.crc32(text.encode()))}
+
   path = folder / f'{_PREFIX}{snapshot.tip.position:015}{_SUFFIX}'
   try:
     write_atomically(path, to_bytes(arrays, metadata))
