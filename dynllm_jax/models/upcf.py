@@ -32,6 +32,7 @@ from dynllm_jax import checks
 from dynllm_jax.bases import counting_system
 from dynllm_jax.bases import counts
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels import barriers
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
@@ -177,8 +178,10 @@ def build(config: ml_collections.ConfigDict) -> System:
     is_new = events.mask & ~jnp.any(again, axis=1)
     is_new &= jnp.asarray(memory.takers)[events.items, events.users] == 0
 
+    # Written once it has been read, so that no table is copied.
+    mask = barriers.after(events.mask, is_new.astype(jnp.float32))
     new_users = counts.rows_to_write(events.users, is_new)
-    users = counts.rows_to_write(events.users, events.mask)
+    users = counts.rows_to_write(events.users, mask)
     shares = shares_of(inputs, events.users, events.times, config.recency)
     return UpcfMemory(
       takers=jnp.asarray(memory.takers)
