@@ -78,7 +78,12 @@ def _run(command: command_line.Command) -> None:
 
 
 def _run_from_run_folder(command: command_line.Command) -> None:
-  """Runs a mode of a trained model."""
+  """Runs a mode of a trained model, or of several."""
+  if command.mode == 'compare':
+    from dynllm_jax.runs import comparison
+
+    comparison.run(command.runs, command.workdir)
+    return
   from dynllm_jax.serving import recommend_mode
 
   recommend_mode.run(command)

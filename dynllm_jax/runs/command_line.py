@@ -24,10 +24,11 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets', 'recommend'),
+  ('train', 'evaluate', 'facets', 'recommend', 'compare'),
   'What to do: train (and test), evaluate (restore '
   'and test), facets (precompute only); with the folder of a run and no '
-  'config: recommend (to a file, or line by line).',
+  'config: recommend (to a file, or line by line); with the folders of runs: '
+  'compare (side by side, on a page).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -95,6 +96,12 @@ _DATA_DIR = flags.DEFINE_string(
   'With --mode=recommend: where the prepared data of the run are now, if not '
   'where they were.',
 )
+_RUNS = flags.DEFINE_list(
+  'runs',
+  [],
+  'With --mode=compare: the run folders, with commas between them; the page is '
+  'written to --workdir, default runs/compare.',
+)
 # Modes that read the configuration from the run folder.
 FROM_RUN_FOLDER = ('recommend',)
 # Flags that not every mode has.
@@ -110,13 +117,14 @@ _MODES_OF = (
   (_DATA_DIR, FROM_RUN_FOLDER),
   (_INIT_FROM, ('train',)),
   (_JOURNAL, ('train', *FROM_RUN_FOLDER)),
+  (_RUNS, ('compare',)),
 )
 
 
 class Command(NamedTuple):
   """What a command line asks for; each field is the flag of its name.
 
-  `config` is None for the modes of `FROM_RUN_FOLDER`.
+  `config` is None for the modes of `FROM_RUN_FOLDER`, and for `compare`.
   """
 
   config: ml_collections.ConfigDict | None
@@ -134,6 +142,7 @@ class Command(NamedTuple):
   stream: bool = False
   output: str | None = None
   data_dir: str | None = None
+  runs: tuple[str, ...] = ()
 
 
 def read(argv: list[str]) -> Command:
@@ -157,6 +166,13 @@ def read(argv: list[str]) -> Command:
         f'--{flag.name} is for --mode={" and ".join(modes)}, not for '
         f'--mode={mode}'
       )
+  if mode == 'compare':
+    if flags.FLAGS['config'].present:
+      raise InputError(
+        '--config is not for --mode=compare; allowed: --runs=DIR,DIR,...'
+      )
+    workdir = _WORKDIR.value or os.path.join('runs', 'compare')
+    return Command(None, workdir, mode, runs=tuple(_RUNS.value))
   if mode in FROM_RUN_FOLDER:
     return _of_run_folder(mode)
   if not flags.FLAGS['config'].present:

@@ -351,7 +351,10 @@ def report(
     floor_ranks=floor_ranks,
   )
   _write(run, folder, results=results, ranked=ranked)
-  folder.write_text('report.html', run_page.page(results, latest.history, seen))
+  ranks = results_lib.with_floors(run, ranked['test'][0], floor_ranks)
+  folder.write_text(
+    'report.html', run_page.page(results, ranks, latest.history, seen)
+  )
   results_lib.show(results)
   return results
 

@@ -47,10 +47,7 @@ def collect(
   """
   test_ranks, test_seconds = ranked['test']
   splits = _metrics_of_splits(run, ranked)
-  ranks = {run.name: test_ranks, **floor_ranks}
-  if run.name in floor_ranks:  # a floor beside itself
-    ranks = {run.name: test_ranks}
-    ranks |= {n: r for n, r in floor_ranks.items() if n != run.name}
+  ranks = with_floors(run, test_ranks, floor_ranks)
   test = slice(run.log.validation_end, run.log.num_events)
   compared = verdict_lib.compare(
     ranks, run.log.users[test], columns(run.config.eval.ks)
@@ -102,6 +99,16 @@ def collect(
     'commit': best.commit,
     'machine': provenance.machine(),
   }
+
+
+def with_floors(
+  run: PreparedRun,
+  test_ranks: np.ndarray,
+  floor_ranks: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Ranks of the test events by system, the run's own first."""
+  others = {n: ranks for n, ranks in floor_ranks.items() if n != run.name}
+  return {run.name: test_ranks, **others}
 
 
 def _metrics_of_splits(

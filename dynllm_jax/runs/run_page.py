@@ -7,7 +7,9 @@ import functools
 from typing import Any
 
 import jinja2
+import numpy as np
 
+from dynllm_jax.engine import significance
 from dynllm_jax.runs import charts
 from dynllm_jax.runs import results as results_lib
 from dynllm_jax.runs import verdict as verdict_lib
@@ -61,6 +63,7 @@ def environment() -> jinja2.Environment:
 
 def page(
   results: Mapping[str, Any],
+  ranks: Mapping[str, np.ndarray],
   history: Sequence[Mapping[str, Any]],
   cases: Sequence[Case],
 ) -> str:
@@ -68,6 +71,7 @@ def page(
 
   Args:
     results: the content of `results.json`.
+    ranks: f[test events] of the system and of its floors, by name.
     history: a record an epoch, the lines of `metrics.jsonl`.
     cases: users as examples.
 
@@ -80,6 +84,8 @@ def page(
   colors = {term: f't{n % COLORS}' for n, term in enumerate(terms)}
   num_new = sum(not case.num_past for case in cases)
 
+  columns = results_lib.columns(results['evaluation']['ks'])
+
   return rendered(
     'run.html.jinja',
     results=results,
@@ -87,14 +93,16 @@ def page(
     headline=_headline(verdict) if verdict else '',
     verdict_words=verdict_lib.in_words(verdict) if verdict else '',
     rival=rival,
-    columns=results_lib.columns(results['evaluation']['ks']),
-    figures=_figures(results),
+    columns=columns,
+    figures=figure_rows(
+      ranks, results['intervals'], columns, [results['system']]
+    ),
     estimates=charts.estimates(_estimates(results)),
     over_time=_over_time(results, rival),
     loss=_curve(history, 'loss'),
     recall=_curve(history, f'validation_{WATCHED}'),
-    groups=_groups(results, rival),
-    cost=_cost(results),
+    groups=group_rows(results, rival),
+    cost=cost(results),
     seconds=_seconds(results['seconds']),
     spent=duration(sum(results['seconds'].values())),
     cases=[_case(case, colors) for case in cases],
@@ -143,28 +151,39 @@ def _headline(verdict: Mapping[str, Any]) -> str:
   }[verdict['says']]
 
 
-def _figures(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The rows of the table of the test, best first."""
-  own = results['system']
-  rows = {own: results['test']}
-  rows |= {n: v['test'] for n, v in results['floors'].items() if n != own}
+def figure_rows(
+  ranks: Mapping[str, np.ndarray],
+  intervals: Mapping[str, Any],
+  columns: Sequence[str],
+  own: Sequence[str],
+) -> list[dict[str, Any]]:
+  """The rows of a table of figures with intervals, best first.
 
-  def cell(name: str, column: str) -> dict[str, str]:
-    low, high = results['intervals'].get(name, {}).get(column, (None, None))
+  Args:
+    ranks: f[events] of each system, by name.
+    intervals: by system and metric.
+    columns: the metrics.
+    own: the systems that stand out.
+  """
+
+  def cell(name: str, column: str) -> dict[str, Any]:
+    low, high = intervals[name][column]
+    value = float(np.mean(significance.gains(ranks[name], column)))
     return {
-      'value': f'{rows[name][column]:.4f}',
-      'interval': '' if low is None else f'{low:.4f}–{high:.4f}',
+      'number': value,
+      'value': f'{value:.4f}',
+      'interval': f'{low:.4f}–{high:.4f}',
     }
 
-  columns = results_lib.columns(results['evaluation']['ks'])
-  return [
+  rows = [
     {
       'name': name,
-      'is_own': name == own,
+      'is_own': name in own,
       'cells': [cell(name, column) for column in columns],
     }
-    for name in sorted(rows, key=lambda name: -rows[name][columns[0]])
+    for name in ranks
   ]
+  return sorted(rows, key=lambda row: -row['cells'][0]['number'])
 
 
 def _estimates(results: Mapping[str, Any]) -> list[charts.Estimate]:
@@ -202,7 +221,7 @@ def _curve(history: Sequence[Mapping[str, Any]], name: str) -> Any:
   )
 
 
-def _groups(
+def group_rows(
   results: Mapping[str, Any], rival: str | None
 ) -> list[dict[str, Any]]:
   """Recall@10 by group, of the system and of the best floor.
@@ -248,8 +267,8 @@ def _groups(
   return rows
 
 
-def _cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What the run took, in words."""
+def cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """What a run took, in words."""
   return [
     ('parameters', f'{results["parameters"]:,}'),
     ('epochs', f'{results["epochs"]}, the best {results["best_epoch"]}'),

@@ -1,6 +1,7 @@
 """How a run compares with the floors that were ranked beside it (SPEC 5.4)."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ _MANY = 0.1  # share of events from which a group of them is worth a word
 
 
 def compare(
-  ranks: Mapping[str, np.ndarray], users: np.ndarray, metrics: list[str]
+  ranks: Mapping[str, np.ndarray],
+  users: np.ndarray,
+  metrics: list[str],
+  paired: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Intervals of systems on the same events, and the first against the rest.
 
@@ -25,11 +29,13 @@ def compare(
     ranks: f[events] of each system, by name; the first is the one judged.
     users: i32[events].
     metrics: the metrics that get an interval.
+    paired: systems of which every two are compared.
 
   Returns:
     `intervals`: the ends of the 95 % interval by system and metric; `verdict`:
     the first system beside the best of the others on these events, by
-    `WATCHED`; None where there is no other.
+    `WATCHED`; None where there is no other; `pairs`: the same of every two of
+    `paired`, in both orders.
   """
   names = list(ranks)
   wanted = [(name, metric) for name in names for metric in metrics]
@@ -43,19 +49,11 @@ def compare(
     ends = significance.middle(means[name, metric])
     intervals[name][metric] = list(ends)
 
-  verdict = None
-  if len(names) > 1:
-    own, *others = names
-    value = {
-      name: float(np.mean(gain))
-      for (name, metric), gain in zip(wanted, gains, strict=True)
-      if metric == WATCHED
-    }
-    rival = max(others, key=lambda name: value[name])
+  def pair(own: str, rival: str) -> dict[str, Any]:
     difference = means[own, WATCHED] - means[rival, WATCHED]
     p = significance.p_of(difference)
     ahead = value[own] > value[rival]
-    verdict = {
+    return {
       'metric': WATCHED,
       'system': own,
       'rival': rival,
@@ -67,7 +65,21 @@ def compare(
       'p': p,
       'says': 'level' if p >= LEVEL_FROM else 'ahead' if ahead else 'behind',
     }
-  return {'intervals': intervals, 'verdict': verdict}
+
+  value = {
+    name: float(np.mean(gain))
+    for (name, metric), gain in zip(wanted, gains, strict=True)
+    if metric == WATCHED
+  }
+  own, *others = names
+  best = max(others, key=lambda name: value[name], default=None)
+  return {
+    'intervals': intervals,
+    'verdict': pair(own, best) if best else None,
+    'pairs': [
+      pair(own, rival) for own in paired for rival in paired if own != rival
+    ],
+  }
 
 
 def in_words(verdict: Mapping[str, Any], of: str = 'the best floor') -> str:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from dynllm_jax.runs import cases
+from dynllm_jax.runs import comparison
 from dynllm_jax.runs import run_page
 from dynllm_jax.types import FACETS
+from dynllm_jax.types import InputError
 from tests.testing import commands
 from tests.testing import ROOT
 from tests.testing.commands import command
@@ -108,7 +110,9 @@ def test_a_page_escapes_whatever_the_log_says(home):
   case = cases.Case(
     HOSTILE, 9, 1, [0], [purchase], texts, [item], 1, [9], [purchase]
   )
-  page = run_page.page(results, read_metrics(home / 'whole'), [case])
+  with np.load(home / 'whole' / 'floors.npz') as floors:
+    ranks = {results['system']: floors['repeat'], **floors}
+  page = run_page.page(results, ranks, read_metrics(home / 'whole'), [case])
   assert_harmless(page)
   assert page.encode().count(b'&lt;script&gt;alert') > 15
 
@@ -133,6 +137,64 @@ class Tags(html.parser.HTMLParser):
   def handle_starttag(self, tag, attrs):
     self.names.add(tag)
     self.attributes |= {name for name, _ in attrs}
+
+
+@pytest.fixture(scope='module')
+def other(home):
+  """A run beside `whole` that ranks every test event a little worse."""
+  folder = home / 'other'
+  shutil.copytree(home / 'whole', folder)
+  with np.load(folder / 'ranks.npz') as arrays:
+    arrays = dict(arrays)
+  arrays['test'] = arrays['test'] * 2
+  np.savez(folder / 'ranks.npz', **arrays)
+  return folder
+
+
+def test_runs_are_compared(home, other):
+  done = command(
+    *('--mode=compare', '--runs=whole,other', '--workdir=page'), cwd=home
+  )
+  assert 'whole is ahead of the other run, other' in done.stdout
+  page = (home / 'page' / 'comparison.html').read_text()
+  recall = read_json(home / 'whole')['test']['recall@10']
+  assert f'{recall:.4f}' in page and 'repeat (floor)' in page
+  assert (
+    page.count('<td class="ahead">') == page.count('<td class="behind">') == 1
+  )
+  assert_harmless(page)
+
+
+@pytest.mark.parametrize(
+  'section, field, value, words',
+  [
+    ('data', 'fingerprint', 'another', 'the prepared data'),
+    ('evaluation', 'filter_seen', True, 'config.eval.filter_seen'),
+    ('evaluation', 'candidates', 'future', 'config.eval.candidates'),
+    ('evaluation', 'batch_size', 512, 'config.eval.batch_size'),
+    ('evaluation', 'ks', [7], 'no cut-off of config.eval.ks'),
+  ],
+)
+def test_runs_that_do_not_compare_are_refused(
+  home, other, tmp_path, section, field, value, words
+):
+  results = read_json(other)
+  results[section][field] = value
+  shutil.copytree(other, tmp_path / 'changed')
+  (tmp_path / 'changed' / 'results.json').write_text(json.dumps(results))
+  runs = [str(home / 'whole'), str(tmp_path / 'changed')]
+  with pytest.raises(InputError, match=f'--runs: .*{words}.*; allowed: '):
+    comparison.run(runs, str(tmp_path / 'page'))
+  assert not (tmp_path / 'page').exists()
+
+
+@pytest.mark.parametrize(
+  'runs', [['whole'], ['whole', 'whole'], ['whole', 'no']]
+)
+def test_what_is_no_two_runs_is_refused(home, runs, tmp_path):
+  folders = [str(home / name) for name in runs]
+  with pytest.raises(InputError, match='--runs: .*; allowed: '):
+    comparison.run(folders, str(tmp_path / 'page'))
 
 
 def test_a_tuning_run_looks_at_no_test_event(home):
