@@ -107,6 +107,7 @@ def _read(path: str, label: str) -> _Run:
       f'--runs: {path!r} was written by an earlier version, or in part; '
       'allowed: a run that --mode=evaluate has ranked again'
     )
+
   history = (folder.path / 'metrics.jsonl').read_text().splitlines()
   return _Run(
     label=label,
@@ -127,6 +128,7 @@ def _check_alike(first: _Run, other: _Run) -> None:
     InputError: naming what differs.
   """
   shared = list(_SHARED)
+  # Systems that count advance at every time: they have no size of a batch.
   sizes = [run.results['evaluation']['batch_size'] for run in (first, other)]
   if all(isinstance(size, int) for size in sizes):
     shared.append(('evaluation', 'batch_size', 'config.eval.batch_size'))
