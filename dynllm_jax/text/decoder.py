@@ -5,6 +5,7 @@ names of the weights in Hugging Face's files, so that `own_weights` reads them
 without a table.
 """
 
+from collections.abc import Callable
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -326,6 +327,33 @@ def next_logits(model: Decoder, params: Any, hidden: Array) -> jax.Array:
   return out
 
 
+def by_blocks(
+  attend: Callable[[tuple[jax.Array, jax.Array]], jax.Array],
+  parts: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+  """Attends with some queries at a time, so that few scores are in memory.
+
+  Args:
+    attend: of queries, [rows, tokens, ...], and their positions.
+    parts: all of them.
+
+  Returns:
+    What it gives for all, joined along the tokens.
+  """
+  rows, tokens = parts[0].shape[:2]
+  blocks = tokens // _QUERY_BLOCK
+  if tokens % _QUERY_BLOCK or blocks < 2:
+    return attend(parts)
+  split = jax.tree.map(
+    lambda a: jnp.moveaxis(
+      a.reshape(rows, blocks, _QUERY_BLOCK, *a.shape[2:]), 1, 0
+    ),
+    parts,
+  )
+  out = jnp.moveaxis(jax.lax.map(attend, split), 0, 1)
+  return out.reshape(rows, tokens, *out.shape[3:])
+
+
 def whole(tokens: Array, lengths: Array) -> Context:
   """The context of whole texts, whose padding is on the right.
 
@@ -403,18 +431,7 @@ def _attend(
   def block(part: tuple[jax.Array, jax.Array]) -> jax.Array:
     return _attend_block(s, window, part, pieces, view.prefix)
 
-  blocks = tokens // _QUERY_BLOCK
-  if tokens % _QUERY_BLOCK or blocks < 2:
-    out = block((query, view.queries))
-  else:
-    split = jax.tree.map(
-      lambda a: jnp.moveaxis(
-        a.reshape(rows, blocks, _QUERY_BLOCK, *a.shape[2:]), 1, 0
-      ),
-      (query, view.queries),
-    )
-    out = jnp.moveaxis(jax.lax.map(block, split), 0, 1)
-  return out.reshape(rows, tokens, -1)
+  return by_blocks(block, (query, view.queries)).reshape(rows, tokens, -1)
 
 
 def _attend_block(

@@ -6,6 +6,7 @@ has.
 """
 
 import dataclasses
+import functools
 import inspect
 import pathlib
 import sys
@@ -18,11 +19,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from dynllm_jax.text import bert
+from dynllm_jax.text import bert_settings
 from dynllm_jax.text import decoder
 from dynllm_jax.text import decoder_settings
 from dynllm_jax.text import flax_weights
 from dynllm_jax.text import model_files
 from dynllm_jax.text import own_weights
+from dynllm_jax.text.bert import Bert
 from dynllm_jax.text.decoder import Decoder
 from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
@@ -59,7 +63,7 @@ class Loaded:
   """A model, ready to be called with its parameters.
 
   Attributes:
-    model: a `Decoder` or `Encoder` of this package, or a Flax model of
+    model: a `Decoder` or `Bert` of this package, or a Flax model of
       transformers, without parameters.
     params: arrays on the mesh, in the type in which the model computes.
     config: its config.json, as transformers reads it.
@@ -85,6 +89,9 @@ class Loaded:
       ids: i32[rows, tokens].
       lengths: i32[rows]; what is behind is padding.
     """
+    if isinstance(self.model, Bert):
+      states: Any = self.model.apply({'params': params}, ids, lengths)
+      return states
     if isinstance(self.model, Decoder):
       context = decoder.whole(ids, lengths)
       return decoder.run(self.model, params, ids, context)[0]
@@ -152,9 +159,9 @@ def load(
       params = own_weights.read(
         folder,
         own_shapes(model),
-        own_weights.torch_name,
+        functools.partial(weight_name, model),
         mesh,
-        decoder.divided,
+        _divided(model),
         dtype,
       )
     else:
@@ -201,14 +208,14 @@ def load_tokenizer(field: str, folder: pathlib.Path) -> Any:
 def _is_own(folder: pathlib.Path, config: Any, kind: str) -> bool:
   """Whether a model of this package reads these files."""
   families = {*decoder_settings.FAMILIES}
-  if config.model_type not in families:
-    return False
-  return model_files.is_torch(folder)
+  if kind == 'encoder':
+    families.update(bert_settings.FAMILIES)
+  return config.model_type in families and model_files.is_torch(folder)
 
 
 def own_model(
   folder: pathlib.Path, raw: dict[str, Any], config: Any, dtype: Any
-) -> Decoder:
+) -> Decoder | Bert:
   """A model of this package, without parameters.
 
   Args:
@@ -220,18 +227,37 @@ def own_model(
   Raises:
     InputError: for a field that is not understood.
   """
-  settings = decoder_settings.read(folder / 'config.json', raw, config)
-  return Decoder(settings, dtype)
+  place = folder / 'config.json'
+  if config.model_type in bert_settings.FAMILIES:
+    return Bert(bert_settings.read(place, raw, config), dtype)
+  return Decoder(decoder_settings.read(place, raw, config), dtype)
 
 
-def own_shapes(model: Decoder) -> Any:
+def own_shapes(model: Decoder | Bert) -> Any:
   """The shapes of a model's parameters; nothing is computed."""
   tokens, one = np.zeros((1, 1), np.int32), np.ones(1, np.int32)
-  return jax.eval_shape(
-    lambda: model.init(
-      jax.random.key(0), tokens, decoder.whole(tokens, one), method='init_all'
+  if isinstance(model, Bert):
+    run = functools.partial(model.init, jax.random.key(0), tokens, one)
+  else:
+    context = decoder.whole(tokens, one)
+    run = functools.partial(
+      model.init, jax.random.key(0), tokens, context, method='init_all'
     )
-  )['params']
+  return jax.eval_shape(run)['params']
+
+
+def weight_name(model: Decoder | Bert, path: tuple[str, ...]) -> str:
+  """The name of a parameter in Hugging Face's files."""
+  if isinstance(model, Bert):
+    return bert.weight_name(model.settings.family, path)
+  return own_weights.torch_name(path)
+
+
+def _divided(model: Decoder | Bert) -> own_weights.Rules:
+  """How parameters are divided over devices; an encoder's are not."""
+  if isinstance(model, Bert):
+    return lambda path: PartitionSpec()
+  return decoder.divided
 
 
 def _load_flax(
@@ -268,7 +294,10 @@ def _config(
   # Its validation raises errors of many classes.
   except Exception as error:
     if 'model_type' in raw and isinstance(error, (KeyError, ValueError)):
-      if raw['model_type'] in decoder_settings.FAMILIES:
+      if raw['model_type'] in (
+        *decoder_settings.FAMILIES,
+        *bert_settings.FAMILIES,
+      ):
         raise InputError(
           f'{field}: {folder / "config.json"} cannot be read ({error}); '
           'allowed: a config.json as transformers saves it'
@@ -324,6 +353,8 @@ def _model_class(field: str, name: str, settings: Any, kind: str) -> Any:
 def _no_class(field: str, name: str, model_type: str, kind: str) -> InputError:
   """The error for an architecture that nobody has in Flax."""
   known = {*decoder_settings.FAMILIES}
+  if kind == 'encoder':
+    known.update(bert_settings.FAMILIES)
   try:
     from transformers.models.auto import modeling_flax_auto as auto
   except ImportError:  # transformers 5

@@ -26,6 +26,7 @@ _SETTINGS = (
   'modules.json',
   'sentence_*_config.json',
   '[0-9]_*/config.json',
+  '[0-9]_*/model.safetensors',
   'tokenizer.json',
   'tokenizer_config.json',
   'special_tokens_map.json',

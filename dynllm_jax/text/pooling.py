@@ -5,25 +5,54 @@ text may be and whether vectors are normalized; `config.facets.encoder` may say
 otherwise.
 """
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
+import functools
 import pathlib
 from typing import Any
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from dynllm_jax import checks
 from dynllm_jax.text import flax_models
 from dynllm_jax.text import model_files
+from dynllm_jax.types import Array
 from dynllm_jax.types import InputError
 
 _FIELD = 'config.facets.encoder'
-_MODULES = {'Transformer', 'Pooling', 'Normalize'}
+# Activations of dense modules, by the last part of their names.
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'Identity': lambda x: x,
+  'Tanh': jnp.tanh,
+  'ReLU': jax.nn.relu,
+  'GELU': functools.partial(jax.nn.gelu, approximate=False),
+  'Sigmoid': jax.nn.sigmoid,
+}
 _RULES = (
   checks.one_of('pooling', ('auto', 'mean', 'cls', 'last')),
   checks.one_of('normalize', ('auto', 'yes', 'no')),
   checks.at_least('max_length', 0, " (0: the model's own)"),
   checks.at_least('batch_tokens', 0, ' (0: by the device)'),
 )
+
+
+class Dense(NamedTuple):
+  """A linear map of vectors, then an activation.
+
+  Attributes:
+    kernel: f32[in, out].
+    bias: f32[out].
+    activation: a name in `_ACTIVATIONS`.
+  """
+
+  kernel: np.ndarray
+  bias: np.ndarray
+  activation: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +65,7 @@ class PoolingSettings:
     max_length: tokens that are read of a text, special ones included.
     lower: whether the text is put in lower case first.
     prompt: put before each text.
+    dense: maps that a vector goes through before it gets its length.
   """
 
   pooling: str
@@ -43,6 +73,7 @@ class PoolingSettings:
   max_length: int
   lower: bool = False
   prompt: str = ''
+  dense: tuple[Dense, ...] = ()
 
 
 def check(encoder_config: ml_collections.ConfigDict) -> None:
@@ -104,7 +135,41 @@ def read_settings(
     min(asked, model_limit),
     own.get('lower', False),
     own.get('prompt', ''),
+    own.get('dense', ()),
   )
+
+
+def apply(
+  settings: PoolingSettings,
+  dense: Sequence[tuple[Array, Array]],
+  hidden: jax.Array,
+  lengths: Array,
+) -> jax.Array:
+  """Vectors of texts, f32[rows, dim].
+
+  Args:
+    settings: how they are made.
+    dense: kernels and biases of `settings.dense`, on the device.
+    hidden: f32[rows, tokens, hidden], the model's.
+    lengths: i32[rows]; what is behind is padding.
+  """
+  lengths = jnp.asarray(lengths)
+  if settings.pooling == 'cls':
+    pooled = hidden[:, 0]
+  elif settings.pooling == 'last':
+    at = (lengths - 1)[:, None, None]
+    pooled = jnp.take_along_axis(hidden, at, axis=1)[:, 0]
+  else:
+    mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
+    total = jnp.where(mask[..., None], hidden, 0).sum(axis=1)
+    pooled = total / lengths[:, None]
+
+  for (kernel, bias), module in zip(dense, settings.dense):
+    pooled = _ACTIVATIONS[module.activation](pooled @ kernel + bias)
+  if settings.normalize:
+    length = jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+    pooled = pooled / jnp.maximum(length, 1e-12)
+  return pooled
 
 
 def _sentence_transformers(folder: pathlib.Path) -> dict[str, Any]:
@@ -113,22 +178,26 @@ def _sentence_transformers(folder: pathlib.Path) -> dict[str, Any]:
   modules = model_files.read_json(path)
   if modules is None:
     return {}
-  folders = {
-    module['type'].rpartition('.')[2]: module['path'] for module in modules
-  }
+  kinds = [module['type'].rpartition('.')[2] for module in modules]
+  middle = kinds[2:-1] if kinds[-1] == 'Normalize' else kinds[2:]
   if (
-    folders.keys() - _MODULES
-    or folders.get('Transformer', '')
-    or 'Pooling' not in folders
+    kinds[:2] != ['Transformer', 'Pooling']
+    or modules[0]['path']
+    or set(middle) - {'Dense'}
   ):
     raise InputError(
-      f'{path}: modules {", ".join(folders)}; allowed: Transformer in the '
-      'directory itself, Pooling, and Normalize or not'
+      f'{path}: modules {", ".join(kinds)}; allowed: Transformer in the '
+      'directory itself, Pooling, any number of Dense, and Normalize or not'
     )
 
   own = {
-    'normalize': 'Normalize' in folders,
-    'pooling': _pooling(folder / folders['Pooling'] / 'config.json'),
+    'normalize': kinds[-1] == 'Normalize',
+    'pooling': _pooling(folder / modules[1]['path'] / 'config.json'),
+    'dense': tuple(
+      _dense(folder / module['path'])
+      for module, kind in zip(modules, kinds)
+      if kind == 'Dense'
+    ),
   }
   for name in ('sentence_bert_config.json', 'sentence_roberta_config.json'):
     if limits := model_files.read_json(folder / name):
@@ -166,3 +235,28 @@ def _pooling(path: pathlib.Path) -> str:
       f'{", ".join(names)}, or set {_FIELD}.pooling'
     )
   return names[modes[0]]
+
+
+def _dense(folder: pathlib.Path) -> Dense:
+  """A dense module of a sentence-transformers directory.
+
+  Raises:
+    InputError: if it has an activation that is not understood, or no weights.
+  """
+  import safetensors.numpy
+
+  content = model_files.read_json(folder / 'config.json') or {}
+  activation = content.get('activation_function', 'Tanh').rpartition('.')[2]
+  if activation not in _ACTIVATIONS:
+    raise InputError(
+      f'{folder / "config.json"}: activation_function {activation!r}; '
+      f'allowed: {", ".join(_ACTIVATIONS)}'
+    )
+  file = folder / 'model.safetensors'
+  with model_files.readable(file):
+    stored = safetensors.numpy.load_file(file)
+    kernel = np.asarray(stored['linear.weight'], np.float32).T
+    bias = np.asarray(
+      stored.get('linear.bias', np.zeros(kernel.shape[1])), np.float32
+    )
+  return Dense(kernel, bias, activation)

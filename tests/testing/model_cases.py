@@ -138,6 +138,53 @@ DECODERS = {
 }
 
 
+_BERT = dict(
+  vocab_size=VOCAB,
+  hidden_size=24,
+  intermediate_size=40,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  max_position_embeddings=40,
+  layer_norm_eps=1e-5,
+  pad_token_id=0,
+)
+ENCODERS = {
+  'bert': dict(_BERT, model_type='bert', hidden_act='gelu'),
+  'bert relu': dict(
+    _BERT, model_type='bert', hidden_act='relu', type_vocab_size=3
+  ),
+  'roberta': dict(
+    _BERT, model_type='roberta', type_vocab_size=1, hidden_act='gelu_new'
+  ),
+  'xlm-roberta': dict(_BERT, model_type='xlm-roberta', pad_token_id=1),
+  'mpnet': dict(_BERT, model_type='mpnet', relative_attention_num_buckets=32),
+  'distilbert': dict(
+    model_type='distilbert',
+    vocab_size=VOCAB,
+    dim=24,
+    hidden_dim=40,
+    n_layers=2,
+    n_heads=4,
+    max_position_embeddings=40,
+  ),
+  'modernbert': dict(
+    {**_BERT, 'num_hidden_layers': 4},
+    model_type='modernbert',
+    local_attention=6,
+    norm_eps=1e-5,
+  ),
+  'modernbert biases': dict(
+    _BERT,
+    model_type='modernbert',
+    attention_bias=True,
+    mlp_bias=True,
+    norm_bias=True,
+    global_attn_every_n_layers=2,
+    local_attention=4,
+  ),
+}
+
+
 def weights(shapes, config):
   """Random weights by name.
 

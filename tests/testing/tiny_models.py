@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import save_file
 import transformers
 
+from dynllm_jax.text import decoder_settings
 from dynllm_jax.text import flax_models
-from dynllm_jax.text import own_weights
 from tests.testing import model_cases
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
@@ -33,6 +33,12 @@ _SMALL = dict(
 )
 KINDS = {
   'bert': (transformers.BertConfig, 'FlaxBertModel', _SMALL),
+  # Of those that this package has no network of its own for.
+  'electra': (
+    transformers.ElectraConfig,
+    'FlaxElectraModel',
+    {**_SMALL, 'embedding_size': 16},
+  ),
   'gpt2': (
     transformers.GPT2Config,
     'FlaxGPT2LMHeadModel',
@@ -128,20 +134,22 @@ def save_case(folder, config, shards=1, dtype=np.float32):
   model_cases.write_config(folder, config)
   raw = json.loads((folder / 'config.json').read_text())
   settings = transformers.AutoConfig.from_pretrained(folder)
-  shapes = flax_models.own_shapes(
-    flax_models.own_model(folder, raw, settings, np.float32)
-  )
+  model = flax_models.own_model(folder, raw, settings, np.float32)
   named = {
-    own_weights.torch_name(tuple(key.key for key in path)): (
+    flax_models.weight_name(model, tuple(key.key for key in path)): (
       leaf.shape[::-1] if path[-1].key == 'kernel' else leaf.shape
     )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+      flax_models.own_shapes(model)
+    )
   }
   values = model_cases.weights(named, config)
+  family = config['model_type']
+  prefix = 'model.' if family in decoder_settings.FAMILIES else f'{family}.'
   save_weights(
     folder,
     {
-      name if name.startswith('lm_head') else f'model.{name}': v.astype(dtype)
+      (prefix if not name.startswith('lm_head') else '') + name: v.astype(dtype)
       for name, v in values.items()
     },
     shards,

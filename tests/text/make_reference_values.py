@@ -28,6 +28,7 @@ def load(model_class, config, folder):
     name.removeprefix(prefix): tensor
     for name, tensor in model.state_dict().items()
     if not (config.get('tie_word_embeddings') and name == 'lm_head.weight')
+    and 'pooler' not in name
   }
   shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
   with torch.no_grad():
@@ -53,6 +54,20 @@ def decoder(name, config, folder):
     yield f'{name}/answer/{number}', out.numpy().astype(np.int32)
 
 
+def encoder(name, config, folder):
+  """Hidden states of the texts, side by side as the encoder pads them."""
+  model = load(transformers.AutoModel, config, folder)
+  longest = max(map(len, model_cases.TEXTS))
+  pad = config.get('pad_token_id', 0)
+  ids = [t + [pad] * (longest - len(t)) for t in model_cases.TEXTS]
+  mask = [[1] * len(t) + [0] * (longest - len(t)) for t in model_cases.TEXTS]
+  hidden = model(
+    torch.tensor(ids), attention_mask=torch.tensor(mask)
+  ).last_hidden_state
+  for number, text in enumerate(model_cases.TEXTS):
+    yield f'{name}/hidden/{number}', hidden[number, : len(text)].numpy()
+
+
 def main():
   """Writes the file."""
   values = {}
@@ -60,6 +75,8 @@ def main():
   with tempfile.TemporaryDirectory() as folder, torch.no_grad():
     for name, config in model_cases.DECODERS.items():
       values |= decoder(name, config, pathlib.Path(folder, name))
+    for name, config in model_cases.ENCODERS.items():
+      values |= encoder(name, config, pathlib.Path(folder, name))
   np.savez_compressed(model_cases.VALUES, **values)
   print(f'{model_cases.VALUES}: {model_cases.VALUES.stat().st_size} bytes')
 

@@ -287,10 +287,37 @@ def test_settings_are_followed(tmp_path):
   )
 
 
+def test_dense_modules_are_applied(tmp_path):
+  params = tiny_models.save(tmp_path)
+  _dress(tmp_path, ('Transformer', 'Pooling', 'Dense', 'Normalize'))
+  (tmp_path / '2_Dense').mkdir()
+  (tmp_path / '2_Dense' / 'config.json').write_text(
+    json.dumps({'activation_function': 'torch.nn.modules.activation.Tanh'})
+  )
+  draw = np.random.default_rng(0)
+  weight, bias = draw.normal(0, 1, (5, 16)), draw.normal(0, 1, 5)
+  tiny_models.save_weights(
+    tmp_path / '2_Dense',
+    {
+      'linear.weight': weight.astype(np.float32),
+      'linear.bias': bias.astype(np.float32),
+    },
+  )
+  ((_, vectors),) = flax_encoder.vectors(_config(tmp_path), ['abc'])
+  expected = np.tanh(weight @ _expected(params, 'abc', normalize=False) + bias)
+  np.testing.assert_allclose(
+    vectors[0], expected / np.linalg.norm(expected), atol=1e-5
+  )
+
+
 @pytest.mark.parametrize(
   'change, match',
   [
-    (dict(modules=('Transformer', 'Pooling', 'Dense')), 'modules .*Dense'),
+    (
+      dict(modules=('Transformer', 'Pooling', 'Dense')),
+      'Dense.*cannot be read',
+    ),
+    (dict(modules=('Transformer', 'Pooling', 'CNN')), 'modules .*CNN'),
     (dict(pooling={'pooling_mode_max_tokens': True}), 'pooling max_tokens'),
     (
       dict(

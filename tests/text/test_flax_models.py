@@ -31,11 +31,11 @@ def _assert_same(loaded, params):
     np.testing.assert_array_equal(found[key], value, err_msg=str(key))
 
 
-@pytest.mark.parametrize('kind', tiny_models.KINDS)
+@pytest.mark.parametrize('kind', ['electra', 'gpt2', 't5'])
 @pytest.mark.parametrize('shards', [1, 3])
 def test_weights_arrive_as_they_were_saved(tmp_path, kind, shards):
   params = tiny_models.save(tmp_path, kind, shards)
-  loaded = _load(tmp_path, 'encoder' if kind == 'bert' else 'generator')
+  loaded = _load(tmp_path, 'encoder' if kind == 'electra' else 'generator')
   _assert_same(loaded, params)
   assert loaded.tokenizer('abc a')['input_ids'] == [
     2,
@@ -48,7 +48,7 @@ def test_weights_arrive_as_they_were_saved(tmp_path, kind, shards):
 
 
 def test_weights_saved_by_flax(tmp_path):
-  params = tiny_models.save(tmp_path)
+  params = tiny_models.save(tmp_path, 'electra')
   tree = traverse_util.unflatten_dict(params)
   (tmp_path / 'model.safetensors').unlink()
   tiny_models.save_weights(
@@ -59,13 +59,13 @@ def test_weights_saved_by_flax(tmp_path):
   (tmp_path / 'flax_model.msgpack').write_bytes(serialization.to_bytes(tree))
   _assert_same(_load(tmp_path), params)
   (tmp_path / 'flax_model.msgpack').write_bytes(
-    serialization.to_bytes({'bert': tree})
+    serialization.to_bytes({'electra': tree})
   )
   _assert_same(_load(tmp_path), params)
 
 
 def test_half_precision(tmp_path):
-  params = tiny_models.save(tmp_path)
+  params = tiny_models.save(tmp_path, 'electra')
   tiny_models.save_weights(
     tmp_path,
     {
@@ -163,7 +163,7 @@ def test_what_flax_would_leave_out_is_refused(tmp_path, field, value):
 
 
 def test_weights_that_do_not_fit(tmp_path):
-  params = tiny_models.save(tmp_path)
+  params = tiny_models.save(tmp_path, 'electra')
   stored = {
     tiny_models.torch_name(key): v.T if key[-1] == 'kernel' else v
     for key, v in params.items()

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import ml_collections
@@ -137,7 +136,11 @@ def runner(
 
   devices = loaded.mesh.devices.ravel()
   shard = NamedSharding(loaded.mesh, PartitionSpec('data'))
-  params = loaded.params
+  dense = [(one.kernel, one.bias) for one in settings.dense]
+  params = (
+    loaded.params,
+    jax.device_put(dense, NamedSharding(loaded.mesh, PartitionSpec())),
+  )
   forward = jax.jit(_forward(loaded, settings))
   budget = encoder_config.batch_tokens or (
     _CPU_BATCH_TOKENS
@@ -175,25 +178,11 @@ def _forward(
   """
 
   def run(params: Any, ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    mask = jnp.arange(ids.shape[1]) < lengths[:, None]
+    weights, dense = params
     # By default accelerators round the factors of a product.
     with jax.default_matmul_precision('highest'):
-      hidden = loaded.hidden(params, ids, lengths)
-
-    if settings.pooling == 'cls':
-      pooled = hidden[:, 0]
-    elif settings.pooling == 'last':
-      pooled = jnp.take_along_axis(
-        hidden, (lengths - 1)[:, None, None], axis=1
-      )[:, 0]
-    else:
-      total = jnp.where(mask[..., None], hidden, 0).sum(axis=1)
-      pooled = total / lengths[:, None]
-
-    if settings.normalize:
-      length = jnp.linalg.norm(pooled, axis=-1, keepdims=True)
-      pooled = pooled / jnp.maximum(length, 1e-12)
-    return pooled
+      hidden = loaded.hidden(weights, ids, lengths)
+      return pooling.apply(settings, dense, hidden, lengths)
 
   return run
 
