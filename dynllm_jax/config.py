@@ -25,11 +25,12 @@ from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
 from dynllm_jax.types import InputError
 
-# Terms of the score that a variant of a temporal system switches on. Each
-# variant has those of the one before.
+# Terms of the score that a variant of a temporal system switches on; several
+# may be named, as in `tgn+text+counts`.
 VARIANTS = {
   'walk': ('copy_term', 'walk_term'),  # SPEC 3.11
   'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
+  'counts': ('count_terms',),  # SPEC 3.12
 }
 
 
@@ -245,13 +246,15 @@ def _eval() -> dict[str, Any]:
     'validation_events': 0,
     # Whether a run ends with test and report; False is for tuning.
     'test': True,
-    # Systems without training that are ranked beside this one.
+    # Systems that count, with a few learned weights at most, which are ranked
+    # beside this one.
     'compare': (
       'popularity',
       'recent_popularity',
       'repeat',
       'transitions',
       'itemknn',
+      'blend',
     ),
   }
 
@@ -272,8 +275,9 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   """All fields with their defaults.
 
   Args:
-    arg: the config argument, `<system>` or `<system>+<variant>`, empty for
-      `dynllm`; a variant switches on terms of the score (VARIANTS).
+    arg: the config argument, `<system>`, `<system>+<variant>` or with several
+      variants, empty for `dynllm`; a variant switches on terms of the score
+      (VARIANTS).
 
   Returns:
     A locked config; `config.model` holds the fields of the chosen system.
@@ -281,7 +285,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   Raises:
     InputError: if there is no such system, or it has no such variant.
   """
-  name, _, variant = (arg or 'dynllm').partition('+')
+  name, *chosen = (arg or 'dynllm').split('+')
   config = ml_collections.ConfigDict(
     {
       'seed': 0,  # of parameters, negatives and dropout
@@ -299,8 +303,8 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   config.model.name = name
   config.train.update(_own_train(module))
 
-  if variant:
-    variants = variants_of(config.model)
+  variants = variants_of(config.model)
+  for variant in chosen:
     if variant not in variants:
       raise InputError(
         f'config argument {arg!r}: system {name!r} has no variant '

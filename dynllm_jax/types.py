@@ -279,11 +279,42 @@ class NodeMemory(Pytree):
   slot: Array  # i32[nodes + 1]
 
 
+class Recency(Pytree):
+  """How much each item is taken these days, and since when (recency.py).
+
+  Values are `sum 0.5^((t - t_k) / half-life)`, each as of its own time: one is
+  decayed only when it is read or written.
+  """
+
+  value: Array  # f32[items + 1, half-lives]
+  time: Array  # i32[items + 1], seconds, of the item's latest event
+  first: Array  # i32[items + 1], seconds, of its first; -1 without one
+  most: Array  # f32[half-lives], the highest of all items
+  most_time: Array  # i32[], seconds, as of which it is the highest
+
+
+class Successors(Pytree):
+  """What followed each item, and how often (successors.py)."""
+
+  items: Array  # i32[items + 1, kept], 0 where a place is free
+  counts: Array  # f32[items + 1, kept]
+  totals: Array  # f32[items + 1], of all successors, also those given up
+  arrivals: Array  # i32[items + 1], how many have been given a place
+
+
+class Counts(Pytree):
+  """What the count terms of SPEC 3.12 know of all events so far."""
+
+  recency: Recency
+  successors: Successors
+
+
 class Memory(Pytree):
   """Node memories of both sides."""
 
   user: NodeMemory
   item: NodeMemory | None  # None where items have no state
+  counts: Counts | None = None  # where the score has count terms
 
 
 class Terms(Pytree):
@@ -298,7 +329,7 @@ class UserEmbeddings(Pytree):
 
   The score of item x is (SPEC 3.9, 3.11; scoring.py)
   `scale vector . x + text . text of x + sum copy + walk_scale log(1 + sum walk)
-  + item_scores[x]`; an absent part is None.
+  + item_scores[x] + counts[column of x]`; an absent part is None.
   """
 
   vector: Array  # f32[batch, dim]
@@ -308,14 +339,16 @@ class UserEmbeddings(Pytree):
   walk: Terms | None = None
   walk_scale: Array | None = None  # f32[], beta of SPEC 3.11
   item_scores: Array | None = None  # f32[batch, items + 1], by item id
+  counts: Array | None = None  # f32[batch, columns], of layers/count_terms.py
 
 
 class ItemEmbeddings(Pytree):
-  """Items as scored: ids, vectors and directions of their texts."""
+  """Items as scored: ids, vectors, directions of their texts, columns."""
 
   ids: Array  # i32[candidates]
   vector: Array  # f32[candidates, dim]
   text: Array | None = None  # f32[candidates, llm_dim], of norm 1
+  column: Array | None = None  # i32[candidates], of `UserEmbeddings.counts`
 
 
 class Pending(Pytree):
@@ -392,6 +425,8 @@ class System(NamedTuple):
       `events` are [batch, sequence_length], oldest first, padding last.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.
+    learns_quickly: whether training takes seconds, since a few numbers are
+      learned; such a system may be ranked beside others (`eval.compare`).
   """
 
   feed: str
@@ -405,6 +440,7 @@ class System(NamedTuple):
   sequence_length: int = 0
   reads_train_graph: bool = False
   reads_facets: bool = False
+  learns_quickly: bool = False
 
 
 class BoundSystem(Pytree):

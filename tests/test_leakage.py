@@ -22,7 +22,7 @@ LONGEST = 255  # above every row's length, so that all logs share a program
 
 def dynllm_config():
   """DynLLM with its text term, and facets of windows of ten days."""
-  config = variants.tiny_config('dynllm+text')
+  config = variants.tiny_config('dynllm+text+counts')
   config.facets.window_days = 10.0
   config.facets.encoder.dim = 16
   return config

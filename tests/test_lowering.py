@@ -57,7 +57,9 @@ def trace_ranking(run, state):
 
 
 @pytest.mark.parametrize('trace', [trace_training, trace_ranking])
-@pytest.mark.parametrize('variant', ['dynllm+text', 'sasrec', 'lightgcn'])
+@pytest.mark.parametrize(
+  'variant', ['dynllm+text+counts', 'sasrec', 'lightgcn']
+)
 def test_programs_lower_for_tpu_and_cuda(variant, trace):
   run = tiny_runs.prepare(variants.tiny_config(variant), batch=BATCH)
   state = jax.eval_shape(

@@ -20,6 +20,7 @@ from dynllm_jax.bases import network_rules
 from dynllm_jax.checks import Rule
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
+from dynllm_jax.layers.count_terms import CountTerms
 from dynllm_jax.layers.item_static import ItemStatic
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.text_term import item_directions
@@ -59,6 +60,9 @@ def shared_fields() -> dict[str, Any]:
     'walk_fanout': (10, 8, 8),
     'text_term': False,  # layers/text_term.py
     'text_neighbors': 20,
+    'count_terms': False,  # SPEC 3.12
+    'count_depth': 10,
+    'count_successors': 64,
   }
 
 
@@ -92,12 +96,15 @@ class StreamNetwork(nn.Module):
       widths.static, c.item_text, c.item_id_embedding, c.dropout
     )
     self.initial = self.initial_states()
+
     if c.copy_term:
       self.copy_term = CopyTerm(c.copy_neighbors, name='copy')
     if c.walk_term:
       self.walk = WalkTerm(tuple(c.walk_fanout))
     if c.text_term:
       self.text = TextTerm(c.text_neighbors)
+    if c.count_terms:
+      self.count_terms = CountTerms(c.count_depth)
     if c.event_features and self.maps_features:
       self.features = {
         side: nn.Dense(widths.vector) for side in ('user', 'item')
@@ -286,6 +293,7 @@ class StreamNetwork(nn.Module):
 
   def scored(
     self,
+    memory: Memory,
     inputs: Inputs,
     users: Array,
     user_times: Array,
@@ -294,9 +302,10 @@ class StreamNetwork(nn.Module):
     item_time: Array,
     item_vectors: Array,
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
-    """What `System.embed` returns, with scale and terms (SPEC 3.9, 3.11).
+    """What `System.embed` returns, with scale and terms (SPEC 3.9 to 3.12).
 
     Args:
+      memory: for the counts.
       inputs: for the graphs.
       users: i32[batch].
       user_times: i32[batch], seconds.
@@ -320,6 +329,12 @@ class StreamNetwork(nn.Module):
     walk, walk_scale = (
       self.walk(inputs, users, user_times) if c.walk_term else (None, None)
     )
+    counts = column = None
+    if c.count_terms:
+      assert memory.counts is not None
+      counts, column = self.count_terms(
+        memory.counts, inputs, users, user_times, items, item_time
+      )
     return UserEmbeddings(
       vector=user_vectors,
       scale=self.score_scale,
@@ -329,10 +344,12 @@ class StreamNetwork(nn.Module):
       else None,
       walk=walk,
       walk_scale=walk_scale,
+      counts=counts,
     ), ItemEmbeddings(
       items,
       item_vectors,
-      item_directions(inputs, items) if c.text_term else None,
+      text=item_directions(inputs, items) if c.text_term else None,
+      column=column,
     )
 
 
@@ -361,6 +378,8 @@ def _shared_rules(config: ml_collections.ConfigDict) -> list[Rule]:
     checks.at_least('num_neighbors', 1),
     checks.at_least('copy_neighbors', 1),
     checks.at_least('text_neighbors', 1),
+    checks.at_least('count_depth', 1),
+    checks.at_least('count_successors', 1),
     network_rules.dropout(),
     checks.one_of('update_ties', ('mean', 'each')),
     network_rules.walk_fanout(),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from dynllm_jax.bases import flax_network
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import online_counts
 from dynllm_jax.graph.pending_updates import empty_pending
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
@@ -29,7 +30,7 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
   Returns:
     The system.
   """
-  widths = network.widths
+  widths, c = network.widths, network.config
 
   def init(
     key: jax.Array, inputs: Inputs, capacity: int
@@ -38,6 +39,9 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
       user=memory_lib.empty(inputs.num_users, widths.user, capacity),
       item=memory_lib.empty(inputs.num_items, widths.item, capacity)
       if widths.item
+      else None,
+      counts=online_counts.empty(inputs.num_items, c.count_successors)
+      if c.count_terms
       else None,
     )
     nobody = jnp.zeros([1], jnp.int32)
@@ -59,6 +63,9 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
     return Memory(
       user=memory_lib.reset(memory.user),
       item=None if memory.item is None else memory_lib.reset(memory.item),
+      counts=None
+      if memory.counts is None
+      else online_counts.reset(memory.counts),
     )
 
   def embed(
@@ -91,7 +98,13 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
     memory_after: Any = network.apply(
       variables, memory, inputs, pending, method='update'
     )
-    return memory_after
+    if memory.counts is None:
+      return memory_after
+    return memory_after.replace(
+      counts=online_counts.add(
+        memory.counts, inputs.user_graph, pending.events, c.count_depth
+      )
+    )
 
   return System(
     feed='stream',

@@ -237,6 +237,37 @@ def fold_past(
   return jax.lax.fori_loop(0, -(-longest // _PAST_BLOCK), visit_block, carry)
 
 
+def events_at(
+  graph: TemporalGraph, nodes: Array, numbers: Array
+) -> tuple[Array, Array]:
+  """Single events of nodes, by their numbers.
+
+  Args:
+    graph: the side's temporal CSR.
+    nodes: i32[...].
+    numbers: i32[...], from 0, the node's earliest event; below what
+      `count_before` has for a time that a reader may look back from.
+
+  Returns:
+    i32[...] neighbors and i32[...] times, seconds.
+  """
+  return sharded_table.query_rows(
+    _events_at, lambda block: len(block.offsets) - 1, graph, nodes, numbers
+  )
+
+
+def _events_at(
+  graph: TemporalGraph, nodes: Array, numbers: Array
+) -> tuple[Array, Array]:
+  if graph.times.shape[0] == 0:
+    return jnp.zeros_like(nodes), jnp.zeros_like(nodes)
+  position = graph.offsets[nodes] + numbers
+  return (
+    jnp.take(graph.neighbors, position, mode='clip'),
+    jnp.take(graph.times, position, mode='clip'),
+  )
+
+
 def event_features(graph: TemporalGraph, nodes: Array, times: Array) -> Array:
   """Causal dynamic features of SPEC 2.2, scaled for a network.
 

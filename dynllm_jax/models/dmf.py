@@ -89,6 +89,7 @@ class DMF(StreamNetwork):
     )
     factors = self.static_reader(inputs, items.size, deterministic)(items)
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

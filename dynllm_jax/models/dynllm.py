@@ -58,6 +58,9 @@ def default_config() -> ml_collections.ConfigDict:
       'walk_fanout': (10, 8, 8),
       'text_term': False,  # layers/text_term.py
       'text_neighbors': 20,
+      'count_terms': False,  # SPEC 3.12
+      'count_depth': 10,
+      'count_successors': 64,
     }
   )
 
@@ -155,6 +158,7 @@ class DynLLM(StreamNetwork):
     item_graph = self.aggregate_item(*parts)
 
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

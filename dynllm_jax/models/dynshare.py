@@ -99,6 +99,7 @@ class DynShare(StreamNetwork):
     )
     item_times = jnp.broadcast_to(item_time, items.shape)
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

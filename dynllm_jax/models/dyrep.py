@@ -81,6 +81,7 @@ class DyRep(StreamNetwork):
       memory, self.static_reader(inputs, items.size, deterministic)
     )
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

@@ -118,6 +118,7 @@ class JODIE(StreamNetwork):
       jnp.concatenate([projected, static, last_item], axis=-1)
     )
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

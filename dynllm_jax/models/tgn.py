@@ -94,6 +94,7 @@ class TGN(StreamNetwork):
     )
     item_times = jnp.broadcast_to(item_time, items.shape)
     return self.scored(
+      memory,
       inputs,
       users=users,
       user_times=user_times,

@@ -1,10 +1,11 @@
-"""Scores of items for users: dot product plus sparse terms (SPEC 3.9, 3.11)."""
+"""Scores of items for users: dot product plus terms (SPEC 3.9 to 3.12)."""
 
 import functools
 import operator
 
 import jax.numpy as jnp
 
+from dynllm_jax.graph import columns
 from dynllm_jax.types import Array
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Terms
@@ -35,7 +36,7 @@ def score_terms(
 
   Returns:
     f32[batch, candidates] of `network`, the dot product, and of those of
-    `text`, `copy`, `walk` and `item_scores` that the system has.
+    `text`, `copy`, `walk`, `item_scores` and `counts` that the system has.
   """
   terms = {'network': _scaled(users, users.vector @ items.vector.T)}
   if users.text is not None:
@@ -45,8 +46,7 @@ def score_terms(
   if users.copy is not None or users.walk is not None:
     # Terms are summed by sorted ids, in the first column of each id, and every
     # candidate reads its id's column.
-    ids = items.ids[jnp.argsort(items.ids)]
-    column = jnp.searchsorted(ids, items.ids)
+    ids, column = columns.of_candidates(items.ids)
     if users.copy is not None:
       terms['copy'] = _spread(users.copy, ids)[:, column]
     if users.walk is not None:
@@ -56,6 +56,8 @@ def score_terms(
 
   if users.item_scores is not None:
     terms['item_scores'] = users.item_scores[:, items.ids]
+  if users.counts is not None:
+    terms['counts'] = users.counts[:, items.column]
   return terms
 
 
@@ -80,6 +82,9 @@ def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
     scores += users.walk_scale * jnp.log1p(_matched(users.walk, items.ids))
   if users.item_scores is not None:
     scores += jnp.take_along_axis(users.item_scores, items.ids, axis=1)
+  if users.counts is not None:
+    assert items.column is not None
+    scores += jnp.take_along_axis(users.counts, items.column, axis=1)
   return scores
 
 
@@ -103,11 +108,7 @@ def _spread(terms: Terms, ids: Array) -> Array:
   Returns:
     f32[batch, candidates]; zero at an id's later places.
   """
-  batch, size = len(terms.items), len(ids)
-  column = jnp.searchsorted(ids, terms.items)
-  found = jnp.take(ids, column, mode='clip') == terms.items
-  row = jnp.arange(batch)[:, None]
-  # Terms of other items fall off the end.
-  column = jnp.where(found & (column < size), column, size)
-  sums = jnp.zeros([batch, size], terms.weights.dtype)
+  sums = jnp.zeros([len(terms.items), len(ids)], terms.weights.dtype)
+  row = jnp.arange(len(sums))[:, None]
+  column = columns.find(ids, terms.items)
   return sums.at[row, column].add(terms.weights, mode='drop')

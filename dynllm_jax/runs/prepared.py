@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from typing import Any
 from typing import Concatenate
+from typing import NamedTuple
 from typing import ParamSpec
 from typing import TypeVar
 
@@ -45,6 +46,19 @@ from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainState
 
+
+class Floor(NamedTuple):
+  """A system that is ranked beside the run's own.
+
+  Attributes:
+    system: counts alone, or counts with a few weights that are quickly learned.
+    train: `config.train`, at the system's defaults.
+  """
+
+  system: System
+  train: ml_collections.ConfigDict
+
+
 _Arguments = ParamSpec('_Arguments')
 _Result = TypeVar('_Result')
 
@@ -69,8 +83,7 @@ class PreparedRun:
     train_plan: batches of the training split, or of sequences of its events.
     rank_plans: chronological batches of each split: 'train', 'validation',
       'test'.
-    floors: the systems of `config.eval.compare`, which need no training, by
-      name.
+    floors: the systems of `config.eval.compare`, by name.
     stopwatch: where the time of this process goes.
   """
 
@@ -84,7 +97,7 @@ class PreparedRun:
   trainer: Trainer
   train_plan: batching.BatchPlan
   rank_plans: dict[str, batching.BatchPlan]
-  floors: dict[str, System]
+  floors: dict[str, Floor]
   stopwatch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
   @property
@@ -97,12 +110,14 @@ class PreparedRun:
 
 
 def system_name(config: ml_collections.ConfigDict) -> str:
-  """The system's name in results, with the variant that has all its terms."""
+  """The system's name in results, with the variants that have all its terms."""
   model = config.model
+  name = model.name
   if model.get('text_term', False):
-    return model.name + '+text'
-  walk = model.get('copy_term', False) or model.get('walk_term', False)
-  return model.name + ('+walk' if walk else '')
+    name += '+text'
+  elif model.get('copy_term', False) or model.get('walk_term', False):
+    name += '+walk'
+  return name + ('+counts' if model.get('count_terms', False) else '')
 
 
 def keep_compiled(config: ml_collections.ConfigDict) -> None:
@@ -166,7 +181,10 @@ def prepare(
     bank, system.reads_facets, config.facets.device_gib
   )
   largest_batch = max(
-    config.train.batch_size, config.eval.batch_size, batching.MAX_ROWS_BY_TIME
+    config.train.batch_size,
+    config.eval.batch_size,
+    batching.MAX_ROWS_BY_TIME,
+    *(floor.train.batch_size for floor in floors.values()),
   )
   with stopwatch.part('placing the data'):
     inputs = device_mesh.put_on_mesh(
@@ -204,20 +222,21 @@ def prepare(
   )
 
 
-def _build_floor(name: str) -> System:
+def _build_floor(name: str) -> Floor:
   """A system of `eval.compare` at its defaults.
 
   Raises:
-    InputError: if there is no such system, or it needs training.
+    InputError: if there is no such system, or it needs much training.
   """
   module = plugins.load(plugins.SYSTEMS, name, 'config.eval.compare')
-  system = module.build(config_lib.default(name).model)
-  if system.feed != 'none':
+  config = config_lib.default(name)
+  system = module.build(config.model)
+  if system.feed != 'none' and not system.learns_quickly:
     raise InputError(
       f'config.eval.compare: {name!r} needs training; allowed: systems that '
-      'count and need none'
+      'count and need none, or little (blend)'
     )
-  return system
+  return Floor(system, config.train)
 
 
 def _on_mesh(
@@ -305,7 +324,10 @@ def rank_splits(
 
 
 def run_floor(run: PreparedRun, name: str) -> dict[str, np.ndarray]:
-  """Ranks validation and test by a system without training.
+  """Ranks validation and test by a system of `eval.compare`.
+
+  One that learns is trained here, once and for all of its epochs: its few
+  weights have nothing to overfit with, so that no epoch is chosen.
 
   Args:
     run: whose data and evaluation settings are used.
@@ -314,17 +336,22 @@ def run_floor(run: PreparedRun, name: str) -> dict[str, np.ndarray]:
   Returns:
     `{'validation': f64[events] ranks, 'test': ranks}`.
   """
-  system = run.floors[name]
+  system, train_config = run.floors[name]
+  config = run.config.copy_and_resolve_references()
+  config.train.update(train_config)
+  plan = feeds.training_plan(system, run.log, config.train.batch_size)
   floor = dataclasses.replace(
     run,
-    trainer=run.trainer._replace(system=system),
+    config=config,
+    trainer=train.make_trainer(system, config, run.mesh, len(plan.batches)),
     name=name,
-    rank_plans=evaluate.split_plans(
-      system, run.log, run.config.eval.batch_size
-    ),
+    train_plan=plan,
+    rank_plans=evaluate.split_plans(system, run.log, config.eval.batch_size),
     facet_texts=None,
   )
-  state, _ = train_one_epoch(floor, initial_state(floor))
+  state = initial_state(floor)
+  for _ in range(1 if system.feed == 'none' else config.train.num_epochs):
+    state, _ = train_one_epoch(floor, state)
   ranked = rank_splits(floor, state, ('validation', 'test'))
   return {split: ranks for split, (ranks, _) in ranked.items()}
 

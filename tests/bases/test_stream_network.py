@@ -21,6 +21,8 @@ from dynllm_jax.types import InputError
     ('num_neighbors', 0, '1 or more'),
     ('copy_neighbors', 0, '1 or more'),
     ('text_neighbors', 0, '1 or more'),
+    ('count_depth', 0, '1 or more'),
+    ('count_successors', 0, '1 or more'),
     ('dropout', 1.0, 'below 1'),
     ('update_ties', 'last', 'mean, each'),
     ('walk_fanout', (10, 8), 'three numbers'),
@@ -56,17 +58,25 @@ def test_rules_of_a_part_name_the_part():
 @pytest.mark.parametrize('system', ['tgn', 'jodie', 'dyrep', 'dynshare', 'dmf'])
 def test_variants_set_terms_which_are_off_otherwise(system):
   terms = lambda arg: [
-    config_lib.default(arg).model[f'{name}_term']
-    for name in ('copy', 'walk', 'text')
+    config_lib.default(arg).model[
+      'count_terms' if name == 'count' else f'{name}_term'
+    ]
+    for name in ('copy', 'walk', 'text', 'count')
   ]
-  assert terms(system) == [False, False, False]
-  assert terms(f'{system}+walk') == [True, True, False]
-  assert terms(f'{system}+text') == [True, True, True]
+  assert terms(system) == [False, False, False, False]
+  assert terms(f'{system}+walk') == [True, True, False, False]
+  assert terms(f'{system}+text') == [True, True, True, False]
+  assert terms(f'{system}+counts') == [False, False, False, True]
+  assert terms(f'{system}+walk+counts') == [True, True, False, True]
 
 
 @pytest.mark.parametrize(
   'arg, allowed',
-  [('mf+walk', 'none'), ('sasrec+text', 'walk$'), ('tgn+fast', 'walk, text')],
+  [
+    ('mf+walk', 'none'),
+    ('sasrec+text', 'walk$'),
+    ('tgn+counts+fast', 'walk, text, counts'),
+  ],
 )
 def test_a_variant_that_a_system_lacks_is_named(arg, allowed):
   with pytest.raises(InputError, match=f'{re.escape(arg)}.*allowed: {allowed}'):

@@ -124,7 +124,7 @@ def test_parts_of_a_group_share_one_state():
   log = logs.random_log(
     2, num_users=10, num_items=12, num_events=120, num_times=15
   )
-  system = tiny_runs.make_system(variants.tiny_config('dynllm+text'))
+  system = tiny_runs.make_system(variants.tiny_config('dynllm+text+counts'))
   inputs = logs.random_inputs(log, padding=64)
   params, memory = jax.jit(system.init, static_argnums=2)(
     jax.random.key(0), inputs, 4
@@ -182,7 +182,7 @@ def test_pure_noise_gives_chance_recall():
   log = logs.random_log(
     5, num_users=40, num_items=50, num_events=2000, num_times=1500
   )
-  config = variants.tiny_config('dynllm+text')
+  config = variants.tiny_config('dynllm+text+counts')
   run = tiny_runs.prepare(config, log, batch=64)
   state = run.first_state()
   for _ in range(3):

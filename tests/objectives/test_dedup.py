@@ -75,7 +75,7 @@ def test_a_plan_knows_how_much_of_a_batch_is_distinct_at_most(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'variant', ['dynllm+text', 'dynllm, regularized', 'jodie']
+  'variant', ['dynllm+text+counts', 'dynllm, regularized', 'jodie']
 )
 def test_a_step_and_its_ranks_are_those_of_single_events(variant):
   config = variants.tiny_config(variant)

@@ -21,14 +21,15 @@ def learned(name):
   return module.build(config_lib.default(name).model).feed != 'none'
 
 
-LEARNED = [*filter(learned, config_lib.system_names()), 'dynllm+text']
+LEARNED = [*filter(learned, config_lib.system_names()), 'dynllm+text+counts']
 SHAPES = ('8x1', '1x8', '4x2')
 
 
 def pytest_generate_tests(metafunc):
   if 'shapes' in metafunc.fixturenames:
     every = metafunc.config.getoption('all_combinations')
-    # One shape each, so that all are seen; dynllm+text has all that dynllm has.
+    # One shape each, so that all are seen; dynllm+text+counts has all that
+    # dynllm has.
     names = [name for name in LEARNED if every or name != 'dynllm']
     metafunc.parametrize(
       'variant, shapes',

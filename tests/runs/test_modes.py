@@ -51,8 +51,8 @@ def test_a_run_leaves_its_results(home):
     'repeat',
     'transitions',
     'itemknn',
+    'blend',
   }
-
   assert results['system'] == 'dynllm+text'
   assert results['data']['simulated'] is True
   assert 'simulated' in results['data']['source']

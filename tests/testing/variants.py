@@ -34,6 +34,7 @@ _OPTIONS = {
   'copy': {'copy_term': True},
   'walk': {'walk_term': True},
   'text': {'text_term': True},
+  'counts': {'count_terms': True},
   'margin': {'train.loss': 'margin'},
   'softmax': {'train.loss': 'softmax', 'train.num_negatives': 5},
   'popular negatives': {
@@ -56,7 +57,10 @@ _RIVAL_OPTIONS = {
 # By name: the config argument and the fields that differ.
 VARIANTS = {
   **{name: (name, {}) for name in config_lib.system_names()},
-  'dynllm+text': ('dynllm+text', {'train.loss': 'softmax'}),
+  'dynllm+text+counts': (
+    'dynllm+text+counts',
+    {'train.loss': 'softmax'},
+  ),
   'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
   'sasrec, heads': ('sasrec', {'num_heads': 2}),
   'mf, softmax': ('mf', {'train.loss': 'softmax'}),
@@ -91,7 +95,7 @@ VARIANTS.update(
 # eSASRec in its layers alone, which have a test of their own.
 MAIN = [
   *(name for name in config_lib.system_names() if name != 'hstu'),
-  'dynllm+text',
+  'dynllm+text+counts',
 ]
 # One system of each kind: with a memory, over a graph that does not change, of
 # factors alone, of sequences, of counts.
@@ -120,6 +124,8 @@ def tiny_config(variant: str) -> ml_collections.ConfigDict:
     copy_neighbors=4,
     walk_fanout=(3, 2, 2),
     text_neighbors=4,
+    count_depth=3,
+    count_successors=8,
     top_r=5,
   )
   config.train.batch_size = config.eval.batch_size = 16

@@ -1,0 +1,61 @@
+"""What users took of some candidates, over their whole history (SPEC 3.12)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynllm_jax.graph import columns as columns_lib
+from dynllm_jax.graph import temporal
+from dynllm_jax.types import Array
+from dynllm_jax.types import TemporalGraph
+
+_BLOCK = 8192  # events that are read at once, of all users together
+
+
+class Takes(NamedTuple):
+  """How often users took items, and when last."""
+
+  number: Array  # i32[batch, columns]
+  last: Array  # i32[batch, columns], seconds; -1 where it is 0
+
+
+def takes_before(
+  graph: TemporalGraph, users: Array, times: Array, ordered: Array
+) -> Takes:
+  """Counts each user's strictly earlier events on each candidate.
+
+  The histories are laid end to end and read in blocks, so that the work
+  follows their sum and not the longest of them.
+
+  Args:
+    graph: of users.
+    users: i32[batch].
+    times: i32[batch], seconds.
+    ordered: i32[columns], candidates as `columns.of_candidates` sorts them.
+
+  Returns:
+    The takes, in the first column of each candidate.
+  """
+  lengths = temporal.count_before(graph, users, times)
+  ends = jnp.cumsum(lengths)
+  shape = len(users), len(ordered)
+
+  def read(block: Array, takes: Takes) -> Takes:
+    place = block * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)
+    real = place < ends[-1]
+    row = jnp.searchsorted(ends, place, side='right').astype(jnp.int32)
+    row = jnp.minimum(row, len(users) - 1)
+    number_within = place - (ends[row] - lengths[row])
+    items, at = temporal.events_at(
+      graph, jnp.where(real, users[row], 0), jnp.where(real, number_within, 0)
+    )
+    column = columns_lib.find(ordered, jnp.where(real, items, 0))
+    column = jnp.where(real, column, len(ordered))
+    return Takes(
+      jnp.asarray(takes.number).at[row, column].add(1, mode='drop'),
+      jnp.asarray(takes.last).at[row, column].max(at, mode='drop'),
+    )
+
+  nothing = Takes(jnp.zeros(shape, jnp.int32), jnp.full(shape, -1, jnp.int32))
+  return jax.lax.fori_loop(0, -(-ends[-1] // _BLOCK), read, nothing)
