@@ -44,6 +44,7 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
       if c.count_terms
       else None,
     )
+
     nobody = jnp.zeros([1], jnp.int32)
     params = flax_network.init_params(
       network,
