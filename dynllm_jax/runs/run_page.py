@@ -40,6 +40,7 @@ _TERMS = {
   'copy': "copy: the user's own earlier purchases",
   'walk': 'walk: what others took who took the same',
   'item_scores': 'item_scores: counts',
+  'counts': 'counts: what was taken before, follows, or is taken these days',
 }
 # Groups of events, each with what the other events are.
 _GROUPS = (
