@@ -97,24 +97,33 @@ def add(raw: RawLog, file: source_files.File) -> RawLog:
     for name in table.column_names
   }
   is_event = np.array([user is not None for user in columns['user']], bool)
-  new = {name: column[~is_event] for name, column in columns.items()}
-  old_items = np.isin(raw.item_ids, new['item'], invert=True)
+  new = {name: column[is_event] for name, column in columns.items()}
+  texts = {name: column[~is_event] for name, column in columns.items()}
+  old_items = np.isin(raw.item_ids, texts['item'], invert=True)
+  # Items that nobody has named are no fault of the item table.
+  nameless = new['item'] if len(raw.item_ids) else [*raw.items, *new['item']]
+  nameless = [*dict.fromkeys(nameless)]
+  named = np.concatenate([raw.item_ids, texts['item']])
+  nameless = np.array(nameless, object)[np.isin(nameless, named, invert=True)]
 
-  def joined(old: np.ndarray, name: str) -> np.ndarray:
-    return np.concatenate([old[old_items], new[name]]).astype(object)
+  def joined(old: np.ndarray, name: str, rest: np.ndarray) -> np.ndarray:
+    return np.concatenate([old[old_items], texts[name], rest]).astype(object)
 
   count = int(is_event.sum())
+  none = np.full(len(nameless), '', object)
+  fractions = raw.fractions
+  if fractions is not None:
+    fractions = np.pad(fractions, (0, count))
   return dataclasses.replace(
     raw,
-    users=np.concatenate([raw.users, columns['user'][is_event]]),
-    items=np.concatenate([raw.items, columns['item'][is_event]]),
-    times=np.concatenate(
-      [raw.times, columns['time'][is_event].astype(np.int64)]
-    ),
-    item_ids=joined(raw.item_ids, 'item'),
-    titles=joined(raw.titles, 'title'),
-    categories=joined(raw.categories, 'category'),
-    brands=joined(raw.brands, 'brand'),
+    users=np.concatenate([raw.users, new['user']]),
+    items=np.concatenate([raw.items, new['item']]),
+    times=np.concatenate([raw.times, new['time'].astype(np.int64)]),
+    fractions=fractions,
+    item_ids=joined(raw.item_ids, 'item', nameless),
+    titles=joined(raw.titles, 'title', none),
+    categories=joined(raw.categories, 'category', none),
+    brands=joined(raw.brands, 'brand', none),
     counts={**raw.counts, 'events observed live': count},
     source=f'{raw.source}, with {count:,} events observed live',
   )

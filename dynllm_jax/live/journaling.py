@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import threading
-from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
@@ -80,9 +79,23 @@ class Journaling:
     """
     return self._commits.do(request, len(request.batch.users))
 
-  def paused(self) -> contextlib.AbstractContextManager[Any]:
-    """A context in which nothing is journaled; whoever wants to waits."""
-    return self._commits.paused()
+  @contextlib.contextmanager
+  def changing_over(self, state: State) -> Iterator[Tip]:
+    """Applies batches to another state from now on.
+
+    Nothing is journaled meanwhile; who wants to waits, and goes to the other
+    state then.
+
+    Args:
+      state: which stands at the journal's end when the context ends.
+
+    Yields:
+      The journal's end.
+    """
+    with self._commits.paused():
+      self.catch_up()
+      yield self._tip
+      self._state = state
 
   def catch_up(self) -> None:
     """Applies what the journal has beyond the state.

@@ -50,6 +50,9 @@ class Keeper(State, Protocol):
 class Kept:
   """The journal and the snapshots of one recommender.
 
+  Attributes:
+    place: of the journal.
+
   Args:
     recommender: which stands where its run's log ends.
     workdir: the run folder.
@@ -64,7 +67,7 @@ class Kept:
     self, recommender: Keeper, workdir: str, place: str, restored: Restored
   ) -> None:
     self._recommender = recommender
-    self._place = place or going_on.journal_place(workdir)
+    self.place = place or going_on.journal_place(workdir)
     self._folder = going_on.live_folder(workdir)
     self._origin = going_on.origin(workdir)
     self._name = going_on.journal_name(restored.identity)
@@ -78,6 +81,7 @@ class Kept:
     self._tip: Tip | None = None  # that of the state, once there is a journal
     self._journaling: Journaling | None = None
     self._following: Following | None = None
+    self._successor: Kept | None = None  # after a changeover
     self._turn = threading.Lock()
     self._since_snapshot = 0
     self._snapshots = threading.Lock()
@@ -91,15 +95,15 @@ class Kept:
       InputError: if the journal cannot be read, is that of another run, or
         ends before the state that a snapshot holds.
     """
-    if not journal_lib.exists(self._place):
+    if not journal_lib.exists(self.place):
       if self._origin is not None:
         raise InputError(
-          f'{self._place}: the journal that the run went on from is not there; '
+          f'{self.place}: the journal that the run went on from is not there; '
           'allowed: its place, as the journal'
         )
       return
 
-    with Journal(self._place) as journal:
+    with Journal(self.place) as journal:
       tip = self._first_tip(journal)
       self._recommender.start_at(tip.position)
       for snapshot in snapshots.stored(self._folder, self._run, say):
@@ -143,11 +147,11 @@ class Kept:
     with self._turn:
       if self._following is not None:
         raise InputError(
-          f'{self._place}: this recommender follows the journal; allowed: to '
+          f'{self.place}: this recommender follows the journal; allowed: to '
           'observe where it is written'
         )
       if self._journaling is None:
-        journal = JournalWriter(self._place)
+        journal = JournalWriter(self.place)
         try:
           journal.serve(self._name, self._about, self._origin)
           if self._tip is None:
@@ -166,6 +170,8 @@ class Kept:
     Raises:
       InputError: as `start_writing`, or what is wrong with the request.
     """
+    if self._successor is not None:
+      return self._successor.observe(request)
     journaling = self._journaling or self.start_writing()
     observed = journaling.observe(request)
     self._since_snapshot += observed.events
@@ -173,6 +179,30 @@ class Kept:
       self._since_snapshot = 0
       threading.Thread(target=self._snapshot_by_itself, daemon=True).start()
     return observed
+
+  def hand_over(self, successor: 'Kept') -> None:
+    """Leaves the journal to the recommender of another run, without a gap.
+
+    Args:
+      successor: of the other run, which has applied most of the journal.
+
+    Raises:
+      InputError: if the journal cannot be read or written.
+    """
+    if self._following is not None:
+      successor.follow()
+      self.close()
+      return
+
+    journaling = self.start_writing()
+    journal = journaling.journal
+    with journaling.changing_over(successor._recommender):
+      tip = successor._tip or successor._first_tip(journal)
+      successor._tip = successor._apply(journal, tip)
+      journal.serve(successor._name, successor._about, successor._origin)
+    with self._turn:
+      successor._journaling, self._journaling = journaling, None
+      self._successor = successor
 
   # ------------------------------------------------------------------ following
 
@@ -182,7 +212,7 @@ class Kept:
     Raises:
       InputError: if there is no journal.
     """
-    journal = Journal(self._place)
+    journal = Journal(self.place)
     tip = self._tip or self._first_tip(journal)
     self._following = Following(
       journal, self._recommender, tip, _FOLLOW_SECONDS, say
@@ -205,9 +235,9 @@ class Kept:
     Raises:
       InputError: if it cannot be written.
     """
-    if not journal_lib.exists(self._place):
+    if not journal_lib.exists(self.place):
       return ''
-    with self._snapshots, Journal(self._place) as journal:
+    with self._snapshots, Journal(self.place) as journal:
       record, arrays = self._recommender.saved()
       tip = journal.tip_at(record['position'])
       on_host = {name: np.asarray(array) for name, array in arrays.items()}

@@ -114,6 +114,7 @@ class Recommender:
     self._position = 0
     self._failed = ''
     self._kept: Kept | None = None  # where there is a journal
+    self._data_dir: str | None = None
     self._log_users = len(log.user_ids)
     self._log_items = len(log.item_ids)
     self._changed_texts: set[int] = set()
@@ -163,6 +164,7 @@ class Recommender:
     """
     restored = restore_lib.restore(workdir, until, data_dir)
     recommender = cls(restored, max_future_days)
+    recommender._data_dir = data_dir
     if journal is not None and until == 'log':
       recommender._kept = kept = Kept(recommender, workdir, journal, restored)
       kept.replay()
@@ -496,6 +498,37 @@ class Recommender:
         'restored with its journal'
       )
     return self._kept.snapshot()
+
+  def changeover(self, workdir: str) -> 'Recommender':
+    """Moves to another run, without a gap; events may come meanwhile.
+
+    Args:
+      workdir: the folder of a run that was trained with `init_from` this one's,
+        or on the same log.
+
+    Returns:
+      The recommender of that run. It has the journal now: positions go on, and
+      an event that is observed at this one is applied there. This one goes on
+      answering what it is still asked, from the state at the changeover.
+
+    Raises:
+      InputError: if there is no such run, it is of another journal, or this
+        recommender has none; nothing is changed then.
+    """
+    if self._kept is None:
+      raise InputError(
+        'changeover: the recommender has no journal; allowed: one that was '
+        'restored with its journal'
+      )
+    new = Recommender.restore(
+      workdir,
+      journal=self._kept.place,
+      data_dir=self._data_dir,
+      max_future_days=self._max_future / SECONDS_PER_DAY,
+    )
+    assert new._kept is not None
+    self._kept.hand_over(new._kept)
+    return new
 
   def start_writing(self) -> None:
     """Becomes the one process that journals, as the first event does.

@@ -29,7 +29,7 @@ def test_they_follow_the_log(config, tmp_path):
   config.journal = str(tmp_path / 'live.parquet')
   live = LiveEvents(
     users=['u0', 'ü', 'u0'],
-    items=['new', 'i1', 'i0'],
+    items=['new', 'i1', 'nameless'],
     times=[1030, 1040, 1005],
     texts={'new': ('Mug', 'cups', ''), 'i1': ('Green tea', '', 'b')},
   )
@@ -51,6 +51,7 @@ def test_they_follow_the_log(config, tmp_path):
     'Green tea',
     'Soap',
   )
+  assert texts['nameless'] == ''
   assert log.categories[np.argmax(log.item_ids == 'new')] == 'cups'
   assert log.counts['events observed live'] == 3
 

@@ -15,6 +15,12 @@ from tests.testing import kept_runs
 from tests.testing import postgresql
 
 
+@pytest.fixture(scope='module', autouse=True)
+def built_once():
+  with kept_runs.build_once():
+    yield
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
   return pathlib.Path(kept_runs.make(tmp_path_factory.mktemp('live')))

@@ -1,9 +1,16 @@
 """A small run to recommend from, events for it, and what must be equal."""
 
+import contextlib
+import functools
+import json
 import pathlib
+from unittest import mock
 
+import jax
+import ml_collections
 import numpy as np
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import Recommender
 from tests.testing import logs
 from tests.testing import run_folders
@@ -28,6 +35,23 @@ def make(folder: pathlib.Path, variant: str = VARIANT) -> str:
   config = run_folders.config_of(variant, log, folder)
   run_folders.save_untrained(config, str(folder / 'run'))
   return str(folder / 'run')
+
+
+def build_once() -> contextlib.AbstractContextManager:
+  """A context in which the system is built once.
+
+  A system is a tuple of functions; what is compiled for it serves whoever has
+  the same ones.
+  """
+  module = config_lib.system_module(VARIANT)
+  build = functools.cache(
+    lambda fields, build=module.build: build(
+      ml_collections.ConfigDict(json.loads(fields))
+    )
+  )
+  return mock.patch.object(
+    module, 'build', lambda config: build(config.to_json())
+  )
 
 
 def events(first: int, seed: int = 0) -> list[dict]:
@@ -66,3 +90,11 @@ def assert_equal(one: Recommender, other: Recommender) -> None:
   for a, b in zip(one.recommend(users), other.recommend(users), strict=True):
     assert a.items == b.items and a.titles == b.titles
     np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def named_leaves(tree) -> list:
+  """The arrays of a pytree with their names."""
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator='.'), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
