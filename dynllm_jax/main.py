@@ -84,9 +84,17 @@ def _run_from_run_folder(command: command_line.Command) -> None:
 
     comparison.run(command.runs, command.workdir)
     return
-  from dynllm_jax.serving import recommend_mode
+  from dynllm_jax.runs import jax_settings
 
-  recommend_mode.run(command)
+  jax_settings.pin()
+  if command.mode == 'recommend':
+    from dynllm_jax.serving import recommend_mode
+
+    recommend_mode.run(command)
+  else:
+    from dynllm_jax.serving import serve_mode
+
+    serve_mode.run(command)
 
 
 def _fail(what: str) -> int:

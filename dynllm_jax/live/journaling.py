@@ -28,6 +28,10 @@ _MOST_EVENTS = 2048  # of requests that share a commit
 _SECONDS_OF_RETRY = 5.0  # a follower waits after an error
 
 
+class OtherEventError(InputError):
+  """An id that a client gave an event is that of another one."""
+
+
 class State(Protocol):
   """What batches are applied to."""
 
@@ -239,7 +243,7 @@ def _without_repeats(
   """A request's batch without events that were acknowledged, and new ids.
 
   Raises:
-    InputError: if an id is that of another event.
+    OtherEventError: if an id is that of another event.
   """
   batch, ids = request.batch, request.ids
   if not ids:
@@ -256,7 +260,7 @@ def _without_repeats(
       if name:
         new[name] = digest
     elif before != digest:
-      raise InputError(
+      raise OtherEventError(
         f'ids[{number}]: {name!r} is the id of another event; allowed: an id '
         'for each event, and the same one where it is sent again'
       )

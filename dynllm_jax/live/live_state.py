@@ -13,6 +13,7 @@ come, `now` is made anew from `base`.
 """
 
 from collections.abc import Mapping
+import copy
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -528,6 +529,22 @@ class LiveState:
     self._cache = jax.tree.map(
       lambda x: jnp.pad(x, [(0, more), (0, 0)]), self._cache
     )
+
+  def forked(self) -> 'LiveState':
+    """A copy that takes in events of its own, and leaves this state alone."""
+    fork = copy.copy(self)
+    fork.user_graph = GrowingGraph.from_arrays(self.user_graph.arrays())
+    fork.item_graph = GrowingGraph.from_arrays(self.item_graph.arrays())
+    inputs = self.bound.inputs
+    own = lambda tree: jax.tree.map(jnp.copy, tree)
+    fork.bound = self.bound.replace(
+      inputs=inputs.replace(
+        user_graph=own(inputs.user_graph), item_graph=own(inputs.item_graph)
+      )
+    )
+    fork._base, fork._now = own(self._base), own(self._now)
+    fork._cache = own(self._cache)
+    return fork
 
   # ------------------------------------------------------------------- reading
 

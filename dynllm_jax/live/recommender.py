@@ -60,6 +60,20 @@ class Recommendations(NamedTuple):
   titles: list[str]
 
 
+class Purchase(NamedTuple):
+  """An event of a user.
+
+  Attributes:
+    item: which item.
+    title: its title, '' without one.
+    time: unix seconds.
+  """
+
+  item: str
+  title: str
+  time: int
+
+
 class TopItems(NamedTuple):
   """The best items of several users as arrays, the best first.
 
@@ -267,9 +281,7 @@ class Recommender:
     Raises:
       InputError: as `observe`.
     """
-    latest = time_lib.time() + self._max_future
-    latest = min(latest, self._start + _MAX_SECONDS - 1)
-    rows = batches.event_rows(events, latest)
+    rows = batches.event_rows(events, self._latest_time())
     batch = Batch(
       users=tuple(row.user for row in rows),
       items=tuple(row.item for row in rows),
@@ -705,16 +717,96 @@ class Recommender:
         assert found is not None
         scores, items, finite = map(np.asarray, found)
         if not finite:
-          raise InputError(
-            'a score is not finite: the parameters of the run have diverged; '
-            'allowed: a run with a lower config.train.learning_rate'
-          )
+          raise _diverged()
         chosen = names[span]
         yield TopItems(
           chosen, items[: len(chosen), :k], scores[: len(chosen), :k]
         )
 
     return answers()
+
+  def recommend_guest(
+    self,
+    session: Iterable[tuple[str, Time]],
+    k: int = 10,
+    *,
+    exclude_seen: bool = False,
+    candidates: Iterable[str] | None = None,
+    categories: Iterable[str] | None = None,
+    exclude: Iterable[str] | None = None,
+  ) -> Recommendations:
+    """The items that somebody who is not recorded is likeliest to take next.
+
+    The answer is the one that a new user would have after these events had been
+    observed in one call; neither the guest nor an event is remembered.
+
+    Args:
+      session: items, which must be known, and when the guest took them; at
+        least one, at most 2,048.
+      k, exclude_seen, candidates, categories, exclude: as those of `recommend`.
+
+    Raises:
+      InputError: naming what is not allowed.
+    """
+    rows = batches.event_rows(
+      [{'user': 'guest', 'item': i, 'time': t} for i, t in session],
+      self._latest_time(),
+    )
+    if not 1 <= len(rows) <= live_state.MAX_BATCH:
+      raise checks.not_allowed(
+        'session', len(rows), f'1 to {live_state.MAX_BATCH} events'
+      )
+    with self._lock:
+      self._check_sound()
+      self._check_k(k)
+      allowed = self._allowed(candidates, categories, exclude)
+      items = np.array(
+        [
+          self._item_row(f'session[{number}].item', row.item)
+          for number, row in enumerate(rows)
+        ],
+        np.int32,
+      )
+      self._check_can_grow()
+      start, fork = self._start, self._state.forked()
+
+    # One row more than there are users is the guest's, in the copy alone.
+    guest = fork.num_users + 1
+    fork.add_nodes(guest, fork.num_items)
+    times = np.array([row.time for row in rows], np.int64) - start
+    times = np.maximum(times, fork.first_time())
+    order = np.argsort(times, kind='stable')
+    users = np.full([len(rows)], guest, np.int32)
+    fork.apply(live_state.Events(users, items[order], times[order]))
+    if exclude_seen:
+      allowed[items - 1] = False
+    scores, best, finite = map(
+      np.asarray, fork.top(np.array([guest], np.int32), allowed[None], k)
+    )
+    if not finite:
+      raise _diverged()
+    return self._recommendations('', scores[0, :k], best[0, :k])
+
+  def purchases(self, user: str, last: int = 50) -> list[Purchase]:
+    """What a user took, the newest first.
+
+    Args:
+      user: an id; one that is not known took nothing.
+      last: how many.
+    """
+    with self._lock:
+      row = self._user_rows.get(user, 0)
+      items, times = self._state.user_graph.row(row)
+      return [
+        Purchase(
+          item=self._item_ids[item],
+          title=self._texts[0][item],
+          time=self._start + time,
+        )
+        for item, time in zip(
+          items[-last:][::-1].tolist(), times[-last:][::-1].tolist()
+        )
+      ]
 
   def score(
     self,
@@ -816,6 +908,19 @@ class Recommender:
         f'the time of the newest event, {self.newest_time}, or later',
       )
     return seconds - self._start
+
+  def _latest_time(self) -> float:
+    """Unix seconds of the latest time that an event may have now."""
+    latest = time_lib.time() + self._max_future
+    return min(latest, self._start + _MAX_SECONDS - 1)
+
+  def _check_can_grow(self) -> None:
+    """Stops where a system knows no other users than those of its training."""
+    if self._state.system.feed == 'shuffled':
+      raise InputError(
+        f'session: {self.name} learns its users in training alone; allowed: '
+        'users of the run, or a system with a memory'
+      )
 
   def _check_k(self, k: int) -> None:
     count = len(self._item_ids) - 1
@@ -921,3 +1026,10 @@ class Recommender:
         items = items[times < at]
       mask[row, items - 1] = False
     return mask
+
+
+def _diverged() -> InputError:
+  return InputError(
+    'a score is not finite: the parameters of the run have diverged; allowed: '
+    'a run with a lower config.train.learning_rate'
+  )

@@ -24,11 +24,12 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets', 'recommend', 'compare'),
+  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'export', 'compare'),
   'What to do: train (and test), evaluate (restore '
   'and test), facets (precompute only); with the folder of a run and no '
-  'config: recommend (to a file, or line by line); with the folders of runs: '
-  'compare (side by side, on a page).',
+  'config: recommend (to a file, or line by line), serve (over HTTP), export '
+  '(vectors, parameters and towers for other programs); with the folders of '
+  'runs: compare (side by side, on a page).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -88,13 +89,14 @@ _STREAM = flags.DEFINE_bool(
 _OUTPUT = flags.DEFINE_string(
   'output',
   None,
-  'With --mode=recommend: a file that ends in .parquet, .jsonl or .csv.',
+  'With --mode=recommend: a file that ends in .parquet, .jsonl or .csv. With '
+  '--mode=export: a folder; default WORKDIR/export.',
 )
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
   None,
-  'With --mode=recommend: where the prepared data of the run are now, if not '
-  'where they were.',
+  'Where the prepared data of the run are now, if not where they were; with '
+  '--mode=recommend, serve or export.',
 )
 _RUNS = flags.DEFINE_list(
   'runs',
@@ -102,8 +104,24 @@ _RUNS = flags.DEFINE_list(
   'With --mode=compare: the run folders, with commas between them; the page is '
   'written to --workdir, default runs/compare.',
 )
+_PORT = flags.DEFINE_integer(
+  'port', 8000, 'With --mode=serve: the port, 0 for a free one.', 0, 65535
+)
+_HOST = flags.DEFINE_string(
+  'host',
+  '127.0.0.1',
+  'With --mode=serve: the address to listen at. Any that other machines reach '
+  'needs a token, in the variable DYNLLM_TOKEN.',
+)
+_FOLLOW = flags.DEFINE_bool(
+  'follow',
+  False,
+  'With --mode=serve: follow a journal that another server writes, and take in '
+  'no events here.',
+)
+
 # Modes that read the configuration from the run folder.
-FROM_RUN_FOLDER = ('recommend',)
+FROM_RUN_FOLDER = ('recommend', 'serve', 'export')
 # Flags that not every mode has.
 _MODES_OF = (
   (_DRY_RUN, ('facets',)),
@@ -113,11 +131,14 @@ _MODES_OF = (
   (_TIME, ('recommend',)),
   (_EXCLUDE_SEEN, ('recommend',)),
   (_STREAM, ('recommend',)),
-  (_OUTPUT, ('recommend',)),
+  (_OUTPUT, ('recommend', 'export')),
   (_DATA_DIR, FROM_RUN_FOLDER),
   (_INIT_FROM, ('train',)),
   (_JOURNAL, ('train', *FROM_RUN_FOLDER)),
   (_RUNS, ('compare',)),
+  (_PORT, ('serve',)),
+  (_HOST, ('serve',)),
+  (_FOLLOW, ('serve',)),
 )
 
 
@@ -143,6 +164,9 @@ class Command(NamedTuple):
   output: str | None = None
   data_dir: str | None = None
   runs: tuple[str, ...] = ()
+  port: int = 8000
+  host: str = '127.0.0.1'
+  follow: bool = False
 
 
 def read(argv: list[str]) -> Command:
@@ -217,8 +241,11 @@ def _of_run_folder(mode: str) -> Command:
     exclude_seen=_EXCLUDE_SEEN.value,
     stream=_STREAM.value,
     output=_OUTPUT.value,
-    journal=_JOURNAL.value,
     data_dir=_DATA_DIR.value,
+    port=_PORT.value,
+    host=_HOST.value,
+    journal=_JOURNAL.value,
+    follow=_FOLLOW.value,
   )
 
 

@@ -14,6 +14,8 @@ def opened(
 ) -> Iterator[Recommender]:
   """The recommender of a run folder, up to date with its journal.
 
+  At the end of one that has taken in events, a snapshot is written.
+
   What is said meanwhile goes to stderr: the standard output is for answers.
 
   Args:
@@ -32,6 +34,13 @@ def opened(
       data_dir=command.data_dir,
     )
   with recommender:
-    if writes:
-      recommender.start_writing()
-    yield recommender
+    if not writes:
+      yield recommender
+      return
+    recommender.start_writing()
+    before = recommender.position
+    try:
+      yield recommender
+    finally:
+      if recommender.position != before:
+        recommender.snapshot()

@@ -8,13 +8,15 @@ A question is an object with one key, which says what is asked, and its fields:
     {"score": {"user": "u17", "items": ["b3", "b99"]}}
     {"similar_items": {"item": "b3", "k": 5}}
 
-The answer is an object with the same key. Several users are asked about as
-`"users": [...]`, and several events or items are observed or added as a list.
-A refused question changes nothing.
+An event may have an `id` of its client's, by which it is known if it is sent
+again. The answer is an object with the same key. Several users are asked about
+as `"users": [...]`, and several events or items are observed or added as a
+list. A refused question changes nothing.
 """
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import json
 import math
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from dynllm_jax import checks
-from dynllm_jax.live.recommender import Observed
+from dynllm_jax.live.batches import Observed
 from dynllm_jax.live.recommender import Recommendations
 from dynllm_jax.live.recommender import Recommender
 from dynllm_jax.live.recommender import Similar
@@ -83,6 +85,26 @@ def as_text(values: Any) -> str:
   return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
+def observe(
+  recommender: Recommender, events: Sequence[Mapping[str, Any]]
+) -> Observed:
+  """Takes in events, each of which may have an `id` of its client's.
+
+  Args:
+    recommender: the model.
+    events: as `Recommender.observe` takes them.
+
+  Raises:
+    InputError: as `Recommender.observe`.
+  """
+  ids = [event.get('id', '') for event in events]
+  rows = [
+    {name: value for name, value in event.items() if name != 'id'}
+    for event in events
+  ]
+  return recommender.observe(rows, ids=ids if any(ids) else None)
+
+
 # ------------------------------------------------------- answers as JSON values
 
 
@@ -93,6 +115,7 @@ def observed(found: Observed) -> dict[str, Any]:
     'new_users': found.new_users,
     'new_items': found.new_items,
     'late': found.late,
+    'repeats': found.repeats,
     'position': found.position,
   }
 
@@ -157,7 +180,7 @@ def finite(number: Any) -> float:
 
 
 def _observe(recommender: Recommender, fields: Any) -> Any:
-  return observed(recommender.observe(_rows('observe', fields)))
+  return observed(observe(recommender, _rows('observe', fields)))
 
 
 def _add_items(recommender: Recommender, fields: Any) -> Any:

@@ -12,13 +12,6 @@ from dynllm_jax import Recommender
 from dynllm_jax.runs.command_line import Command
 from dynllm_jax.serving import recommend_mode
 from dynllm_jax.types import InputError
-from tests.testing import live_runs
-
-
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  folder = tmp_path_factory.getbasetemp().parent / 'transitions'
-  return live_runs.trained(folder, 'transitions')
 
 
 @pytest.fixture(scope='module')
@@ -106,8 +99,8 @@ def test_what_is_not_allowed_is_named(run, fields, error):
   assert error in str(caught.value)
 
 
-def test_lines_are_answered_in_order_and_bad_ones_change_nothing(run):
-  shop = Recommender.restore(str(run), journal=None)
+def test_lines_are_answered_in_order_and_bad_ones_change_nothing(run, tmp_path):
+  shop = Recommender.restore(str(run), journal=str(tmp_path / 'a.sqlite'))
   newest = shop.newest_time
   event = {'user': 'u1', 'item': 'b2', 'time': newest + 60}
   before = shop.recommend('u1').items
@@ -148,13 +141,13 @@ def test_lines_are_answered_in_order_and_bad_ones_change_nothing(run):
     shop,
     {'recommend': {'user': 'u1', 'k': 3}},
     b'',
-    {'observe': event},
+    {'observe': {**event, 'id': 'order 1'}},
     b'nonsense',
     {'recommend': {'users': ['u1', 'nobody'], 'k': 3, 'exclude': ['b2']}},
     {'score': {'user': 'u1', 'items': ['b3', 'b4']}},
     {'similar_items': {'item': 'b3', 'k': 2}},
     {'add_items': [{'item': 'b77', 'title': 'Spoon'}]},
-    {'observe': []},
+    {'observe': {**event, 'id': 'order 1'}},
   )
   assert [next(iter(answer)) for answer in good] == [
     *('recommend', 'observe', 'error', 'recommend', 'score'),
@@ -165,6 +158,7 @@ def test_lines_are_answered_in_order_and_bad_ones_change_nothing(run):
   assert len(good[0]['recommend']['items']) == 3
   assert good[1]['observe']['events'] == 1
   assert [one['known'] for one in good[3]['recommend']] == [True, False]
+  assert good[7]['observe']['repeats'] == 1
   assert len(good[4]['score']['scores']) == 2
   assert good[6]['add_items']['new_items'] == 1
   assert shop.title('b77') == 'Spoon'
