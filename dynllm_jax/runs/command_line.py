@@ -24,11 +24,11 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'export', 'compare'),
+  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'compare'),
   'What to do: train (and test), evaluate (restore '
   'and test), facets (precompute only); with the folder of a run and no '
-  'config: recommend (to a file, or line by line), serve (over HTTP), export '
-  '(vectors, parameters and towers for other programs); with the folders of '
+  'config: recommend (to a file, or line by line), serve (over HTTP); with the '
+  'folders of '
   'runs: compare (side by side, on a page).',
 )
 _DRY_RUN = flags.DEFINE_bool(
@@ -121,7 +121,7 @@ _FOLLOW = flags.DEFINE_bool(
 )
 
 # Modes that read the configuration from the run folder.
-FROM_RUN_FOLDER = ('recommend', 'serve', 'export')
+FROM_RUN_FOLDER = ('recommend', 'serve')
 # Flags that not every mode has.
 _MODES_OF = (
   (_DRY_RUN, ('facets',)),
@@ -131,7 +131,7 @@ _MODES_OF = (
   (_TIME, ('recommend',)),
   (_EXCLUDE_SEEN, ('recommend',)),
   (_STREAM, ('recommend',)),
-  (_OUTPUT, ('recommend', 'export')),
+  (_OUTPUT, ('recommend',)),
   (_DATA_DIR, FROM_RUN_FOLDER),
   (_INIT_FROM, ('train',)),
   (_JOURNAL, ('train', *FROM_RUN_FOLDER)),
