@@ -35,12 +35,14 @@ class Metrics:
       buckets=_SECONDS,
       registry=self.registry,
     )
+
     self.batches = prometheus.Histogram(
       'dynllm_users_together',
       'Users whose recommendations were computed together.',
       buckets=_BATCHES,
       registry=self.registry,
     )
+
     self.events = prometheus.Counter(
       'dynllm_events',
       'Events taken in since the server started.',
@@ -51,6 +53,7 @@ class Metrics:
       'Programs compiled, or read from the cache, since the server started.',
       registry=self.registry,
     )
+
     jax.monitoring.register_event_duration_secs_listener(self._count_program)
 
   def watch(self, name: str, about: str, read: Callable[[], float]) -> None:
