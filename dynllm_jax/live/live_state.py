@@ -47,7 +47,9 @@ from dynllm_jax.types import UserEmbeddings
 
 MAX_BATCH = 2048  # events that are embedded from one memory at most
 _SIZES = (1, 8, 64, 512, MAX_BATCH)
-_REFRESHED = 64  # items that are embedded anew after a batch, in turn
+# Items that are embedded anew after a batch, those that it touched among them.
+_FEW_REFRESHED = 16
+_MORE_REFRESHED = 64  # further ones, after a batch that touched more than a few
 _MAX_WRITES = 32_768  # places of a graph; where it is more, all are copied
 
 
@@ -98,10 +100,11 @@ def bucket(size: int) -> int:
   return 1 << (size - 1).bit_length()
 
 
-def pad_rows(rows: Any, size: int, value: Any = 0) -> np.ndarray:
-  """A column, filled up to a length."""
-  rows = np.asarray(rows)
-  return np.pad(rows, (0, size - len(rows)), constant_values=value)
+def pad_rows(rows: np.ndarray, size: int, value: int = 0) -> np.ndarray:
+  """A column as i32, filled up to a length; `np.pad` would take far longer."""
+  padded = np.full(size, value, np.int32)
+  padded[: len(rows)] = rows
+  return padded
 
 
 # ------------------------------------------------------- programs on the device
@@ -135,7 +138,8 @@ def _joined(pending: Pending, more: Pending, at: Array, size: int) -> Pending:
   )
 
 
-def _updated(
+@functools.partial(jax.jit, donate_argnums=1)
+def _update(
   bound: BoundSystem, memory: SystemMemory, pending: Pending
 ) -> SystemMemory:
   """The memory after the pending events, its arrays shaped as before."""
@@ -150,8 +154,17 @@ def _shaped_as(leaf: Array, wanted: Any) -> Array:
   return jnp.zeros(wanted.shape, wanted.dtype)
 
 
-_update_in_place = jax.jit(_updated, donate_argnums=1)
-_update_copy = jax.jit(_updated)
+@jax.jit
+def _embed_items(
+  bound: BoundSystem, memory: SystemMemory, time: Array
+) -> ItemCache:
+  """All items, embedded at a time."""
+  nobody = jnp.zeros([1], jnp.int32)
+  items = jnp.arange(1, bound.inputs.num_items + 1, dtype=jnp.int32)
+  _, found = bound.embed(memory, nobody, nobody + time, items, time)
+  return ItemCache(found.vector, found.text)
+
+
 _rank = jax.jit(ranking_lib.rank_batch)
 
 
@@ -314,7 +327,8 @@ class LiveState:
     self._pending: Pending | None = None  # of the batch with the newest time
     self._num_pending = 0
     self._turn = 0  # the item that is embedded anew next
-    self._cache = self._embed_all()
+    time = np.int32(newest + 1)
+    self._cache = _embed_items(self.bound, self._now, time)
 
   @property
   def system(self) -> System:
@@ -355,12 +369,11 @@ class LiveState:
       self._open(batch, int(planned.size), joins)
       self.newest = int(events.times[chosen.stop - 1])
 
-    # After one new batch `now` is what `base` has caught up with.
+    # `now` has all that `base` has, and after one new batch no more.
     assert self._pending is not None
-    if len(plans) == 1 and not joins:
-      self._now = _update_in_place(self.bound, self._now, self._pending)
-    else:
-      self._now = _update_copy(self.bound, self._base, self._pending)
+    if len(plans) > 1 or joins:
+      self._now = jax.tree.map(jnp.copy, self._base)
+    self._now = _update(self.bound, self._now, self._pending)
     self._refresh_items(events.items)
     return np.concatenate(ranks) if ranked else None
 
@@ -385,7 +398,7 @@ class LiveState:
   def _close(self) -> None:
     """Lets `base` catch up with the open batch."""
     if self._pending is not None:
-      self._base = _update_in_place(self.bound, self._base, self._pending)
+      self._base = _update(self.bound, self._base, self._pending)
     self._pending, self._num_pending = None, 0
 
   def _open(self, batch: EventBatch, size: int, joins: bool) -> None:
@@ -436,7 +449,10 @@ class LiveState:
   def _refresh_items(self, touched: np.ndarray) -> None:
     """Embeds anew the items touched, and some more in turn."""
     touched = np.unique(touched)
-    size = min(bucket(len(touched) + _REFRESHED), self.num_items)
+    size = _FEW_REFRESHED
+    if len(touched) > size // 2:
+      size = bucket(len(touched) + _MORE_REFRESHED)
+    size = min(size, self.num_items)
     turn = 1 + (self._turn + np.arange(size)) % self.num_items
     turn = turn[~np.isin(turn, touched)][: max(0, size - len(touched))]
     if len(turn):
@@ -445,27 +461,15 @@ class LiveState:
 
   def _embed_into_cache(self, items: np.ndarray) -> None:
     """Embeds items anew as they are after the newest event."""
-    size = max(_REFRESHED, bucket(len(items)))
+    few = len(items) <= _FEW_REFRESHED
+    size = _FEW_REFRESHED if few else bucket(len(items))
     self._cache = _refresh(
       self.bound,
       self._now,
       self._cache,
-      pad_rows(items, size).astype(np.int32),
+      pad_rows(items, size),
       np.int32(self.newest + 1),
     )
-
-  def _embed_all(self) -> ItemCache:
-    """A cache of all items, as they are after the newest event."""
-    items = np.arange(1, self.bound.inputs.num_items + 1, dtype=np.int32)
-    time = np.array(self.newest + 1, np.int32)
-    nobody = np.zeros([1], np.int32)
-
-    @jax.jit
-    def embed(bound: BoundSystem, memory: SystemMemory) -> ItemCache:
-      _, found = bound.embed(memory, nobody, nobody + time, items, time)
-      return ItemCache(found.vector, found.text)
-
-    return embed(self.bound, self._now)
 
   # ------------------------------------------------------------------- growing
 
@@ -478,7 +482,7 @@ class LiveState:
     """
     inputs = self.bound.inputs
     size = bucket(len(items))
-    rows = pad_rows(items, size, sharded_table.NO_ROW).astype(np.int32)
+    rows = pad_rows(items, size, sharded_table.NO_ROW)
     padded = np.pad(vectors, [(0, size - len(vectors)), (0, 0)])
     table = _write_rows(inputs.item_text, rows, padded)
     self.bound = self.bound.replace(inputs=inputs.replace(item_text=table))
@@ -577,7 +581,7 @@ class LiveState:
       self.bound,
       self.memory_at(at),
       self._cache if time is None else None,
-      pad_rows(users, size).astype(np.int32),
+      pad_rows(users, size),
       np.full([size], at, np.int32),
       np.int32(at),
       mask,
@@ -592,7 +596,7 @@ class LiveState:
       self.bound,
       self.memory_at(at),
       self._cache if time is None else None,
-      pad_rows(users, size).astype(np.int32),
+      pad_rows(users, size),
       np.full([size], at, np.int32),
       np.int32(at),
     )
@@ -609,7 +613,7 @@ class LiveState:
       further item.
     """
     size, width = bucket(len(items)), self.bound.inputs.num_items
-    rows = pad_rows(items, size, 1).astype(np.int32) - 1
+    rows = pad_rows(items, size, 1) - 1
     place = np.arange(width)
     mask = (place < self.num_items) & (place != rows[:, None])
     k = min(bucket(max(k, 8)), width)
@@ -767,10 +771,10 @@ def _padded(writes: Writes, size: int) -> Writes:
   """Writes of as many places and rows; those added are dropped."""
   nowhere = sharded_table.NO_ROW
   return Writes(
-    pad_rows(writes.places, size, nowhere).astype(np.int32),
+    pad_rows(writes.places, size, nowhere),
     pad_rows(writes.neighbors, size),
     pad_rows(writes.times, size),
-    pad_rows(writes.nodes, size, nowhere).astype(np.int32),
+    pad_rows(writes.nodes, size, nowhere),
     pad_rows(writes.starts, size),
     pad_rows(writes.ends, size),
   )
@@ -782,8 +786,8 @@ def _event_batch(
   """A batch as `batching.slice_batch` reads one from a log."""
   size = bucket(len(users))
   return EventBatch(
-    users=pad_rows(users, size).astype(np.int32),
-    items=pad_rows(items, size).astype(np.int32),
-    times=pad_rows(times, size, times[0]).astype(np.int32),
+    users=pad_rows(users, size),
+    items=pad_rows(items, size),
+    times=pad_rows(times, size, times[0]),
     mask=np.arange(size) < len(users),
   )

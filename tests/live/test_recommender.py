@@ -1,0 +1,415 @@
+"""What is live equals the evaluation, and no answer sees its future."""
+
+import dataclasses
+import datetime
+import threading
+
+import jax
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from dynllm_jax import InputError
+from dynllm_jax import Recommender
+from dynllm_jax.engine import batching
+from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import ranking
+from dynllm_jax.live import batches
+from dynllm_jax.runs import prepared
+from dynllm_jax.types import BoundSystem
+from tests.testing import logs
+from tests.testing import replays
+from tests.testing import run_folders
+
+ALL_TERMS = {'event_features': True, 'item_id_embedding': True}
+# What depends on the training split, or on windows that are still open, is
+# another thing in a log that ends earlier.
+OF_ANY_LOG = {'text_term': False, 'projection': 'none', 'facets': ()}
+
+
+def make_run(variant, log, folder, **model):
+  """The run folder of an untrained variant on a log, and the run."""
+  config = run_folders.config_of(variant, log, folder)
+  config.model.update(model)
+  config.eval.batch_size = 2048
+  workdir = str(folder / 'run')
+  return workdir, run_folders.save_untrained(config, workdir)
+
+
+@pytest.fixture(scope='module')
+def log():
+  """150 events of 12 users and 15 items, many of them at equal times."""
+  return logs.random_log(
+    3, num_users=12, num_items=15, num_events=150, num_times=70
+  )
+
+
+@pytest.fixture(scope='module')
+def dynllm(log, tmp_path_factory):
+  return make_run(
+    'dynllm+text', log, tmp_path_factory.mktemp('run'), **ALL_TERMS
+  )
+
+
+@pytest.fixture(scope='module')
+def floor_folder(log, tmp_path_factory):
+  """The folder of a system that compiles in no time."""
+  return make_run('transitions', log, tmp_path_factory.mktemp('floor'))[0]
+
+
+@pytest.fixture(scope='module')
+def untouched(floor_folder):
+  """For tests that change nothing."""
+  return Recommender.restore(floor_folder)
+
+
+@pytest.fixture
+def shop(floor_folder):
+  return Recommender.restore(floor_folder)
+
+
+def evaluated(run, batch_size):
+  """Ranks of validation and test, and the batches by which they were ranked."""
+  plans = evaluate.split_plans(run.system, run.log, batch_size)
+  run = dataclasses.replace(run, rank_plans=plans)
+  ranked = prepared.rank_splits(
+    run, prepared.initial_state(run), ('validation', 'test')
+  )
+  ranks = [ranks for ranks, _ in ranked.values()]
+  stream = [part for s in ranked for part in run_folders.batches_of(plans[s])]
+  return np.concatenate(ranks), stream
+
+
+def observe_all(shop, log, stream):
+  """Ranks of a stream that is observed in the given portions."""
+  return np.concatenate(
+    [
+      shop.observe(run_folders.events_at(log, part), ranked=True).ranks
+      for part in stream
+    ]
+  )
+
+
+# ------------------------------------------------------- equal to an evaluation
+
+
+@pytest.mark.parametrize('batch_size', [1, 2048])
+def test_a_stream_has_the_ranks_of_the_evaluation(dynllm, batch_size):
+  workdir, run = dynllm
+  ranks, stream = evaluated(run, batch_size)
+  assert len(ranks) == run.log.num_events - run.log.train_end > 20
+  shop = Recommender.restore(workdir, until='train')
+  np.testing.assert_array_equal(observe_all(shop, run.log, stream), ranks)
+
+
+@pytest.mark.parametrize('variant', ['lightgcn', 'sasrec', 'transitions'])
+def test_other_kinds_of_systems_have_them_too(log, tmp_path, variant):
+  workdir, run = make_run(variant, log, tmp_path)
+  ranks, stream = evaluated(run, 7)
+  shop = Recommender.restore(workdir, until='train')
+  np.testing.assert_array_equal(observe_all(shop, run.log, stream), ranks)
+
+
+def test_new_users_and_items_rank_as_if_the_log_had_had_them(
+  log, tmp_path_factory
+):
+  """The tables double; an item may be recommended before its first event."""
+  late = 60
+  users, items = log.users.copy(), log.items.copy()
+  users[-late:] = np.where(users[-late:] > 9, users[-late:] + 9, users[-late:])
+  items[-late:] = np.where(items[-late:] > 9, items[-late:] + 9, items[-late:])
+  whole = logs.make_log(users, items, log.times)
+  _, run = make_run(
+    'dynllm', whole, tmp_path_factory.mktemp('whole'), **OF_ANY_LOG
+  )
+  begun = logs.make_log(users[:-late], items[:-late], log.times[:-late])
+  workdir, _ = make_run(
+    'dynllm', begun, tmp_path_factory.mktemp('begun'), **OF_ANY_LOG
+  )
+
+  shop = Recommender.restore(workdir, until='train')
+  known = len(shop.items)
+  names = [str(name) for name in run.log.item_ids[1:]]
+  texts = zip(names, *(c[1:] for c in (run.log.titles, run.log.categories)))
+  added = shop.add_items([tuple(map(str, row)) for row in texts])
+  assert added.new_items == len(names) - known > 3
+
+  state = prepared.initial_state(run)
+  bound = BoundSystem(run.system, state.params, run.inputs)
+  first = int(
+    np.searchsorted(
+      run.log.times, shop.newest_time - run.log.start_time, 'right'
+    )
+  )
+  plan = batching.plan_batches(run.log.times, first, run.log.num_events, 7)
+  how = ranking.make_ranking(run.config, run.log)
+  _, ranks = evaluate.replay(bound, state.memory, plan, how)
+  found = observe_all(shop, run.log, run_folders.batches_of(plan))
+  np.testing.assert_array_equal(found, ranks)
+  assert len(shop.users) > begun.num_users
+
+
+def test_what_comes_later_changes_no_answer(log, dynllm, tmp_path):
+  workdir, run = dynllm
+  other = replays.changed_future(log, run.log.train_end, 'items')
+  changed, _ = make_run('dynllm+text', other, tmp_path, **ALL_TERMS)
+  answers = []
+  for folder in (workdir, changed):
+    shop = Recommender.restore(folder, until='train')
+    items = sorted(shop.items)
+    time = shop.newest_time + 40 * 86_400
+    answers.append(shop.score(sorted(shop.users), items, time=time))
+  np.testing.assert_array_equal(*answers)
+
+
+# ------------------------------------------------------------------ the batches
+
+
+def test_equal_batches_make_equal_states_whatever_is_asked(floor_folder, log):
+  def states(ask):
+    shop = Recommender.restore(floor_folder)
+    time = shop.newest_time
+    for number in range(12):
+      user, item = f'u{number % 5 + 1}', f'i{number % 7 + 1}'
+      # Some at one time, some late, one by a user and on an item not yet seen.
+      batch = shop.batch_of(
+        [
+          (user, item, time + number // 3),
+          ('new', f'new {number % 2}', time + number - 5, 'a text'),
+        ]
+      )
+      assert batches.from_json(batches.to_json(batch)) == batch
+      shop.apply(batch)
+      if ask:
+        shop.recommend(user, exact=number % 2 == 0)
+    return shop
+
+  one, two = states(False), states(True)
+  for name in ('_base', '_now', '_cache', '_pending', 'bound'):
+    one_part, two_part = (getattr(s._state, name) for s in (one, two))
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      jax.tree.leaves(one_part),
+      jax.tree.leaves(two_part),
+    )
+  assert one.position == two.position == 12
+
+
+def test_events_of_one_time_do_not_see_one_another(shop):
+  """Whether they come in one call or in several."""
+  time = shop.newest_time + 100
+  whole = shop.observe([('u1', 'i1', time), ('u1', 'i2', time)], ranked=True)
+  before = shop.recommend('u1', 15, time=time)
+  third = shop.observe(('u1', 'i3', time), ranked=True)
+  assert whole.late == third.late == 0
+  # At that very time, an answer is from before all of them.
+  after = shop.recommend('u1', 15, time=time)
+  assert after.items == before.items
+  assert shop.recommend('u1', 15, time=time + 1).items != before.items
+
+
+def test_a_late_event_counts_as_of_the_newest_time(shop):
+  time = shop.newest_time
+  assert shop.observe(('u1', 'i1', time - 50)).late == 1
+  assert shop.newest_time == time + 1  # one second after the log
+  shop.observe(('u1', 'i1', time + 30))
+  assert shop.observe(('u1', 'i2', time + 10)).late == 1
+  assert shop.newest_time == time + 30
+
+
+def test_nothing_compiles_unless_a_table_doubles(floor_folder):
+  """1,000 new users and 1,000 new items, one after the other."""
+  shop = Recommender.restore(floor_folder)
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: (
+      compiled.append(name)
+      if name == '/jax/core/compile/backend_compile_duration'
+      else None
+    )
+  )
+
+  def sizes():
+    inputs = shop._state.bound.inputs
+    graphs = inputs.user_graph, inputs.item_graph
+    return (
+      inputs.num_users,
+      inputs.num_items,
+      *((len(graph.times), graph.longest) for graph in graphs),
+    )
+
+  def visit(number):
+    shop.observe((f'new {number}', f'thing {number}', time + number, 'a text'))
+    return shop.recommend(f'new {number}')
+
+  time = shop.newest_time + 1
+  doubled, last = 0, 0
+  for number in range(1000):
+    before, compiled[:] = sizes(), []
+    answer = visit(number)
+    assert len(answer.items) == 10
+    if sizes() != before:
+      doubled, last = doubled + 1, number
+    # What writes into a table is compiled when it is next written into.
+    assert not compiled or number <= last + 1, number
+  assert 6 < doubled < 30
+  assert len(shop.users) == 1012 and len(shop.items) == 1015
+
+
+def test_many_may_ask_while_one_writes(shop):
+  time, faults = shop.newest_time + 1, []
+  done = threading.Event()
+
+  def ask():
+    try:
+      while not done.is_set():
+        assert len(shop.recommend('u1', k=5).items) == 5
+    except BaseException as error:
+      faults.append(error)
+      raise
+
+  readers = [threading.Thread(target=ask) for _ in range(3)]
+  for reader in readers:
+    reader.start()
+  for number in range(60):
+    shop.observe((f'u{number % 12 + 1}', f'new {number % 20}', time + number))
+  done.set()
+  for reader in readers:
+    reader.join()
+  assert not faults
+
+
+# ------------------------------------------------------------------ the answers
+
+
+def test_answers_are_filtered(shop):
+  best = shop.recommend('u1', k=15)
+  assert sorted(best.items) == sorted(shop.items)
+  assert list(best.scores) == sorted(best.scores, reverse=True)
+  assert best.titles[0] == shop.title(best.items[0])
+  scores = shop.score('u1', best.items)
+  np.testing.assert_array_equal(scores, best.scores)
+
+  first, second = best.items[:2]
+  assert shop.recommend('u1', k=1).items == [first]
+  assert shop.recommend('u1', k=1, exclude=[first, '?']).items == [second]
+  assert shop.recommend('u1', k=9, candidates=[second]).items == [second]
+  category = f'category {first.removeprefix("i")}'
+  assert shop.recommend('u1', categories=[category]).items == [first]
+  shop.observe(('somebody', first, shop.newest_time + 1))
+  unseen = shop.recommend(['somebody', 'u1'], k=15, exclude_seen=True)
+  assert first not in unseen[0].items and len(unseen[0].items) == 14
+  assert len(unseen) == 2 and unseen[1].user == 'u1'
+
+
+@pytest.mark.parametrize(
+  'form',
+  [
+    lambda rows: rows,
+    lambda rows: [tuple(row.values()) for row in rows],
+    pd.DataFrame,
+    pa.Table.from_pylist,
+  ],
+  ids=['dicts', 'tuples', 'pandas', 'arrow'],
+)
+def test_events_come_in_many_forms(shop, form):
+  time = shop.newest_time + 5
+  rows = [
+    {'user': 'u1', 'item': 'i2', 'time': time, 'title': 'Another title'},
+    {'user': 'nobody yet', 'item': 'i3', 'time': time + 1, 'title': None},
+  ]
+  seen = shop.observe(form(rows))
+  assert (seen.events, seen.new_users, seen.new_items) == (2, 1, 0)
+  assert shop.title('i2') == 'Another title'
+  assert shop.title('i3') != ''
+
+
+def test_a_time_may_be_a_date(shop):
+  time = datetime.datetime.fromtimestamp(shop.newest_time + 9, datetime.UTC)
+  shop.observe(('u1', 'i1', time))
+  assert shop.newest_time == int(time.timestamp())
+
+
+@pytest.mark.parametrize(
+  'events, words',
+  [
+    ([('u1', 'i1', 1.7e9), ('u1', '', 1.7e9)], r"events\[1\].item: ''"),
+    ([{'user': 'u1', 'time': 5}], r'events\[0\].item: None'),
+    (('u1', 'i1', 'today'), r"events\[0\].time: 'today'"),
+    (('u1', 'i1', float('nan')), r'events\[0\].time: nan'),
+    (('u1', 'i1', 4e9), r'time: 4000000000.0 .* not in the future'),
+    (('u1', 'i1', -1), r'time: -1'),
+    ({'user': 'u1', 'item': 'i1', 'when': 1}, "'when' is no field"),
+    (7, 'events: 7 is not allowed'),
+    (('u1', 'x' * 2000, 1), 'item: .* 1 to 1024 characters'),
+    (('u1', 'a\0b', 1), 'without the character 0'),
+    (('u1', 'i1', 1.7e9, 3), r'title: 3'),
+  ],
+)
+def test_a_refused_event_changes_nothing(untouched, events, words):
+  shop = untouched
+  before = shop.position, len(shop.users), shop.newest_time
+  with pytest.raises(InputError, match=words):
+    shop.observe(events)
+  assert before == (shop.position, len(shop.users), shop.newest_time)
+
+
+@pytest.mark.parametrize(
+  'ask, words',
+  [
+    (lambda shop: shop.recommend('u1', k=0), 'k: 0 .* 1 to the number'),
+    (lambda shop: shop.recommend('u1', k=16), 'of items, 15'),
+    (lambda shop: shop.recommend('u1', time=5), 'time: 5 .* newest event'),
+    (lambda shop: shop.recommend(3.5), 'users: 3.5'),
+    (lambda shop: shop.recommend(['']), r"users\[0\]: ''"),
+    (lambda shop: shop.recommend('u1', candidates=['?']), r'candidates\[0\]'),
+    (lambda shop: shop.recommend('u1', categories=['?']), 'no item is of'),
+    (lambda shop: shop.score('u1', ['?']), "there is no item '\\?'"),
+    (lambda shop: shop.similar_items('?'), "there is no item '\\?'"),
+  ],
+)
+def test_a_question_that_cannot_be_answered(untouched, ask, words):
+  with pytest.raises(InputError, match=words):
+    ask(untouched)
+
+
+def test_a_system_without_a_memory_says_what_it_cannot(log, tmp_path):
+  workdir, _ = make_run('mf', log, tmp_path)
+  shop = Recommender.restore(workdir)
+  best = shop.recommend('u1', k=3)
+  assert shop.similar_items('i1', k=3).items
+  time = shop.newest_time + 1
+  shop.observe(('u1', 'i1', time))
+  assert shop.recommend('u1', k=3).items == best.items
+  for event in (('u1', 'new', time), ('new', 'i1', time)):
+    with pytest.raises(
+      InputError, match="'new' is not known to the run, .* mf"
+    ):
+      shop.observe(event)
+  with pytest.raises(InputError, match="users: 'new' is not known"):
+    shop.recommend('new')
+
+
+# -------------------------------------------------------------- the run folder
+
+
+def test_a_log_whose_files_are_gone_is_served(log, tmp_path):
+  workdir, run = make_run('popularity', log, tmp_path)
+  for name in ('events.csv', 'items.csv'):
+    (tmp_path / name).unlink()
+  moved = tmp_path / 'elsewhere'
+  (tmp_path / 'data').rename(moved)
+  shop = Recommender.restore(workdir, data_dir=str(moved))
+  assert shop.newest_time == run.log.start_time + run.log.times[-1]
+
+  with pytest.raises(InputError, match='config.data.dir: the prepared log'):
+    Recommender.restore(workdir)
+  for folder in (moved / 'facets').iterdir():
+    folder.rename(tmp_path / folder.name)
+  with pytest.raises(InputError, match='does not have the facets'):
+    Recommender.restore(workdir, data_dir=str(moved))
+  with pytest.raises(InputError, match='has no config.json'):
+    Recommender.restore(str(tmp_path))
+  with pytest.raises(InputError, match="until: 'test' .* validation, log"):
+    Recommender.restore(workdir, until='test')
