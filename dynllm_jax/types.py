@@ -351,6 +351,15 @@ class ItemEmbeddings(Pytree):
   column: Array | None = None  # i32[candidates], of `UserEmbeddings.counts`
 
 
+class FacetAttention(Pytree):
+  """What a network made of the facets of some users (SPEC 3.7, 3.8)."""
+
+  rows: Array  # i32[batch, facets], rows of all texts, 0 for "unknown"
+  names: tuple[str, ...] = static_field()  # of FACETS
+  weights: Array  # f32[batch, facets], a mean over heads, of the last layer
+  kept: Array | None  # f32[batch, facets, dim], 0 where distillation drops
+
+
 class Pending(Pytree):
   """Scored events whose update is still to be applied (SPEC 4).
 
@@ -423,6 +432,9 @@ class System(NamedTuple):
       `config.train`. None: SPEC 3.9 over `embed`.
     sequence_length: with feed 'sequences', events of a row at most: `batch` and
       `events` are [batch, sequence_length], oldest first, padding last.
+    attention: `(params, memory, inputs, users [batch], user_times [batch]) ->
+      FacetAttention`, what was made of each user's facets, for explanations;
+      None where there is nothing of the kind.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.
     learns_quickly: whether training takes seconds, since a few numbers are
@@ -438,6 +450,7 @@ class System(NamedTuple):
   propagate: Callable[..., SystemMemory] = _as_it_is
   loss: Callable[..., Loss] | None = None
   sequence_length: int = 0
+  attention: Callable[..., FacetAttention] | None = None
   reads_train_graph: bool = False
   reads_facets: bool = False
   learns_quickly: bool = False

@@ -217,6 +217,21 @@ def is_stored(
   )
 
 
+def texts_by_row(folder: pathlib.Path, rows: set[int]) -> dict[int, str]:
+  """The texts of some rows of a bank.
+
+  Args:
+    folder: of the facets, `about['folder']` of `build`.
+    rows: of the bank's `texts`.
+  """
+  with open(folder / 'texts.jsonl', encoding='utf-8') as file:
+    return {
+      number: json.loads(line)['text']
+      for number, line in enumerate(file)
+      if number in rows
+    }
+
+
 def _make(
   facets_config: ml_collections.ConfigDict,
   log: EventLog,

@@ -81,6 +81,13 @@ class SingleQueryAttention(nn.Module):
     scale = Dropout(self.dropout)(
       jnp.ones((len(mask), self.num_heads, mask.shape[-1])), deterministic
     )
+    if self.is_mutable_collection('intermediates'):
+      # With a key of its own for each place, the mean is the weights.
+      size = mask.shape[-1]
+      places = jnp.broadcast_to(jnp.eye(size), (*mask.shape, size))
+      nothing = jnp.zeros((*scale.shape[:2], size))
+      *_, shares = attend([*queries, nothing], [*keys, places], mask, scale)
+      self.sow('intermediates', 'weights', shares)
     means = attend(queries, list(keys), mask, scale)
     values = [
       sum(mean[:, head] @ w[:, head] for mean, w in zip(means, w_value))

@@ -63,4 +63,7 @@ class FacetTokens(nn.Module):
     if self.order == 'none':
       return facets
     query = self.param('query', nn.initializers.normal(1.0), shape)
+    if self.is_mutable_collection('intermediates'):
+      kept = distill(facets, query, self.top_r, 'mask')
+      self.sow('intermediates', 'kept', kept)
     return distill(facets, query, self.top_r, self.order)

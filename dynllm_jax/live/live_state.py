@@ -601,6 +601,10 @@ class LiveState:
       np.int32(at),
     )
 
+  def cached_vector(self, item: int) -> Array:
+    """f32[dim], an item as it was last embedded."""
+    return self._cache.vector[item - 1]
+
   def similar(self, items: np.ndarray, k: int) -> tuple[Array, Array]:
     """Items of nearest vectors, the item itself left out.
 

@@ -27,11 +27,13 @@ from dynllm_jax import checks
 from dynllm_jax.datasets import loading
 from dynllm_jax.facets import facet_bank
 from dynllm_jax.live import batches
+from dynllm_jax.live import explanations
 from dynllm_jax.live import live_state
 from dynllm_jax.live import restore as restore_lib
 from dynllm_jax.live.batches import Batch
 from dynllm_jax.live.batches import ItemText
 from dynllm_jax.live.batches import Observed
+from dynllm_jax.live.explanations import Explanation
 from dynllm_jax.live.journaling import Request
 from dynllm_jax.live.keeping import Kept
 from dynllm_jax.live.live_state import Saved
@@ -123,6 +125,7 @@ class Recommender:
     self.name = restored.name
     self.identity = restored.identity
     self._state = restored.state
+    self._facets = restored.facets
     self._start = log.start_time
     self._max_future = max_future_days * SECONDS_PER_DAY
     self._position = 0
@@ -876,6 +879,45 @@ class Recommender:
       cosines=cosines[there],
       titles=[self._texts[0][row] for row in rows],
     )
+
+  def explain(
+    self,
+    user: str | int,
+    item: str,
+    time: Time | None = None,
+    *,
+    exact: bool = False,
+  ) -> Explanation:
+    """Why an item has its score for a user (SPEC 10.4).
+
+    Args:
+      user, item: ids.
+      time, exact: as those of `recommend`.
+
+    Raises:
+      InputError: if there is no such item, or an argument is not allowed.
+    """
+    (name,) = self._user_names('user', [user])
+    with self._lock:
+      self._check_sound()
+      (row,) = self._known_users([name])
+      at = self._read_time(time, exact)
+      asked = explanations.Question(
+        user=int(row),
+        item=self._item_row('item', item),
+        time=self._state.newest + 1 if at is None else at,
+        cached=at is None,
+      )
+      names = explanations.Names(
+        users=self._user_ids,
+        items=self._item_ids,
+        titles=self._texts[0],
+        start=self._start,
+        fanout=tuple(self.config.model.get('walk_fanout', ())),
+        facets=self._facets,
+      )
+      found = explanations.explain(self._state, names, asked)
+    return found._replace(user=name)
 
   def _recommendations(
     self, user: str, scores: np.ndarray, items: np.ndarray

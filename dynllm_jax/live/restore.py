@@ -6,6 +6,7 @@ prepared log. That log, the facets and the items' texts are found by their
 hashes in `config.data.dir`; the files that the log was made of are not needed.
 """
 
+import pathlib
 from typing import Any
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Restored(NamedTuple):
     name: the system's, with its variant, as results have it.
     identity: what its checkpoints remember of configuration and data.
     log: the prepared log.
+    facets: where the texts of the facets are.
     state: after the events that were asked for.
   """
 
@@ -48,6 +50,7 @@ class Restored(NamedTuple):
   name: str
   identity: dict[str, Any]
   log: EventLog
+  facets: pathlib.Path
   state: LiveState
 
 
@@ -136,7 +139,14 @@ def restore(
     newest=int(times[-1]),
     block_size=config.eval.block_size,
   )
-  return Restored(config, run.name, run.identity, log, state)
+  return Restored(
+    config=config,
+    name=run.name,
+    identity=run.identity,
+    log=log,
+    facets=pathlib.Path(run.facets['folder']),
+    state=state,
+  )
 
 
 def _replay(

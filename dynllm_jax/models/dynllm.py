@@ -1,5 +1,7 @@
 """DynLLM (Zhao et al. 2024, arXiv 2405.07580), SPEC 3."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import ml_collections
 
@@ -22,10 +24,12 @@ from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
+from dynllm_jax.types import FacetAttention
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -260,4 +264,33 @@ def build(config: ml_collections.ConfigDict) -> System:
   )
 
   network = DynLLM(ml_collections.FrozenConfigDict(config))
-  return stream_system.build(network, reads_facets=bool(config.facets))
+  if not config.facets:
+    return stream_system.build(network)
+
+  def attention(
+    params: Params, memory: Memory, inputs: Inputs, users: Array, times: Array
+  ) -> FacetAttention:
+    _, variables = network.apply(
+      {'params': params},
+      memory,
+      inputs,
+      users=users,
+      user_times=times,
+      items=jnp.zeros([1], jnp.int32),
+      item_time=times[0],
+      deterministic=True,
+      method='embed',
+      mutable=['intermediates'],
+    )
+    seen: Any = variables['intermediates']
+    last = seen['fuse'][f'SingleQueryAttention_{config.fusion.num_layers - 1}']
+    kept = seen.get('facet_tokens', {}).get('kept', (None,))
+    columns = jnp.array([FACETS.index(name) for name in config.facets])
+    return FacetAttention(
+      rows=lookup(inputs.facets, users, times)[:, columns],
+      names=tuple(config.facets),
+      weights=last['weights'][0].mean(axis=1),
+      kept=kept[0],
+    )
+
+  return stream_system.build(network, reads_facets=True, attention=attention)

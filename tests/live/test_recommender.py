@@ -94,11 +94,26 @@ def observe_all(shop, log, stream):
 # ------------------------------------------------------- equal to an evaluation
 
 
-@pytest.mark.parametrize('batch_size', [1, 2048])
-def test_a_stream_has_the_ranks_of_the_evaluation(dynllm, batch_size):
+@pytest.fixture(scope='module')
+def streamed(dynllm):
+  """A recommender that was given validation and test one by one."""
   workdir, run = dynllm
-  ranks, stream = evaluated(run, batch_size)
-  assert len(ranks) == run.log.num_events - run.log.train_end > 20
+  ranks, stream = evaluated(run, 1)
+  shop = Recommender.restore(workdir, until='train')
+  return shop, observe_all(shop, run.log, stream), ranks
+
+
+def test_events_one_by_one_have_the_ranks_of_the_evaluation(dynllm, streamed):
+  _, found, ranks = streamed
+  log = dynllm[1].log
+  assert len(ranks) == log.num_events - log.train_end > 20
+  np.testing.assert_array_equal(found, ranks)
+
+
+def test_a_whole_split_at_once_has_them_too(dynllm):
+  workdir, run = dynllm
+  ranks, stream = evaluated(run, 2048)
+  assert max(map(len, stream)) > 20
   shop = Recommender.restore(workdir, until='train')
   np.testing.assert_array_equal(observe_all(shop, run.log, stream), ranks)
 
@@ -301,6 +316,34 @@ def test_answers_are_filtered(shop):
   unseen = shop.recommend(['somebody', 'u1'], k=15, exclude_seen=True)
   assert first not in unseen[0].items and len(unseen[0].items) == 14
   assert len(unseen) == 2 and unseen[1].user == 'u1'
+
+
+def test_an_answer_is_explained(streamed):
+  """Its terms add up to the score, and their parts to the terms."""
+  shop = streamed[0]
+  user = shop.users[0]
+  best = shop.recommend(user, 15)
+  explained = [shop.explain(user, item) for item in best.items]
+  np.testing.assert_allclose(
+    [why.score for why in explained], best.scores, rtol=1e-4, atol=1e-5
+  )
+  assert set(explained[0].terms) == {'network', 'text', 'copy', 'walk'}
+  for why in explained:
+    assert sum(p.weight for p in why.copies) == pytest.approx(why.terms['copy'])
+    if 0 < len(why.walks) < 5:
+      walks = sum(walk.weight for walk in why.walks)
+      assert walks == pytest.approx(why.terms['walk'], rel=1e-4)
+    assert sum(f.attention for f in why.facets) == pytest.approx(1, rel=1e-4)
+    assert {f.name for f in why.facets} == {'crd', 'int', 'ctg', 'brd'}
+    assert all(0 <= d < 8 for f in why.facets for d in f.dimensions)
+    earlier = [*why.copies, *why.walks, *why.texts, *why.latest]
+    assert all(p.time <= shop.newest_time < why.time for p in earlier)
+    assert all(p.item == why.item for p in why.copies)
+  assert any(why.copies for why in explained)
+  assert any(why.walks for why in explained)
+  assert any(f.text for f in explained[0].facets)
+  assert explained[0].latest and explained[0].texts
+  assert shop.explain('nobody', best.items[0]).latest == []
 
 
 @pytest.mark.parametrize(
