@@ -23,9 +23,6 @@ from tests.testing import replays
 from tests.testing import run_folders
 
 ALL_TERMS = {'event_features': True, 'item_id_embedding': True}
-# What depends on the training split, or on windows that are still open, is
-# another thing in a log that ends earlier.
-OF_ANY_LOG = {'text_term': False, 'projection': 'none', 'facets': ()}
 
 
 def make_run(variant, log, folder, **model):
@@ -94,28 +91,32 @@ def observe_all(shop, log, stream):
 # ------------------------------------------------------- equal to an evaluation
 
 
+def pytest_generate_tests(metafunc):
+  """Each batch size compiles programs of its own."""
+  if 'streamed' in metafunc.fixturenames:
+    every = metafunc.config.getoption('all_combinations')
+    sizes = [1, 7, 2048] if every else [1]
+    metafunc.parametrize('streamed', sizes, indirect=True, scope='module')
+
+
 @pytest.fixture(scope='module')
-def streamed(dynllm):
-  """A recommender that was given validation and test one by one."""
+def streamed(request, dynllm):
+  """A recommender that was given validation and test in batches of a size.
+
+  Returns:
+    The recommender, its ranks, and those of the evaluation.
+  """
   workdir, run = dynllm
-  ranks, stream = evaluated(run, 1)
+  ranks, stream = evaluated(run, request.param)
   shop = Recommender.restore(workdir, until='train')
   return shop, observe_all(shop, run.log, stream), ranks
 
 
-def test_events_one_by_one_have_the_ranks_of_the_evaluation(dynllm, streamed):
+def test_a_stream_has_the_ranks_of_the_evaluation(dynllm, streamed):
   _, found, ranks = streamed
   log = dynllm[1].log
   assert len(ranks) == log.num_events - log.train_end > 20
   np.testing.assert_array_equal(found, ranks)
-
-
-def test_a_whole_split_at_once_has_them_too(dynllm):
-  workdir, run = dynllm
-  ranks, stream = evaluated(run, 2048)
-  assert max(map(len, stream)) > 20
-  shop = Recommender.restore(workdir, until='train')
-  np.testing.assert_array_equal(observe_all(shop, run.log, stream), ranks)
 
 
 @pytest.mark.parametrize('variant', ['lightgcn', 'sasrec', 'transitions'])
@@ -136,27 +137,25 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
   items[-late:] = np.where(items[-late:] > 9, items[-late:] + 9, items[-late:])
   whole = logs.make_log(users, items, log.times)
   _, run = make_run(
-    'dynllm', whole, tmp_path_factory.mktemp('whole'), **OF_ANY_LOG
+    'tgn', whole, tmp_path_factory.mktemp('whole'), item_text=True
   )
   begun = logs.make_log(users[:-late], items[:-late], log.times[:-late])
   workdir, _ = make_run(
-    'dynllm', begun, tmp_path_factory.mktemp('begun'), **OF_ANY_LOG
+    'tgn', begun, tmp_path_factory.mktemp('begun'), item_text=True
   )
 
   shop = Recommender.restore(workdir, until='train')
   known = len(shop.items)
   names = [str(name) for name in run.log.item_ids[1:]]
-  texts = zip(names, *(c[1:] for c in (run.log.titles, run.log.categories)))
-  added = shop.add_items([tuple(map(str, row)) for row in texts])
+  columns = (run.log.titles, run.log.categories, run.log.brands)
+  rows = zip(names, *(map(str, column[1:]) for column in columns))
+  added = shop.add_items(list(rows))
   assert added.new_items == len(names) - known > 3
 
   state = prepared.initial_state(run)
   bound = BoundSystem(run.system, state.params, run.inputs)
-  first = int(
-    np.searchsorted(
-      run.log.times, shop.newest_time - run.log.start_time, 'right'
-    )
-  )
+  newest = shop.newest_time - run.log.start_time
+  first = int(np.searchsorted(run.log.times, newest, 'right'))
   plan = batching.plan_batches(run.log.times, first, run.log.num_events, 7)
   how = ranking.make_ranking(run.config, run.log)
   _, ranks = evaluate.replay(bound, state.memory, plan, how)
