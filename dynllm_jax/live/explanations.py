@@ -265,6 +265,8 @@ def _walks(
   items, weights = np.asarray(walk.items)[0], np.asarray(walk.weights)[0]
   weights = np.where(items == asked.item, weights, 0.0)
   total = weights.sum()
+
+  # A walk's place among the terms says which neighbor it took at each hop.
   walks = []
   for place in np.argsort(-weights, kind='stable')[:_SHOWN]:
     if weights[place] <= 0:
@@ -299,6 +301,7 @@ def _facets(state: LiveState, names: Names, asked: Question) -> list[FacetPart]:
     np.int32(asked.user),
     np.int32(asked.time),
   )
+
   rows, weights = np.asarray(found.rows)[0], np.asarray(found.weights)[0]
   texts = facet_bank.texts_by_row(names.facets, {int(r) for r in rows if r})
   kept = None if found.kept is None else np.abs(np.asarray(found.kept)[0])

@@ -916,6 +916,7 @@ class Recommender:
         fanout=tuple(self.config.model.get('walk_fanout', ())),
         facets=self._facets,
       )
+
       found = explanations.explain(self._state, names, asked)
     return found._replace(user=name)
 

@@ -282,6 +282,7 @@ def build(config: ml_collections.ConfigDict) -> System:
       method='embed',
       mutable=['intermediates'],
     )
+
     seen: Any = variables['intermediates']
     last = seen['fuse'][f'SingleQueryAttention_{config.fusion.num_layers - 1}']
     kept = seen.get('facet_tokens', {}).get('kept', (None,))

@@ -58,12 +58,12 @@ def floor_folder(log, tmp_path_factory):
 @pytest.fixture(scope='module')
 def untouched(floor_folder):
   """For tests that change nothing."""
-  return Recommender.restore(floor_folder)
+  return Recommender.restore(floor_folder, journal=None)
 
 
 @pytest.fixture
 def shop(floor_folder):
-  return Recommender.restore(floor_folder)
+  return Recommender.restore(floor_folder, journal=None)
 
 
 def evaluated(run, batch_size):
@@ -182,7 +182,7 @@ def test_what_comes_later_changes_no_answer(log, dynllm, tmp_path):
 
 def test_equal_batches_make_equal_states_whatever_is_asked(floor_folder, log):
   def states(ask):
-    shop = Recommender.restore(floor_folder)
+    shop = Recommender.restore(floor_folder, journal=None)
     time = shop.newest_time
     for number in range(12):
       user, item = f'u{number % 5 + 1}', f'i{number % 7 + 1}'
@@ -234,7 +234,7 @@ def test_a_late_event_counts_as_of_the_newest_time(shop):
 
 def test_nothing_compiles_unless_a_table_doubles(floor_folder):
   """1,000 new users and 1,000 new items, one after the other."""
-  shop = Recommender.restore(floor_folder)
+  shop = Recommender.restore(floor_folder, journal=None)
   compiled = []
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: (
@@ -418,7 +418,7 @@ def test_a_question_that_cannot_be_answered(untouched, ask, words):
 
 def test_a_system_without_a_memory_says_what_it_cannot(log, tmp_path):
   workdir, _ = make_run('mf', log, tmp_path)
-  shop = Recommender.restore(workdir)
+  shop = Recommender.restore(workdir, journal=None)
   best = shop.recommend('u1', k=3)
   assert shop.similar_items('i1', k=3).items
   time = shop.newest_time + 1
@@ -442,16 +442,16 @@ def test_a_log_whose_files_are_gone_is_served(log, tmp_path):
     (tmp_path / name).unlink()
   moved = tmp_path / 'elsewhere'
   (tmp_path / 'data').rename(moved)
-  shop = Recommender.restore(workdir, data_dir=str(moved))
+  shop = Recommender.restore(workdir, journal=None, data_dir=str(moved))
   assert shop.newest_time == run.log.start_time + run.log.times[-1]
 
   with pytest.raises(InputError, match='config.data.dir: the prepared log'):
-    Recommender.restore(workdir)
+    Recommender.restore(workdir, journal=None)
   for folder in (moved / 'facets').iterdir():
     folder.rename(tmp_path / folder.name)
   with pytest.raises(InputError, match='does not have the facets'):
-    Recommender.restore(workdir, data_dir=str(moved))
+    Recommender.restore(workdir, journal=None, data_dir=str(moved))
   with pytest.raises(InputError, match='has no config.json'):
-    Recommender.restore(str(tmp_path))
+    Recommender.restore(str(tmp_path), journal=None)
   with pytest.raises(InputError, match="until: 'test' .* validation, log"):
     Recommender.restore(workdir, until='test')
