@@ -9,18 +9,36 @@ The module that reads a field checks it, with a list of rules:
 
 An error has the field's full name as it stands on the command line, its value
 and what is allowed, in one line: `config.train.chunk: 0 is not allowed;
-allowed: 1 or more`.
+allowed: 1 or more`. Of several errors each is a line (`Faults`), so that a
+configuration is put right at once.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
 import functools
+import math
 from typing import Any
 from typing import NamedTuple
 
 from dynllm_jax.types import InputError
 
+# What `recorded` collects; None while nothing is.
+_recorded: dict[str, str] | None = None
 _SHOWN = 80  # characters of a value in an error
+
+
+class Faults(InputError):
+  """Several things that are wrong, each a line of the text.
+
+  Attributes:
+    lines: what is wrong, in the order in which it was found.
+  """
+
+  def __init__(self, lines: Iterable[str]) -> None:
+    self.lines = tuple(lines)
+    super().__init__('\n'.join(self.lines))
 
 
 class Rule(NamedTuple):
@@ -46,12 +64,73 @@ def check(section_name: str, section: Any, rules: Iterable[Rule]) -> None:
     rules: in the order in which they are checked.
 
   Raises:
-    InputError: naming the first field whose value is not allowed.
+    InputError: naming the field whose value is not allowed; `Faults` if there
+      are several.
   """
+  lines = []
   for rule in rules:
+    name = f'{section_name}.{rule.field}'
+    if _recorded is not None:
+      _recorded.setdefault(name, rule.allowed)
     value = functools.reduce(getattr, rule.field.split('.'), section)
-    if not rule.holds(value):
-      raise not_allowed(f'{section_name}.{rule.field}', value, rule.allowed)
+    if not _holds(rule, value):
+      lines.append(str(not_allowed(name, value, rule.allowed)))
+  report(lines)
+
+
+def gather(checks: Iterable[Callable[[], object]]) -> None:
+  """Makes all checks, and raises what is wrong at once.
+
+  Args:
+    checks: functions without arguments that raise InputError.
+
+  Raises:
+    InputError: what the one check that fails has raised, `Faults` where there
+      is more.
+  """
+  lines: list[str] = []
+  for one in checks:
+    try:
+      one()
+    except Faults as faults:
+      lines += faults.lines
+    except InputError as error:
+      lines.append(str(error))
+  report(list(dict.fromkeys(lines)))
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[dict[str, str]]:
+  """What is allowed of each field that is checked meanwhile, by full name."""
+  global _recorded
+  before, _recorded = _recorded, {}
+  try:
+    yield _recorded
+  finally:
+    _recorded = before
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+  """Whether a value is allowed; one of another type is not."""
+  try:
+    return bool(rule.holds(value))
+  except (TypeError, AttributeError, ValueError, OverflowError):
+    return False
+
+
+def report(lines: list[str]) -> None:
+  """Raises what is wrong, if anything is.
+
+  Args:
+    lines: an error each.
+
+  Raises:
+    InputError: with the one line; `Faults` with several.
+  """
+  if len(lines) > 1:
+    raise Faults(lines)
+  if lines:
+    raise InputError(lines[0])
 
 
 def not_allowed(field: str, value: Any, allowed: str) -> InputError:
@@ -73,12 +152,16 @@ def shown(value: Any) -> str:
 
 def at_least(field: str, least: int, note: str = '') -> Rule:
   """A number of `least` or more; `note` is added to the words."""
-  return Rule(field, f'{least} or more{note}', lambda value: value >= least)
+  return Rule(
+    field,
+    f'{least} or more{note}',
+    lambda value: least <= value < math.inf,
+  )
 
 
 def above_zero(field: str) -> Rule:
   """A number above 0."""
-  return Rule(field, 'a number above 0', lambda value: value > 0)
+  return Rule(field, 'a number above 0', lambda value: 0 < value < math.inf)
 
 
 def fraction(field: str) -> Rule:

@@ -11,6 +11,7 @@ The sections below are the reference of the fields: a field's comment is what a
 user can read about it. Those of `config.model` are in the system's own file.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import json
@@ -32,6 +33,21 @@ VARIANTS = {
   'text': ('copy_term', 'walk_term', 'text_term'),  # layers/text_term.py
   'counts': ('count_terms',),  # SPEC 3.12
 }
+
+
+# What --mode=tune tries unless it is told otherwise: of each kind what was best
+# on some log (experiments/results), what needs no training first.
+TUNED = (
+  'recent_popularity',
+  'repeat',
+  'transitions',
+  'itemknn',
+  'mf',
+  'sasrec',
+  'tgn+walk',
+  'dynllm+walk',
+  'dynllm+text',
+)
 
 
 # -------------------------------------------- the fields and their defaults
@@ -271,6 +287,19 @@ def _mesh() -> dict[str, Any]:
   }
 
 
+# Who makes which section. A comment above a field, or behind it, is what users
+# read of it (runs/config_reference.py).
+SECTIONS: dict[str, Callable[..., Any]] = {
+  'data': _data,
+  'facets': _facets,
+  'facets.writer': _writer,
+  'facets.encoder': _encoder,
+  'train': _train,
+  'eval': _eval,
+  'mesh': _mesh,
+}
+
+
 def default(arg: str = '') -> ml_collections.ConfigDict:
   """All fields with their defaults.
 
@@ -288,7 +317,8 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   name, *chosen = (arg or 'dynllm').split('+')
   config = ml_collections.ConfigDict(
     {
-      'seed': 0,  # of parameters, negatives and dropout
+      # The seed of parameters, negatives and dropout.
+      'seed': 0,
       'data': DataConfig(_data()),
       'facets': _facets(),
       'model': {},
@@ -301,7 +331,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   module = plugins.load(plugins.SYSTEMS, name, 'config argument')
   config.model = module.default_config()
   config.model.name = name
-  config.train.update(_own_train(module))
+  config.train.update(own_train(module))
 
   variants = variants_of(config.model)
   for variant in chosen:
@@ -342,6 +372,9 @@ def restored(fields: dict[str, Any]) -> ml_collections.ConfigDict:
     fill(config, fields)
   config.lock()
   return config
+
+
+SECTIONS[''] = default
 
 
 class DataConfig(ml_collections.ConfigDict):
@@ -410,13 +443,13 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
     config: the whole config.
     **fields: values by name.
   """
-  own = _own_train(system_module(config.model.name))
+  own = own_train(system_module(config.model.name))
   config.train.update(
     {name: value for name, value in fields.items() if name not in own}
   )
 
 
-def _own_train(module: types.ModuleType) -> dict[str, Any]:
+def own_train(module: types.ModuleType) -> dict[str, Any]:
   """Fields of `config.train` that a system's paper prescribes."""
   return module.default_train() if hasattr(module, 'default_train') else {}
 
@@ -477,15 +510,17 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     check_system(config)
     usual['model'] = system_module(config.model.name).default_config()
 
+  lines = []
   for name, value in flatten(usual):
     try:
       found = operator.attrgetter(name)(config)
     except AttributeError:
       found = None
     if found is None and value is not None:
-      raise InputError(
+      lines.append(
         f'config.{name}: it has no value; allowed: one like {value!r}'
       )
+  checks.report(lines)
 
   compare = Rule(
     'eval.compare',

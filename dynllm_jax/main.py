@@ -14,6 +14,7 @@ import sys
 
 from absl import flags
 
+from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax.runs import command_line
 from dynllm_jax.types import InputError
@@ -36,6 +37,8 @@ def main(argv: list[str]) -> int:
   try:
     _run(command_line.read(argv))
     return 0
+  except checks.Faults as error:
+    return max(_fail(line) for line in error.lines)
   except InputError as error:
     return _fail(str(error))
   except BrokenPipeError:
@@ -54,6 +57,9 @@ def _run(command: command_line.Command) -> None:
   if command.config is None:
     _run_from_run_folder(command)
     return
+  if command.mode == 'config':
+    _print_fields(command)
+    return
   config_lib.check_values(command.config)
   # Slow to import, which a mistyped command need not wait for.
   from dynllm_jax.live import going_on
@@ -62,6 +68,21 @@ def _run(command: command_line.Command) -> None:
   from dynllm_jax.runs import modes
 
   jax_settings.pin()
+  if command.mode == 'check':
+    modes.check_mode(command.config)
+    return
+  if command.mode == 'tune':
+    from dynllm_jax.runs import tuning
+
+    tuning.tune(
+      command.config,
+      command.workdir,
+      command.minutes,
+      command_line.load_config_file(command.config_file),
+      command.config_file,
+      command.systems,
+    )
+    return
   if command.mode == 'facets':
     modes.facets_mode(command.config, command.dry_run, command.user)
     return
@@ -75,6 +96,14 @@ def _run(command: command_line.Command) -> None:
       modes.train_mode(command.config, command.workdir)
     else:
       modes.evaluate_mode(command.config, command.workdir)
+
+
+def _print_fields(command: command_line.Command) -> None:
+  """Lists the fields of a configuration."""
+  from dynllm_jax.runs import config_reference
+
+  assert command.config is not None
+  print('\n'.join(config_reference.describe(command.config)))
 
 
 def _run_from_run_folder(command: command_line.Command) -> None:

@@ -83,6 +83,11 @@ def names(kind: Kind) -> list[str]:
   return sorted({*_own_names(kind), *_entry_points(kind)})
 
 
+def own_names(kind: Kind) -> list[str]:
+  """Short names of the plug-ins of this package."""
+  return sorted(_own_names(kind))
+
+
 def load(kind: Kind, name: str, field: str) -> types.ModuleType:
   """The module of a plug-in; one of this package before an installed one.
 

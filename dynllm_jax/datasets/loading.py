@@ -47,14 +47,17 @@ import ml_collections
 from dynllm_jax import checks
 from dynllm_jax import plugins
 from dynllm_jax.checks import Rule
+from dynllm_jax.datasets import first_rows
 from dynllm_jax.datasets import live_events
 from dynllm_jax.datasets import log_store
 from dynllm_jax.datasets import prepare
 from dynllm_jax.datasets.reading import file_formats
 from dynllm_jax.datasets.reading import item_tables
+from dynllm_jax.datasets.reading import raw_log
 from dynllm_jax.datasets.reading import row_filters
 from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import time_columns
+from dynllm_jax.datasets.sources import event_log
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import build_folder
@@ -78,6 +81,10 @@ RULES = (
   checks.at_least('min_user_items', 0),
   checks.at_least('min_item_users', 0),
   Rule('sample_users', 'above 0 and at most 1', lambda value: 0 < value <= 1),
+  *(
+    Rule(f'{role}_column', 'a name, or a position from 0', bool)
+    for role in ('user', 'item', 'time')
+  ),
   checks.at_least('sample_seed', 0),
   checks.at_least('simulation_seed', 0),
   *source_files.RULES,
@@ -101,12 +108,7 @@ def load(
     InputError: for a field, a file or a row that is not allowed.
   """
   check(data_config)
-  named = data_config.source == 'simulated' and data_config.events
-  source = plugins.load(
-    plugins.SOURCES,
-    'event_log' if named else data_config.source,
-    'config.data.source',
-  )
+  source = _source(data_config)
   fingerprint = _fingerprint(data_config, source)
   folder = data_folder(data_config) / 'event_logs' / fingerprint
   log = _load_stored(folder, fingerprint, report)
@@ -219,6 +221,58 @@ def check(data_config: ml_collections.ConfigDict) -> None:
     InputError: naming the field, its value and what is allowed.
   """
   checks.check('config.data', data_config, RULES)
+
+
+def check_files(data_config: ml_collections.ConfigDict) -> None:
+  """Checks all fields, and that the files which they name are there.
+
+  Raises:
+    InputError: naming the field, its value and what is allowed.
+  """
+  checks.gather(
+    [
+      lambda: check(data_config),
+      lambda: raw_log.check_roles(data_config),
+      lambda: data_folder(data_config),
+      lambda: _source(data_config).files(data_config),
+      lambda: _journal(data_config),
+    ]
+  )
+
+
+def preview(
+  data_config: ml_collections.ConfigDict, report: Callable[[str], None] = print
+) -> None:
+  """Says how the files of the log are read, by their first rows.
+
+  Args:
+    data_config: `config.data`.
+    report: receives lines.
+
+  Raises:
+    InputError: for whatever is wrong with them.
+  """
+  source = _source(data_config)
+  if source is event_log:
+    first_rows.show(data_config, report)
+    return
+  files = source.files(data_config)
+  if not files:
+    report(f'check: the log is made by the source {data_config.source!r}')
+  for file in files:
+    names = file_formats.column_names(file)
+    shown = ', '.join(map(checks.shown, names))
+    report(f'check: {file.field}: {file.path}: has the columns {shown}')
+
+
+def _source(data_config: ml_collections.ConfigDict) -> types.ModuleType:
+  """The source of a log: a log that is named is read, not simulated."""
+  named = data_config.source == 'simulated' and data_config.events
+  return plugins.load(
+    plugins.SOURCES,
+    'event_log' if named else data_config.source,
+    'config.data.source',
+  )
 
 
 def _fingerprint(

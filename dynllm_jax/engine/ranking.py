@@ -40,6 +40,29 @@ class Ranking(Pytree):
   filter_seen: bool = static_field(default=False)
 
 
+# Of the fields of `config.eval`, before the log is known.
+RULES = (
+  Rule(
+    'ks',
+    'one whole number or more, each from 1',
+    lambda ks: len(ks) > 0 and all(isinstance(k, int) and k >= 1 for k in ks),
+  ),
+  checks.one_of('candidates', ('all', 'future')),
+  checks.at_least('block_size', 1),
+  checks.at_least('validation_events', 0, ' (0: all)'),
+  checks.one_of('filter_seen', ('auto', True, False)),
+)
+
+
+def check(eval_config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of `config.eval`.
+
+  Raises:
+    InputError: naming those whose value is not allowed.
+  """
+  checks.check('config.eval', eval_config, RULES)
+
+
 def make_ranking(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
   """The `Ranking` of a config.
 
@@ -56,16 +79,7 @@ def make_ranking(config: ml_collections.ConfigDict, log: EventLog) -> Ranking:
       and all(isinstance(k, int) and 1 <= k <= num_items for k in ks)
     ),
   )
-  checks.check(
-    'config.eval',
-    config.eval,
-    [
-      ks,
-      checks.at_least('block_size', 1),
-      checks.at_least('validation_events', 0, ' (0: all)'),
-      checks.one_of('filter_seen', ('auto', True, False)),
-    ],
-  )
+  checks.check('config.eval', config.eval, [ks, *RULES])
 
   return Ranking(
     candidate_mask(log, config.eval.candidates),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dynllm_jax import checks
+from dynllm_jax.checks import Rule
 from dynllm_jax.engine.batching import BatchPlan
 from dynllm_jax.facets.lookup import lookup
 from dynllm_jax.parallel import sharded_table
@@ -22,6 +23,8 @@ from dynllm_jax.types import Inputs
 
 _NO_ROW = np.iinfo(np.int32).max
 _BLOCK = 1024  # rows that are read before their pages are released
+
+RULE = Rule('device_gib', '0 or more', lambda gib: gib >= 0)
 
 
 def split(
@@ -41,9 +44,9 @@ def split(
   Raises:
     InputError: if the budget is not a number of GiB.
   """
-  if not device_gib >= 0:
+  if not RULE.holds(device_gib):
     raise checks.not_allowed(
-      'config.facets.device_gib', device_gib, '0 or more'
+      'config.facets.device_gib', device_gib, RULE.allowed
     )
   if wanted and bank.texts.nbytes <= device_gib * 2**30:
     return bank, None

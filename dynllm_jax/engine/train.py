@@ -32,6 +32,31 @@ from dynllm_jax.types import System
 from dynllm_jax.types import TrainState
 
 GENERATOR = 'threefry2x32'  # of random numbers; checkpoints hold its state
+# Of the fields of `config.train`.
+RULES = (
+  checks.one_of('loss', losses.LOSSES),
+  checks.one_of('negatives', negatives.NEGATIVES),
+  checks.at_least('num_negatives', 1),
+  checks.at_least('num_epochs', 1),
+  checks.above_zero('learning_rate'),
+  checks.fraction('final_learning_rate'),
+  checks.at_least('warmup_steps', 0),
+  checks.above_zero('max_gradient_norm'),
+  checks.above_zero('max_time_gradient_norm'),
+  checks.above_zero('margin'),
+  checks.at_least('patience', 1),
+  checks.at_least('chunk', 1),
+  checks.at_least('regularization', 0),
+)
+
+
+def check(train_config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of `config.train`.
+
+  Raises:
+    InputError: naming those whose value is not allowed.
+  """
+  checks.check('config.train', train_config, RULES)
 
 
 def make_trainer(
@@ -56,25 +81,7 @@ def make_trainer(
   """
   train = config.train
 
-  checks.check(
-    'config.train',
-    train,
-    [
-      checks.one_of('loss', losses.LOSSES),
-      checks.one_of('negatives', negatives.NEGATIVES),
-      checks.at_least('num_negatives', 1),
-      checks.at_least('num_epochs', 1),
-      checks.above_zero('learning_rate'),
-      checks.fraction('final_learning_rate'),
-      checks.at_least('warmup_steps', 0),
-      checks.above_zero('max_gradient_norm'),
-      checks.above_zero('max_time_gradient_norm'),
-      checks.above_zero('margin'),
-      checks.at_least('patience', 1),
-      checks.at_least('chunk', 1),
-      checks.at_least('regularization', 0),
-    ],
-  )
+  check(train)
 
   return Trainer(
     system=system,

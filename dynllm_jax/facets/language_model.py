@@ -105,30 +105,31 @@ def about(
   return result
 
 
+# Of the fields that all writers with a language model share.
+RULES = (
+  checks.at_least('max_input_tokens', 1),
+  checks.at_least('max_output_tokens', 1),
+  Rule(
+    'temperature', '0 (greedy) or more', lambda value: 0 <= value < math.inf
+  ),
+  checks.at_least('seed', 0),
+  checks.at_least('max_attempts', 1),
+  checks.one_of('form', ('free', 'guided')),
+  checks.fraction('max_failure_rate'),
+  checks.at_least('tokens_per_s', 0, ' (0: as last measured)'),
+  checks.at_least('price_per_million_input', 0),
+  checks.at_least('price_per_million_output', 0),
+)
+
+
 def check(writer_config: ml_collections.ConfigDict) -> None:
   """Checks the fields that all writers with a language model share.
 
   Raises:
     InputError: naming the field, its value and what is allowed.
   """
-  checks.check(
-    'config.facets.writer',
-    writer_config,
-    [
-      Rule('model', 'the name of a model', bool),
-      checks.at_least('max_input_tokens', 1),
-      checks.at_least('max_output_tokens', 1),
-      Rule(
-        'temperature',
-        '0 (greedy) or more',
-        lambda value: 0 <= value < math.inf,
-      ),
-      checks.at_least('seed', 0),
-      checks.at_least('max_attempts', 1),
-      checks.one_of('form', ('free', 'guided')),
-      checks.fraction('max_failure_rate'),
-    ],
-  )
+  named = Rule('model', 'the name of a model', bool)
+  checks.check('config.facets.writer', writer_config, [named, *RULES])
 
 
 def describe(writer_config: ml_collections.ConfigDict) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from dynllm_jax import checks
+from dynllm_jax.checks import Rule
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import SECONDS_PER_DAY
 
@@ -44,6 +45,14 @@ class Profiles:
     return self.order[start : self.last[row]][::-1]
 
 
+RULE = Rule(
+  'window_days',
+  f'from one second, {1 / SECONDS_PER_DAY:.1e}, to '
+  f'{_MAX_TIME // SECONDS_PER_DAY} days',
+  lambda days: 0.5 < days * SECONDS_PER_DAY < _MAX_TIME + 0.5,
+)
+
+
 def window_seconds(window_days: float) -> int:
   """The length of a window.
 
@@ -56,18 +65,11 @@ def window_seconds(window_days: float) -> int:
   Raises:
     InputError: if that is less than one second or more than int32 holds.
   """
-  try:
-    seconds = round(window_days * SECONDS_PER_DAY)
-  except (OverflowError, ValueError):  # infinite, or not a number
-    seconds = 0
-  if not 1 <= seconds <= _MAX_TIME:
+  if not RULE.holds(window_days):
     raise checks.not_allowed(
-      'config.facets.window_days',
-      window_days,
-      f'from one second, {1 / SECONDS_PER_DAY:.1e}, to '
-      f'{_MAX_TIME // SECONDS_PER_DAY} days',
+      'config.facets.window_days', window_days, RULE.allowed
     )
-  return seconds
+  return round(window_days * SECONDS_PER_DAY)
 
 
 def profiles(log: EventLog, window: int) -> Profiles:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -30,6 +31,18 @@ VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 _HEARTBEAT_SECONDS = 100  # without a sign of life a process counts as lost
 
 
+def check_timeout(timeout_s: float) -> None:
+  """Checks `config.mesh.start_timeout_s`.
+
+  Raises:
+    InputError: if it is less than a second, or no number.
+  """
+  if not 1 <= timeout_s < math.inf:
+    raise checks.not_allowed(
+      'config.mesh.start_timeout_s', timeout_s, '1 or more'
+    )
+
+
 def start(timeout_s: float, multihost: bool = False) -> None:
   """Joins the processes that the environment names, before JAX has devices.
 
@@ -45,10 +58,7 @@ def start(timeout_s: float, multihost: bool = False) -> None:
   Raises:
     InputError: if a variable is missing or wrong, or the others do not come.
   """
-  if not timeout_s >= 1:
-    raise checks.not_allowed(
-      'config.mesh.start_timeout_s', timeout_s, '1 or more'
-    )
+  check_timeout(timeout_s)
   given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
   arguments = {}
   if given:

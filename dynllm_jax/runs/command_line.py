@@ -1,5 +1,6 @@
 """The flags of the command, and what is wrong with a command line."""
 
+from collections.abc import Callable
 import importlib.util
 import os
 import re
@@ -10,6 +11,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from dynllm_jax import config as config_lib
 from dynllm_jax.runs import stored_config
 from dynllm_jax.types import InputError
 
@@ -24,12 +26,23 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ('train', 'evaluate', 'facets', 'recommend', 'serve', 'compare'),
+  (
+    'train',
+    'evaluate',
+    'facets',
+    'check',
+    'config',
+    'tune',
+    'recommend',
+    'serve',
+    'compare',
+  ),
   'What to do: train (and test), evaluate (restore '
-  'and test), facets (precompute only); with the folder of a run and no '
-  'config: recommend (to a file, or line by line), serve (over HTTP); with the '
-  'folders of '
-  'runs: compare (side by side, on a page).',
+  'and test), facets (precompute only), check (fields and the first rows '
+  'of the log), config (all fields with their meaning), tune (choose system '
+  'and fields on validation, within --minutes); with the folder of a run and '
+  'no config: recommend (to a file, or line by line), serve (over HTTP); with '
+  'the folders of runs: compare (side by side, on a page).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -120,12 +133,25 @@ _FOLLOW = flags.DEFINE_bool(
   'no events here.',
 )
 
+_MINUTES = flags.DEFINE_float(
+  'minutes',
+  60.0,
+  'With --mode=tune: how long to go on; what is under way is finished.',
+  lower_bound=0.0,
+)
+_SYSTEMS = flags.DEFINE_list(
+  'systems',
+  list(config_lib.TUNED),
+  'With --mode=tune: the systems that are tried, as dynllm+text or sasrec.',
+)
 # Modes that read the configuration from the run folder.
 FROM_RUN_FOLDER = ('recommend', 'serve')
 # Flags that not every mode has.
 _MODES_OF = (
   (_DRY_RUN, ('facets',)),
   (_USER, ('facets',)),
+  (_MINUTES, ('tune',)),
+  (_SYSTEMS, ('tune',)),
   (_USERS, ('recommend',)),
   (_K, ('recommend',)),
   (_TIME, ('recommend',)),
@@ -156,6 +182,9 @@ class Command(NamedTuple):
   init_from: str = ''
   journal: str = ''
   multihost: bool = False
+  minutes: float = 60.0
+  systems: tuple[str, ...] = ()
+  config_file: str = ''
   users: str = 'all'
   k: int = 10
   time: str | None = None
@@ -200,6 +229,8 @@ def read(argv: list[str]) -> Command:
   if mode in FROM_RUN_FOLDER:
     return _of_run_folder(mode)
   if not flags.FLAGS['config'].present:
+    if mode == 'config':
+      return Command(config_lib.default(), workdir='', mode=mode)
     raise InputError(
       '--config is missing; allowed: a file of configs/; none with '
       '--mode=evaluate and the --workdir of a run'
@@ -216,6 +247,9 @@ def read(argv: list[str]) -> Command:
     init_from=_INIT_FROM.value,
     journal=_JOURNAL.value,
     multihost=_MULTIHOST.value,
+    minutes=_MINUTES.value,
+    systems=tuple(_SYSTEMS.value),
+    config_file=named.partition(':')[0],
   )
 
 
@@ -292,6 +326,22 @@ def _given(argv: list[str], name: str) -> str:
   return ''
 
 
+def load_config_file(
+  file: str,
+) -> Callable[..., ml_collections.ConfigDict]:
+  """The `get_config` of a config file.
+
+  Raises:
+    Exception: whatever the file raises.
+  """
+  spec = importlib.util.spec_from_file_location('config_file', file)
+  if spec is None or spec.loader is None:
+    raise ImportError('its name does not end in .py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config
+
+
 def _check_config_file(named: str) -> None:
   """Runs a config file as the flags will, to say what is wrong with it.
 
@@ -314,12 +364,7 @@ def _check_config_file(named: str) -> None:
     )
 
   try:
-    spec = importlib.util.spec_from_file_location('config_file', file)
-    if spec is None or spec.loader is None:
-      raise ImportError('its name does not end in .py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = module.get_config(*[argument] if argument else [])
+    made = load_config_file(file)(*[argument] if argument else [])
   except (InputError, KeyError):
     raise
   # Whatever a config file may raise; its author needs to know what and where.

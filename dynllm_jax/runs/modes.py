@@ -1,5 +1,6 @@
 """What the modes of main.py do: train to a report, evaluate, precompute."""
 
+from collections.abc import Callable
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from dynllm_jax.facets import user_report
 from dynllm_jax.parallel import processes
 from dynllm_jax.progress import say
 from dynllm_jax.runs import cases
+from dynllm_jax.runs import config_check
 from dynllm_jax.runs import identity
 from dynllm_jax.runs import prepared
 from dynllm_jax.runs import provenance
@@ -107,6 +109,7 @@ def facets_mode(
   Raises:
     InputError: for whatever is wrong with configuration or data.
   """
+  config_check.check(config)
   log = loading.load(config.data, say)
   folder = str(loading.data_folder(config.data))
   if user is not None:
@@ -120,11 +123,27 @@ def facets_mode(
     say(f'facets are ready: {facets}')
 
 
+def check_mode(config: ml_collections.ConfigDict) -> None:
+  """`--mode=check`: checks all fields, and looks at the first rows of the log.
+
+  Args:
+    config: the configuration.
+
+  Raises:
+    InputError: for what is wrong with fields or rows; `checks.Faults` for
+      several fields.
+  """
+  config_check.check(config)
+  say('check: every field of the configuration is allowed')
+  loading.preview(config.data, say)
+
+
 def fit(
   run: PreparedRun,
   checkpoints: Checkpoints,
   folder: RunFolder,
   init_from: str = '',
+  go_on: Callable[[Status], bool] = lambda status: True,
 ) -> Status:
   """Trains to early stopping, or goes on from the latest checkpoint.
 
@@ -133,6 +152,8 @@ def fit(
     checkpoints: of the run folder.
     folder: where metrics go.
     init_from: as that of `train_mode`.
+    go_on: whether there is time for another epoch; the first one is trained in
+      any case.
 
   Returns:
     The status after the last epoch.
@@ -143,7 +164,7 @@ def fit(
   """
   state, status = _start(run, checkpoints, folder, init_from)
   folder.write_json('config.json', run.config.to_dict())
-  while not _is_finished(run, status):
+  while not _is_finished(run, status) and (not status.epochs or go_on(status)):
     state = _fit_one_epoch(
       run, state, status, checkpoints=checkpoints, folder=folder
     )

@@ -19,7 +19,6 @@ import numpy as np
 
 from dynllm_jax import compiling
 from dynllm_jax import config as config_lib
-from dynllm_jax import plugins
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
@@ -35,12 +34,12 @@ from dynllm_jax.parallel import processes
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.progress import Progress
 from dynllm_jax.progress import say
+from dynllm_jax.runs import config_check
 from dynllm_jax.runs import identity as identity_lib
 from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs.stopwatch import Stopwatch
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
-from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
@@ -158,11 +157,13 @@ def prepare(
   jax_settings.check()
   # First whatever the configuration alone shows to be wrong.
   processes.check_same('configuration', config_lib.leaves(config))
+  config_check.check(config)
   mesh = device_mesh.make_mesh(config)
   keep_compiled(config)
-  config_lib.check_system(config)
   system = config_lib.system_module(config.model.name).build(config.model)
-  floors = {name: _build_floor(name) for name in config.eval.compare}
+  floors = {
+    name: Floor(*config_check.build_floor(name)) for name in config.eval.compare
+  }
 
   # Then whatever the log shows to be wrong, before facets are written, which
   # may be expensive.
@@ -220,23 +221,6 @@ def prepare(
     floors=floors,
     stopwatch=stopwatch,
   )
-
-
-def _build_floor(name: str) -> Floor:
-  """A system of `eval.compare` at its defaults.
-
-  Raises:
-    InputError: if there is no such system, or it needs much training.
-  """
-  module = plugins.load(plugins.SYSTEMS, name, 'config.eval.compare')
-  config = config_lib.default(name)
-  system = module.build(config.model)
-  if system.feed != 'none' and not system.learns_quickly:
-    raise InputError(
-      f'config.eval.compare: {name!r} needs training; allowed: systems that '
-      'count and need none, or little (blend)'
-    )
-  return Floor(system, config.train)
 
 
 def _on_mesh(

@@ -31,7 +31,7 @@ from dynllm_jax.types import InputError
 
 KEY_VARIABLE = 'OPENAI_API_KEY'
 MAX_DELAY = 60.0  # seconds between two tries
-_RULES = (
+RULES = (
   checks.at_least('concurrency', 1),
   checks.above_zero('timeout_s'),
   checks.at_least('num_retries', 0),
@@ -94,7 +94,7 @@ class Endpoint:
       InputError: if a field is not allowed, the key is missing, or the
         package `openai` is.
     """
-    checks.check(field, settings, _RULES)
+    checks.check(field, settings, RULES)
     try:
       import openai
     except ImportError as error:

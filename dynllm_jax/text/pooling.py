@@ -33,7 +33,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'GELU': functools.partial(jax.nn.gelu, approximate=False),
   'Sigmoid': jax.nn.sigmoid,
 }
-_RULES = (
+RULES = (
   checks.one_of('pooling', ('auto', 'mean', 'cls', 'last')),
   checks.one_of('normalize', ('auto', 'yes', 'no')),
   checks.at_least('max_length', 0, " (0: the model's own)"),
@@ -82,7 +82,7 @@ def check(encoder_config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: if one is not allowed.
   """
-  checks.check(_FIELD, encoder_config, _RULES)
+  checks.check(_FIELD, encoder_config, RULES)
 
 
 def read_settings(

@@ -108,9 +108,7 @@ def read_configured(data_config: ml_collections.ConfigDict) -> RawLog:
       leaves nothing, or a bad row.
   """
   logs, tables = event_files(data_config), item_files(data_config)
-  columns = columns_by_role.read_columns(
-    logs, _event_columns(data_config), where=data_config.where
-  )
+  columns = event_columns(data_config, logs)
   log = events(columns, data_config)
   source = f'event log {file_names(logs)}'
   if not tables:
@@ -121,16 +119,51 @@ def read_configured(data_config: ml_collections.ConfigDict) -> RawLog:
       f'{source} without an item table',
     )
 
-  table = columns_by_role.read_columns(tables, _item_columns(data_config))
+  table = item_columns(data_config, tables)
   absent = [role for role in item_tables.TEXTS if role not in table.names]
   source += f' with items {file_names(tables)}'
-  if len(absent) == len(item_tables.TEXTS):
-    raise _no_text(tables[0])
   if absent:
     source += f' (which has no column for {", ".join(absent)})'
   _check_items_header(table, log)
   items = item_tables.read_items(table, data_config.bad_rows)
   return assemble(log, items, columns.counts, source)
+
+
+def event_columns(
+  data_config: ml_collections.ConfigDict, logs: Sequence[source_files.File]
+) -> columns_by_role.Columns:
+  """The configured columns of the events, of the rows that `where` keeps.
+
+  Raises:
+    InputError: as `read_configured`.
+  """
+  check_roles(data_config)
+  return columns_by_role.read_columns(
+    logs, _event_columns(data_config), where=data_config.where
+  )
+
+
+def item_columns(
+  data_config: ml_collections.ConfigDict, tables: Sequence[source_files.File]
+) -> columns_by_role.Columns:
+  """The columns of an item table, as configured, else by usual names.
+
+  Raises:
+    InputError: as `read_configured`, or if there is no column of texts.
+  """
+  table = columns_by_role.read_columns(
+    tables,
+    {
+      'item': data_config.items_item_column or data_config.item_column,
+      **{
+        role: data_config[f'{role}_column'] or names
+        for role, names in item_tables.USUAL_NAMES.items()
+      },
+    },
+  )
+  if not set(item_tables.TEXTS) & set(table.names):
+    raise _no_text(tables[0])
+  return table
 
 
 def _no_text(table: source_files.File) -> InputError:
@@ -294,13 +327,13 @@ def file_names(files: Sequence[source_files.File]) -> str:
   return first if len(files) == 1 else f'{first} and {len(files) - 1} more'
 
 
-def _event_columns(data_config: ml_collections.ConfigDict) -> dict[str, str]:
-  """Column names or positions of an event's three roles, as configured.
+def check_roles(data_config: ml_collections.ConfigDict) -> None:
+  """Checks that user, item and time are three columns.
 
   Raises:
-    InputError: if two roles have one column.
+    InputError: if two of them are one.
   """
-  roles = {role: data_config[f'{role}_column'] for role in EVENT_ROLES}
+  roles = _event_columns(data_config)
   for role, other in itertools.combinations(roles, 2):
     if roles[role] == roles[other]:
       raise checks.not_allowed(
@@ -308,20 +341,11 @@ def _event_columns(data_config: ml_collections.ConfigDict) -> dict[str, str]:
         roles[other],
         f'another column than config.data.{role}_column',
       )
-  return roles
 
 
-def _item_columns(
-  data_config: ml_collections.ConfigDict,
-) -> dict[str, columns_by_role.Wanted]:
-  """Columns of an item table's roles: as configured, else by usual names."""
-  return {
-    'item': data_config.items_item_column or data_config.item_column,
-    **{
-      role: data_config[f'{role}_column'] or names
-      for role, names in item_tables.USUAL_NAMES.items()
-    },
-  }
+def _event_columns(data_config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Column names or positions of an event's three roles, as configured."""
+  return {role: data_config[f'{role}_column'] for role in EVENT_ROLES}
 
 
 def _date(seconds: int) -> str:

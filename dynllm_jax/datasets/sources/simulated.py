@@ -38,8 +38,12 @@ SIZES = {
 
 
 def files(data_config: ml_collections.ConfigDict) -> list[source_files.File]:
-  """No file: the log is made."""
-  del data_config
+  """No file: the log is made.
+
+  Raises:
+    InputError: for an unknown size.
+  """
+  checks.check('config.data', data_config, [checks.one_of('size', SIZES)])
   return []
 
 
@@ -55,10 +59,7 @@ def read(data_config: ml_collections.ConfigDict) -> RawLog:
   Raises:
     InputError: for an unknown size.
   """
-  if data_config.size not in SIZES:
-    raise checks.not_allowed(
-      'config.data.size', data_config.size, ', '.join(SIZES)
-    )
+  files(data_config)  # It checks the size.
   size = SIZES[data_config.size]
 
   rng = np.random.default_rng(data_config.simulation_seed)

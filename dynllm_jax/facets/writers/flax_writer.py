@@ -55,7 +55,7 @@ def identity(
   The identity of the weights is noted in the store, so that it is known on
   machines that no longer have them.
   """
-  _check(writer_config)
+  check(writer_config)
   return {
     **language_model.settings(writer_config, 'dtype'),
     'version': VERSION,
@@ -89,7 +89,12 @@ def plan(
   )
 
 
-def _check(writer_config: ml_collections.ConfigDict) -> None:
+def check(writer_config: ml_collections.ConfigDict) -> None:
+  """Checks the fields that this writer reads.
+
+  Raises:
+    InputError: naming those whose value is not allowed.
+  """
   language_model.check(writer_config)
   checks.check(
     'config.facets.writer',
@@ -106,7 +111,7 @@ def _model(
   writer_config: ml_collections.ConfigDict, report: Callable[[str], None]
 ) -> language_model.Model:
   """The model; its tokenizer is loaded now, its weights when it is asked."""
-  _check(writer_config)
+  check(writer_config)
   about = {
     **language_model.about(writer_config, 'dtype'),
     'weights': model_files.identity(_FIELD, writer_config.model),

@@ -48,6 +48,15 @@ def identity(
   return {**language_model.settings(writer_config), 'version': VERSION}
 
 
+def check(writer_config: ml_collections.ConfigDict) -> None:
+  """Checks the fields that this writer reads.
+
+  Raises:
+    InputError: naming those whose value is not allowed.
+  """
+  language_model.check(writer_config)
+
+
 def write(
   writer_config: ml_collections.ConfigDict,
   log: EventLog,

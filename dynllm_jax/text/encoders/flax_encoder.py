@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 import ml_collections
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax.text import embedding_cache
 from dynllm_jax.text import flax_models
 from dynllm_jax.text import model_files
@@ -33,6 +34,21 @@ _WAIT_SECONDS = 1.0
 # Tokens of a batch: they fit a CPU's cache, or they fill another device.
 _CPU_BATCH_TOKENS = 512
 _BATCH_TOKENS = 65_536
+
+
+def check(encoder_config: ml_collections.ConfigDict) -> None:
+  """Checks the fields that this encoder reads.
+
+  Raises:
+    InputError: naming those whose value is not allowed.
+  """
+  named = checks.Rule('model', 'the directory or the name of a model', bool)
+  checks.gather(
+    [
+      lambda: checks.check(_FIELD, encoder_config, [named]),
+      lambda: pooling.check(encoder_config),
+    ]
+  )
 
 
 def encode(

@@ -39,6 +39,18 @@ _SALTS = {
 }
 
 
+def check(encoder_config: ml_collections.ConfigDict) -> None:
+  """Checks the field that this encoder reads.
+
+  Raises:
+    InputError: if `dim` is out of range.
+  """
+  within = checks.Rule(
+    'dim', f'1 to {_MAX_DIM} for hashing', lambda dim: 1 <= dim <= _MAX_DIM
+  )
+  checks.check('config.facets.encoder', encoder_config, [within])
+
+
 def encode(
   encoder_config: ml_collections.ConfigDict,
   texts: Sequence[str],
@@ -65,11 +77,8 @@ def encode(
     InputError: if `dim` is out of range.
   """
   del store
+  check(encoder_config)
   dim = encoder_config.dim
-  if not 1 <= dim <= _MAX_DIM:
-    raise checks.not_allowed(
-      'config.facets.encoder.dim', dim, f'1 to {_MAX_DIM} for hashing'
-    )
   out = np.empty((len(texts), dim), np.float16)
   for first, last in _chunks(texts):
     out[first:last] = _encode_chunk(texts[first:last], dim)

@@ -27,6 +27,18 @@ CALL_TEXTS = 128
 _CALL_CHARACTERS = 100_000
 
 
+def check(encoder_config: ml_collections.ConfigDict) -> None:
+  """Checks the field that this encoder reads.
+
+  Raises:
+    InputError: if no model is named.
+  """
+  named = checks.Rule(
+    'model', 'the name that the endpoint knows a model by', bool
+  )
+  checks.check(_FIELD, encoder_config, [named])
+
+
 def encode(
   encoder_config: ml_collections.ConfigDict,
   texts: Sequence[str],
@@ -64,10 +76,7 @@ def identity(
     InputError: if no model is named.
   """
   del store
-  if not encoder_config.model:
-    raise checks.not_allowed(
-      f'{_FIELD}.model', '', 'the name that the endpoint knows a model by'
-    )
+  check(encoder_config)
   # Without the address, since a server may move.
   return {
     'encoder': 'openai',
