@@ -17,6 +17,7 @@ from tests.testing import run_folders
 
 VARIANT = 'jodie'  # parameters by user and by item, which grow
 NUM_EVENTS = 48
+FIRST_TIME = 1_700_000_000  # unix seconds, later than the log of `make`
 
 
 def make(folder: pathlib.Path, variant: str = VARIANT) -> str:

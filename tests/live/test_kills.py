@@ -1,0 +1,87 @@
+"""`kill -9` under load: what was acknowledged is there once, all bits equal."""
+
+import collections
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from dynllm_jax import Recommender
+from dynllm_jax.live.journal import Journal
+from dynllm_jax.live.journaling import entries
+from tests.testing import kept_runs
+from tests.testing import killed_recommender
+from tests.testing import ROOT
+
+
+@pytest.fixture(scope='module', autouse=True)
+def built_once():
+  with kept_runs.build_once():
+    yield
+
+
+def run_and_kill(workdir, moment, count, seed):
+  """Ids that a process acknowledged before it was killed at a moment."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'tests.testing.killed_recommender'),
+      *(str(workdir), moment, str(count), str(seed)),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
+  )
+  assert done.returncode == (-9 if moment else 0), done.stderr[-3000:]
+  return [line for line in done.stdout.split('\n')[:-1] if 'event ' in line]
+
+
+def check(workdir, acknowledged):
+  """The journal has each event once, and a restart what the journal says."""
+  events = kept_runs.events(kept_runs.FIRST_TIME)
+  known = {(e['user'], e['item'], e['time']): n for n, e in enumerate(events)}
+  reference = Recommender.restore(workdir, journal=None)
+  found = collections.Counter()
+  with Journal(pathlib.Path(workdir) / 'live' / 'journal.sqlite') as journal:
+    for _, batch in entries(journal, journal.start):
+      reference.apply(batch)
+      for row in zip(batch.users, batch.items, batch.times):
+        found[f'event {known[row]}'] += 1
+  assert set(found.values()) <= {1}, 'an event is there twice'
+  assert set(acknowledged) <= set(found), 'an acknowledged event is lost'
+  with Recommender.restore(workdir) as shop:
+    kept_runs.assert_equal(reference, shop)
+  return len(found)
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+  return kept_runs.make(tmp_path_factory.mktemp('made'))
+
+
+def test_nothing_is_lost_when_a_process_is_killed(made, tmp_path):
+  """Killed again and again in one folder; then all goes through."""
+  workdir = str(shutil.copytree(made, tmp_path / 'run'))
+  acknowledged = set()
+  for seed, moment in enumerate(('after commit', 'in snapshot')):
+    acknowledged |= set(run_and_kill(workdir, moment, 3, seed))
+  check(workdir, acknowledged)
+  acknowledged |= set(run_and_kill(workdir, '', 0, 0))
+  assert len(acknowledged) == kept_runs.NUM_EVENTS
+  assert check(workdir, acknowledged) == kept_runs.NUM_EVENTS
+
+
+def test_every_moment(made, tmp_path, request):
+  """50 moments, each in a folder of its own."""
+  if not request.config.getoption('all_combinations'):
+    pytest.skip('with --all-combinations')
+  draw = random.Random(1)
+  for seed in range(50):
+    moment = killed_recommender.MOMENTS[seed % len(killed_recommender.MOMENTS)]
+    workdir = str(shutil.copytree(made, tmp_path / f'run {seed}'))
+    killed = run_and_kill(workdir, moment, draw.randint(1, 6), seed)
+    check(workdir, killed)
