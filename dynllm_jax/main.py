@@ -63,6 +63,7 @@ def _run(command: command_line.Command) -> None:
   config_lib.check_values(command.config)
   # Slow to import, which a mistyped command need not wait for.
   from dynllm_jax.live import going_on
+  from dynllm_jax.live import grown_log
   from dynllm_jax.parallel import processes
   from dynllm_jax.runs import jax_settings
   from dynllm_jax.runs import modes
@@ -95,7 +96,7 @@ def _run(command: command_line.Command) -> None:
     elif command.mode == 'train':
       modes.train_mode(command.config, command.workdir)
     else:
-      modes.evaluate_mode(command.config, command.workdir)
+      grown_log.evaluate_mode(command.config, command.workdir)
 
 
 def _print_fields(command: command_line.Command) -> None:

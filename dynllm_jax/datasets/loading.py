@@ -63,13 +63,14 @@ from dynllm_jax.storage import bucket_copy
 from dynllm_jax.storage import build_folder
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
+from dynllm_jax.types import RawLog
 
 # Raised whenever reading or preparing changes what comes out, of any source of
 # this package.
 _VERSION = 3
 # Fields of `config.data` on which no log depends: places, and how much of an
 # item table may be missing.
-_NO_CONTENT = ('dir', 'events', 'items', 'journal', 'items_missing')
+NO_CONTENT = ('dir', 'events', 'items', 'journal', 'items_missing')
 
 
 # Of the fields that every source shares.
@@ -109,23 +110,21 @@ def load(
   """
   check(data_config)
   source = _source(data_config)
-  fingerprint = _fingerprint(data_config, source)
-  folder = data_folder(data_config) / 'event_logs' / fingerprint
-  log = _load_stored(folder, fingerprint, report)
+  found_by = _fingerprint(data_config, source)
+  folder = data_folder(data_config) / 'event_logs' / found_by
+  log = _load_stored(folder, found_by, report)
   if log is not None and not _lacks_items(log, data_config):
     _report(log, data_config, report)
     return log
 
-  raw = source.read(data_config)
-  for file in _journal(data_config):
-    raw = live_events.add(raw, file)
-  if _fingerprint(data_config, source) != fingerprint:
+  raw = read(data_config)
+  if _fingerprint(data_config, source) != found_by:
     first = source.files(data_config)[0]
     raise InputError(
       f'{first.field}: {first.path} or a file read with it was changed '
       'while it was read; allowed: files that stay as they are'
     )
-  log = prepare.prepare(raw, data_config, fingerprint)
+  log = prepare.prepare(raw, data_config, found_by)
   if _lacks_items(log, data_config):
     raise item_tables.mismatch(log.item_ids[1:], raw.item_ids)
   report(f'data: {log.source}')
@@ -136,6 +135,28 @@ def load(
     bucket_copy.publish_folder(folder)
   report(f'data: stored in {folder}')
   return log
+
+
+def read(data_config: ml_collections.ConfigDict) -> RawLog:
+  """The log as its files have it now, and what was observed live after it.
+
+  Raises:
+    InputError: for a field, a file or a row that is not allowed.
+  """
+  raw: RawLog = _source(data_config).read(data_config)
+  for file in _journal(data_config):
+    raw = live_events.add(raw, file)
+  return raw
+
+
+def fingerprint(data_config: ml_collections.ConfigDict) -> str:
+  """What `load` would find the log by, as its files are now.
+
+  Raises:
+    InputError: for a field or a file that is not allowed.
+  """
+  check(data_config)
+  return _fingerprint(data_config, _source(data_config))
 
 
 def load_prepared(
@@ -280,7 +301,7 @@ def _fingerprint(
 ) -> str:
   """A hash of the files' content and of all else that the log depends on."""
   fields = json.loads(data_config.to_json())
-  for field in _NO_CONTENT:
+  for field in NO_CONTENT:
     del fields[field]
   files = []
   for file in [*source.files(data_config), *_journal(data_config)]:

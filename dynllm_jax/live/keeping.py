@@ -227,6 +227,17 @@ class Kept:
     if self._following is not None:
       self._following.catch_up()
 
+  def journaled(self) -> set[tuple[str, str, int]]:
+    """User, item and time of all events of the journal."""
+    if not journal_lib.exists(self.place):
+      return set()
+    with Journal(self.place) as journal:
+      return {
+        event
+        for _, batch in entries(journal, journal.start)
+        for event in zip(batch.users, batch.items, batch.times, strict=True)
+      }
+
   # ------------------------------------------------------------------ snapshots
 
   def snapshot(self) -> str:

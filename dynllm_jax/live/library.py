@@ -11,6 +11,7 @@ import ml_collections
 from dynllm_jax import config as config_lib
 from dynllm_jax.datasets import loading
 from dynllm_jax.live import going_on
+from dynllm_jax.live import grown_log
 from dynllm_jax.progress import say
 from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs import modes
@@ -74,4 +75,4 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
   """
   config_lib.check_values(config)
   with jax_settings.pinned():
-    return modes.evaluate_mode(config, workdir)
+    return grown_log.evaluate_mode(config, workdir)

@@ -216,6 +216,11 @@ class Recommender:
     """Titles of `items`, '' where one has none."""
     return self._texts[0][1:]
 
+  @property
+  def takes_newcomers(self) -> bool:
+    """Whether users and items that training has not seen are welcome."""
+    return self._state.system.feed != 'shuffled'
+
   def has_user(self, user: str) -> bool:
     """Whether a user has had an event."""
     return user in self._user_rows
@@ -553,6 +558,14 @@ class Recommender:
     """
     if self._kept is not None:
       self._kept.start_writing()
+
+  def journaled(self) -> set[tuple[str, str, int]]:
+    """User, item and time of all events of the journal; none without one.
+
+    Raises:
+      InputError: if the journal cannot be read.
+    """
+    return set() if self._kept is None else self._kept.journaled()
 
   def catch_up(self) -> None:
     """Applies all that is in the journal now; a follower does so anyway, soon.

@@ -28,6 +28,7 @@ from dynllm_jax.runs.run_folder import RunFolder
 from dynllm_jax.runs.status import Status
 from dynllm_jax.runs.status import WATCHED
 from dynllm_jax.types import BoundSystem
+from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TooLargeError
@@ -71,13 +72,16 @@ def train_mode(
 
 
 def evaluate_mode(
-  config: ml_collections.ConfigDict, workdir: str
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  log: EventLog | None = None,
 ) -> dict[str, Any]:
   """`--mode=evaluate`: restores the best epoch, validates and tests.
 
   Args:
     config: the configuration.
     workdir: the folder of a run with `--mode=train`.
+    log: the prepared log; None: the one of `config.data`.
 
   Returns:
     The content of `results.json`.
@@ -89,7 +93,7 @@ def evaluate_mode(
   folder.check()
   if not (folder.path / 'checkpoints').is_dir():
     raise _nothing_to_evaluate(workdir)
-  run = prepared.prepare(config)
+  run = prepared.prepare(config, log)
   with folder.held(), Checkpoints(folder.path) as checkpoints:
     return report(run, checkpoints, folder)
 

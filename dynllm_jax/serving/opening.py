@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import sys
 
+from dynllm_jax.live import grown_log
 from dynllm_jax.live.recommender import Recommender
 from dynllm_jax.runs.command_line import Command
 
@@ -12,7 +13,7 @@ from dynllm_jax.runs.command_line import Command
 def opened(
   command: Command, writes: bool, follow: bool = False
 ) -> Iterator[Recommender]:
-  """The recommender of a run folder, up to date with its journal.
+  """The recommender of a run folder, up to date with its journal and its log.
 
   At the end of one that has taken in events, a snapshot is written.
 
@@ -38,6 +39,8 @@ def opened(
       yield recommender
       return
     recommender.start_writing()
+    with contextlib.redirect_stdout(sys.stderr):
+      grown_log.observe_new(recommender)
     before = recommender.position
     try:
       yield recommender

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dynllm_jax import InputError
 from dynllm_jax import Recommender
 from dynllm_jax.datasets import loading
 from dynllm_jax.live import going_on
+from dynllm_jax.live import grown_log
 from dynllm_jax.runs import command_line
 from dynllm_jax.runs import prepared
 from dynllm_jax.runs import stored_config
@@ -161,3 +163,35 @@ def test_a_run_folder_has_its_configuration(old, tmp_path):
     assert command_line._with_stored_config(other) == other
   with pytest.raises(InputError, match='has no config.json'):
     command_line._check_config_file(f'{stored_config.__file__}:{tmp_path}')
+
+
+def test_a_log_that_has_grown_is_evaluated_and_served(old, tmp_path):
+  """The run's own figures stay, and what came later is ranked and taken in."""
+  workdir = str(shutil.copytree(old, tmp_path / 'run'))
+  config = stored_config.get_config(workdir)
+  config.data.events = str(tmp_path / 'events.csv')
+  before = dynllm_jax.evaluate(stored_config.get_config(workdir), workdir)
+
+  lines = (pathlib.Path(old).parent / 'events.csv').read_text()
+  events = kept_runs.events(kept_runs.FIRST_TIME)
+  events.sort(key=lambda event: event['time'])
+  added = [f'{e["user"]},{e["item"]},{e["time"]}\n' for e in events]
+  (tmp_path / 'events.csv').write_text(lines + ''.join(added))
+  grown = dynllm_jax.evaluate(config, workdir)
+  assert grown['test']['recall@10'] == before['test']['recall@10']
+  assert grown['new_events']['events'] == len(events)
+  newcomers = {e['user'] for e in events if 'new' in e['user']}
+  assert grown['new_events']['new_users'] == len(newcomers)
+
+  RunFolder(workdir).write_json('config.json', config.to_dict())
+  with Recommender.restore(workdir) as shop:
+    shop.observe(events[:5])
+    assert grown_log.observe_new(shop) == len(events) - 5
+    assert grown_log.observe_new(shop) == 0
+    assert shop.journaled() == {
+      (e['user'], e['item'], e['time']) for e in events
+    }
+
+  (tmp_path / 'events.csv').write_text(lines.replace('u3,', 'u4,'))
+  with pytest.raises(InputError, match='events have been added at its end'):
+    dynllm_jax.evaluate(config, workdir)
