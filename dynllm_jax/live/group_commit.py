@@ -21,19 +21,21 @@ _Result = TypeVar('_Result')
 
 @dataclasses.dataclass(eq=False)
 class _Waiting(Generic[_Request, _Result]):
-  """A request, and what came of it."""
+  """A request, and what came of it; without one, a pause."""
 
-  request: _Request
+  request: _Request | None
   size: int
   outcome: '_Result | Exception | None' = None
   is_done: bool = False
+  wake: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 class GroupCommit(Generic[_Request, _Result]):
   """Does requests of any number of threads, in the order in which they came.
 
-  Whichever thread finds nobody at work does all that waits, its own request
-  and those of others; there is no thread of its own.
+  Whichever thread finds nobody at work does its own request and all that wait
+  behind it, then leaves the work to the first of those that have come
+  meanwhile; there is no thread of its own.
 
   Args:
     commit: `(requests) -> outcomes`, one for each: a result, or an exception
@@ -50,7 +52,8 @@ class GroupCommit(Generic[_Request, _Result]):
     self._commit = commit
     self._most = most
     self._queue: deque[_Waiting[_Request, _Result]] = deque()
-    self._turn = threading.Lock()
+    self._is_busy = False
+    self._lock = threading.Lock()  # of the queue, never held for long
 
   def do(self, request: _Request, size: int = 1) -> _Result:
     """Does a request, with others that wait.
@@ -66,10 +69,12 @@ class GroupCommit(Generic[_Request, _Result]):
       Exception: what `commit` raised or returned for it.
     """
     mine = _Waiting[_Request, _Result](request, size)
-    self._queue.append(mine)
-    with self._turn:
-      while not mine.is_done:
-        self._do_next()
+    self._enter(mine)
+    if not mine.is_done:
+      try:
+        self._do_first()
+      finally:
+        self._leave()
     if isinstance(mine.outcome, Exception):
       raise mine.outcome
     return mine.outcome  # type: ignore[return-value]
@@ -77,21 +82,62 @@ class GroupCommit(Generic[_Request, _Result]):
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
     """A context in which nothing is done; requests wait for its end."""
-    with self._turn:
+    self._enter(_Waiting[_Request, _Result](None, 0))
+    with self._lock:
+      self._queue.popleft()
+    try:
       yield
+    finally:
+      self._leave()
 
-  def _do_next(self) -> None:
-    """Does what waits at the front, as much as goes together."""
-    group = [self._queue.popleft()]
-    total = group[0].size
-    while self._queue and total + self._queue[0].size <= self._most:
-      group.append(self._queue.popleft())
-      total += group[-1].size
+  def _enter(self, mine: _Waiting[_Request, _Result]) -> None:
+    """Waits until a request is done, or is the first and nobody is at work."""
+    with self._lock:
+      self._queue.append(mine)
+      if not self._is_busy:
+        self._is_busy = True
+        return
+    mine.wake.wait()
+
+  def _leave(self) -> None:
+    """Leaves the work to whoever has waited longest."""
+    with self._lock:
+      if self._queue:
+        self._queue[0].wake.set()
+      else:
+        self._is_busy = False
+
+  def _do_first(self) -> None:
+    """Does the first request, and what waits behind it as it fits."""
+    with self._lock:
+      group = [self._queue.popleft()]
+      total = group[0].size
+      while self._queue and self._queue[0].request is not None:
+        total += self._queue[0].size
+        if total > self._most:
+          break
+        group.append(self._queue.popleft())
 
     outcomes: Sequence[_Result | Exception]
     try:
-      outcomes = self._commit([waiting.request for waiting in group])
+      outcomes = self._commit(
+        [waiting.request for waiting in group if waiting.request is not None]
+      )
     except Exception as error:  # whoever waits has to hear of it
       outcomes = [error] * len(group)
+    except BaseException:  # this thread is interrupted, and no other
+      self._finish(
+        group, [RuntimeError('the commit was interrupted')] * len(group)
+      )
+      raise
+    self._finish(group, outcomes)
+
+  def _finish(
+    self,
+    group: Sequence[_Waiting[_Request, _Result]],
+    outcomes: Sequence[_Result | Exception],
+  ) -> None:
+    """Gives each request what came of it."""
     for waiting, outcome in zip(group, outcomes, strict=True):
       waiting.outcome, waiting.is_done = outcome, True
+      waiting.wake.set()

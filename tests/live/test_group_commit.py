@@ -50,3 +50,34 @@ def test_an_error_of_the_commit_reaches_all_of_it():
   for _ in range(2):
     with pytest.raises(RuntimeError, match='full'):
       together.do('x')
+
+
+def test_a_pause_comes_in_its_turn():
+  done, go, first = [], threading.Event(), threading.Event()
+
+  def commit(requests):
+    first.set()
+    go.wait(10)
+    done.extend(requests)
+    return requests
+
+  together = GroupCommit(commit, most=5)
+
+  def pause():
+    with together.paused():
+      done.append('pause')
+
+  work = [lambda: together.do(1), lambda: together.do(2), pause]
+  work += [lambda: together.do(3)]
+  threads = []
+  for target in work:
+    threads.append(threading.Thread(target=target))
+    threads[-1].start()
+    first.wait(10)
+    while len(together._queue) < len(threads) - 1:
+      pass
+  go.set()
+  for thread in threads:
+    thread.join(10)
+  assert done == [1, 2, 'pause', 3]
+  together.do(4)
