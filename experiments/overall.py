@@ -12,6 +12,7 @@ import itertools
 import json
 import pathlib
 from typing import Any
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -25,7 +26,7 @@ from experiments import grids
 from experiments import overall_results
 from experiments import result_rows
 from experiments import verify
-from experiments.grids import Fields
+from experiments.result_rows import Fields
 from experiments.result_rows import Log
 from experiments.result_rows import Setting
 
@@ -45,10 +46,25 @@ _VERIFY = flags.DEFINE_string(
 )
 
 
-def tune(
-  log: Log, system: str, seed: int, workdir: pathlib.Path
-) -> tuple[Fields, float]:
-  """The grid point with the best validation Recall@10 after two epochs.
+class Tuned(NamedTuple):
+  """What tuning has chosen.
+
+  Attributes:
+    point: of the grid.
+    per_epoch: updates of an epoch.
+    epoch_seconds: of an epoch with its validation.
+  """
+
+  point: Fields
+  per_epoch: int
+  epoch_seconds: float
+
+
+def tune(log: Log, system: str, seed: int, workdir: pathlib.Path) -> Tuned:
+  """The grid point with the best validation Recall@10.
+
+  Points that the sample of validation events cannot tell from the best are
+  tried again, for longer and on all of them.
 
   Args:
     log: the log.
@@ -56,77 +72,104 @@ def tune(
     seed: of the tuning runs.
     workdir: for run folders.
 
-  Returns:
-    The point, and the seconds of an epoch with its validation.
-
   Raises:
     InputError: if no point can be trained, or stored points were made with
       another configuration or other data.
   """
   path = log.folder / f'{system}-grid.json'
+  points = grids.grid(system)
+  own = tuple(dict.fromkeys(name for point in points for name, _ in point))
   origin = result_rows.origin(
-    log, Setting(system, grids.tuning_fields(grids.grid()[0]))
+    log,
+    Setting(
+      system,
+      (
+        *((name, None) for name in own),
+        *grids.tuning_fields(system, (), 1),
+      ),
+    ),
   )
   if not path.exists():
+    tried = _try_points(log, system, points, seed=seed, workdir=workdir)
+    close = grids.within_an_error(tried)
+    if len(close) > 1:
+      tried += _try_points(
+        log, system, close, seed=seed, workdir=workdir, again=True
+      )
     found = {
       'log': log.name,
       'system': system,
       'seed': seed,
       'origin': origin,
       'commit': provenance.commit(),
-      'points': _try_points(log, system, seed, workdir),
+      'points': tried,
     }
     if not path.exists():  # another process may have tuned meanwhile
       atomic.write_atomically(path, json.dumps(found, indent=2) + '\n')
 
   found = json.loads(path.read_text())
   result_rows.check_origin(path, found, origin)
+  trained = [p for p in found['points'] if 'failed' not in p]
   best = max(
-    (p for p in found['points'] if 'failed' not in p),
+    [p for p in trained if p['again']] or trained,
     key=lambda p: p['validation_recall@10'],
   )
-  return tuple(tuple(f) for f in best['point']), best['epoch_seconds']
+  point = tuple(tuple(field) for field in best['point'])
+  return Tuned(point, best['updates_per_epoch'], best['epoch_seconds'])
 
 
 def _try_points(
-  log: Log, system: str, seed: int, workdir: pathlib.Path
+  log: Log,
+  system: str,
+  points: list[Fields],
+  *,
+  seed: int,
+  workdir: pathlib.Path,
+  again: bool = False,
 ) -> list[dict[str, Any]]:
-  """Trains each point of the grid for two epochs; a record of each."""
-  points = []
-  for point in grids.grid():
-    setting = Setting(system, grids.tuning_fields(point), seed)
+  """Trains some points of the grid; a record of each."""
+  tried = []
+  for point in points:
+    per_epoch = grids.updates_per_epoch(log, system, point)
+    setting = Setting(
+      system, grids.tuning_fields(system, point, per_epoch, again), seed
+    )
     folder = result_rows.folder_of(workdir, log, f'grid/{setting.key}')
+    record: dict[str, Any] = {'point': point, 'again': again}
+    tried.append(record)
     try:
       result_rows.execute(result_rows.command(log, setting, str(folder)))
     except InputError as error:  # such as a loss that grows without bound
-      points.append({'point': point, 'failed': str(error)})
+      record['failed'] = str(error)
       continue
 
     lines = (folder / 'metrics.jsonl').read_text().splitlines()
     epochs = [json.loads(line) for line in lines]
     last = epochs[-1]  # which compiles nothing
-    points.append(
+    record.update(
       {
-        'point': point,
         'validation_recall@10': max(e['validation_recall@10'] for e in epochs),
+        'updates_per_epoch': per_epoch,
         'epoch_seconds': last['seconds'] + last['validation_seconds'],
       }
     )
-  if all('failed' in point for point in points):
+  if all('failed' in record for record in tried):
     raise InputError(
-      f'{system}: no point of the grid can be trained: {points[0]["failed"]}'
+      f'{system}: no point of the grid can be trained: {tried[0]["failed"]}'
     )
-  return points
+  return tried
 
 
 def settings_of(
   log: Log, system: str, seeds: list[int], workdir: pathlib.Path
 ) -> list[Setting]:
   """What is tested of a system: the tuned run of every seed."""
-  if not grids.is_learned(system):
+  if not grids.grid(system):
     return [Setting(system, (('eval.compare', '()'),))]
-  point, epoch_seconds = tune(log, system, seeds[0], workdir)
-  fields = grids.final_fields(point, epoch_seconds)
+  tuned = tune(log, system, seeds[0], workdir)
+  fields = grids.final_fields(system, *tuned)
+  if grids.kind_of(system) == 'none':  # one seed is as another
+    seeds = seeds[:1]
   return [Setting(system, fields, seed) for seed in seeds]
 
 

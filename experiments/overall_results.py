@@ -170,9 +170,5 @@ def _protocol() -> str:
   batch = config_lib.default().eval.batch_size
   return (
     f'A learned system ranks {batch} events at a time from the same state. '
-    f'Each was tuned on the {len(grids.grid())} points of one grid, '
-    f'{grids.GRID_EPOCHS} epochs each, by validation Recall@10 on a fixed '
-    f'sample of {grids.VALIDATION_EVENTS:,} events. The best point was trained '
-    f'for at most {grids.MAX_EPOCHS} epochs or {grids.MAX_SECONDS} s with '
-    f'patience {grids.PATIENCE}, and tested once.'
+    f'{grids.described()}'
   )

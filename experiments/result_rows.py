@@ -30,12 +30,12 @@ from dynllm_jax.runs import provenance
 from dynllm_jax.runs import run_folder
 from dynllm_jax.types import InputError
 from experiments import rank_arrays
-from experiments.grids import Fields
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 INTERVAL = 'recall@10_interval'  # 95 %, of the test events
 
 Row = dict[str, Any]  # the content of a row's .json
+Fields = tuple[tuple[str, Any], ...]  # names and values, of the configuration
 
 # Of a run's results.json.
 _KEPT = (

@@ -183,29 +183,55 @@ def test_p_comes_from_ranks_or_from_the_page_or_is_said_to_be_missing(
   assert '--logs=demo=EVENTS,ITEMS --rows=dynllm,tgn' in page
 
 
-def test_every_point_of_the_grid_is_a_field_of_the_configuration():
-  fields = {
-    name
-    for point in grids.grid()
-    for name, _ in (
-      *grids.tuning_fields(point),
-      *grids.final_fields(point, 100.0),
-    )
-  }
-  assert len(fields) > 2
-  flat = config_lib.default().to_dict()
-  for name in fields:
-    part, field = name.split('.')
-    assert field in flat[part]
+@pytest.mark.parametrize(
+  'system', ['tgn+text', 'lightgcn', 'mf', 'sasrec', 'hstu', 'ease', 'upcf']
+)
+def test_every_point_of_a_grid_is_a_field_of_the_configuration(system):
+  points = grids.grid(system)
+  assert len(set(points)) == len(points) == 4
+  flat = dict(config_lib.flatten(config_lib.default(system).to_dict()))
+  for point in points:
+    fields = [
+      *grids.tuning_fields(system, point, 100),
+      *grids.final_fields(system, point, 100, 1.0),
+    ]
+    assert dict(point).items() <= dict(fields).items()
+    assert {name for name, _ in fields} <= set(flat)
+  assert grids.grid('transitions') == []
 
 
-def test_epochs_fit_the_budget():
-  epochs = lambda seconds: dict(grids.final_fields((), seconds))[
-    'train.num_epochs'
+def test_budgets_are_updates_and_seconds():
+  def epochs(per_epoch, seconds):
+    return dict(grids.final_fields('mf', (), per_epoch, seconds))[
+      'train.num_epochs'
+    ]
+
+  assert epochs(100, 1.0) == 200  # of 20,000 updates
+  assert epochs(100, 10.0) == grids.MAX_SECONDS // 10
+  assert epochs(100, 10_000.0) == epochs(50_000, 1.0) == grids.MIN_EPOCHS
+  short, long = (
+    dict(grids.tuning_fields('mf', (), 100, again)) for again in (False, True)
+  )
+  assert long['train.num_epochs'] == 2 * short['train.num_epochs'] == 80
+  assert long['eval.validation_events'] == 0 < short['eval.validation_events']
+
+
+def test_points_that_events_cannot_tell_apart_are_tried_again():
+  tried = [
+    {'point': k, 'validation_recall@10': value}
+    for k, value in enumerate((0.0500, 0.0479, 0.0477))
   ]
-  assert epochs(10.0) == grids.MAX_EPOCHS
-  assert epochs(300.0) == grids.MAX_SECONDS // 300
-  assert epochs(10_000.0) == grids.GRID_EPOCHS
+  # The standard error of .05 over 10,000 events is .0022.
+  assert grids.within_an_error([*tried, {'point': 9, 'failed': ''}]) == [0, 1]
+
+
+def test_updates_of_an_epoch_are_batches_of_the_plan(tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  log = result_rows.Log('overall', 'demo')
+  of = lambda system, *point: grids.updates_per_epoch(log, system, point)
+  assert of('mf', ('train.batch_size', 100)) > 5 * of('mf')
+  assert of('sasrec', ('train.batch_size', 10_000)) == 1
 
 
 def test_encoders_are_compared_with_and_without_facets():

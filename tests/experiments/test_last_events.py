@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dynllm_jax.types import InputError
-from experiments import leave_one_out
+from experiments import last_events
 from tests.testing import logs
 from tests.testing import variants
 
@@ -16,7 +16,7 @@ def test_the_last_two_events_of_each_user_are_held_out():
     [1, 2, 3, 4, 5, 6, 1, 2, 3, 4],
     [0, 1, 2, 2, 3, 4, 5, 6, 7, 8],
   )
-  found = leave_one_out.leave_one_out(log)
+  found = last_events.leave_one_out(log)
   assert (found.train_end, found.validation_end) == (6, 8)
   assert np.all(np.diff(found.times) >= 0)
   rows = {
@@ -41,12 +41,12 @@ def test_the_last_two_events_of_each_user_are_held_out():
 
 @pytest.mark.slow
 def test_a_system_is_trained_and_ranked():
-  log = leave_one_out.leave_one_out(
+  log = last_events.leave_one_out(
     logs.random_log(0, num_users=12, num_items=15, num_events=150)
   )
   config = variants.tiny_config('esasrec')
   config.train.num_epochs = 2
-  trial = leave_one_out.Trial(config, log)
+  trial = last_events.Trial(config, log)
   best = trial.fit(patience=1)
   seen, new = (trial.rank(best, 'test', choice) for choice in (False, True))
   assert seen['events'] == new['events'] == log.num_events - log.validation_end
@@ -54,6 +54,6 @@ def test_a_system_is_trained_and_ranked():
 
 
 def test_a_system_without_sequences_is_refused():
-  log = leave_one_out.leave_one_out(logs.random_log(0))
+  log = last_events.leave_one_out(logs.random_log(0))
   with pytest.raises(InputError, match="'mf' is fed 'shuffled'.*sequences"):
-    leave_one_out.Trial(variants.tiny_config('mf'), log)
+    last_events.Trial(variants.tiny_config('mf'), log)
