@@ -13,7 +13,13 @@ imports no library, not even JAX.
 """
 
 import importlib
+import os
 from typing import Any
+
+# XLA would call a compilation slow, and ask for a bug report, on the standard
+# error; what goes wrong in it reaches Python as an exception. It reads this
+# when JAX is imported.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 __version__ = '0.1.0'
 

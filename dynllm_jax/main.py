@@ -41,6 +41,9 @@ def main(argv: list[str]) -> int:
     return max(_fail(line) for line in error.lines)
   except InputError as error:
     return _fail(str(error))
+  except KeyboardInterrupt:
+    print('\nstopped', file=sys.stderr)
+    return 130
   except BrokenPipeError:
     # Whoever reads the output, such as `head`, has seen enough. The interpreter
     # must not fail by writing what is left when it ends.
@@ -65,38 +68,52 @@ def _run(command: command_line.Command) -> None:
   from dynllm_jax.live import going_on
   from dynllm_jax.live import grown_log
   from dynllm_jax.parallel import processes
+  from dynllm_jax.runs import interrupts
   from dynllm_jax.runs import jax_settings
   from dynllm_jax.runs import modes
 
   jax_settings.pin()
-  if command.mode == 'check':
-    modes.check_mode(command.config)
-    return
-  if command.mode == 'tune':
-    from dynllm_jax.runs import tuning
+  with interrupts.end_in_one_line(f'stopped: {_how_to_go_on(command)}'):
+    if command.mode == 'check':
+      modes.check_mode(command.config)
+      return
+    if command.mode == 'tune':
+      from dynllm_jax.runs import tuning
 
-    tuning.tune(
-      command.config,
-      command.workdir,
-      command.minutes,
-      command_line.load_config_file(command.config_file),
-      command.config_file,
-      command.systems,
-    )
-    return
-  if command.mode == 'facets':
-    modes.facets_mode(command.config, command.dry_run, command.user)
-    return
-  processes.start(command.config.mesh.start_timeout_s, command.multihost)
-  with processes.fail_fast():
-    if command.init_from:
-      going_on.train_mode(
-        command.config, command.workdir, command.init_from, command.journal
+      tuning.tune(
+        command.config,
+        command.workdir,
+        command.minutes,
+        command_line.load_config_file(command.config_file),
+        command.config_file,
+        command.systems,
       )
-    elif command.mode == 'train':
-      modes.train_mode(command.config, command.workdir)
-    else:
-      grown_log.evaluate_mode(command.config, command.workdir)
+      return
+    if command.mode == 'facets':
+      modes.facets_mode(command.config, command.dry_run, command.user)
+      return
+    processes.start(command.config.mesh.start_timeout_s, command.multihost)
+    with processes.fail_fast():
+      if command.init_from:
+        going_on.train_mode(
+          command.config, command.workdir, command.init_from, command.journal
+        )
+      elif command.mode == 'train':
+        modes.train_mode(command.config, command.workdir)
+      else:
+        grown_log.evaluate_mode(command.config, command.workdir)
+
+
+def _how_to_go_on(command: command_line.Command) -> str:
+  """What is kept of an interrupted mode, and what the same command does."""
+  if command.mode == 'train':
+    return (
+      f'every finished epoch is kept in {command.workdir}; the same command '
+      'goes on after it'
+    )
+  if command.mode in ('facets', 'tune'):
+    return 'what was finished so far is kept; the same command goes on'
+  return 'nothing was changed; the same command starts again'
 
 
 def _print_fields(command: command_line.Command) -> None:

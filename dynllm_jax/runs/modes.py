@@ -63,12 +63,55 @@ def train_mode(
   began = time.perf_counter()
 
   with folder.held(), Checkpoints(folder.path) as checkpoints:
+    if finished := _finished_results(run, checkpoints, folder):
+      say(
+        f'this run is finished, after epoch {finished["epochs"]}: these are '
+        'its results (--mode=evaluate ranks again)'
+      )
+      results_lib.show(finished)
+      return finished
     fit(run, checkpoints, folder, init_from)
     results = report(run, checkpoints, folder) if config.eval.test else {}
 
-  wrote = 'results.json' if config.eval.test else 'metrics.jsonl'
+  wrote = 'report.html' if config.eval.test else 'metrics.jsonl'
   say(f'{time.perf_counter() - began:.1f} s; wrote {folder.path / wrote}')
   return results
+
+
+def _finished_results(
+  run: PreparedRun, checkpoints: Checkpoints, folder: RunFolder
+) -> dict[str, Any] | None:
+  """The results of a run that has nothing left to do; None of any other.
+
+  They count where they are those of its last epochs, ranked as the
+  configuration says.
+
+  Raises:
+    InputError: if the folder holds a run of another configuration.
+  """
+  results = folder.read_json('results.json')
+  files = ('report.html', 'ranks.npz', 'metrics.jsonl')
+  if (
+    results is None
+    or 'verdict' not in results
+    or not run.config.eval.test
+    or _newest(checkpoints) != 'latest'
+    or not all((folder.path / name).exists() for name in files)
+  ):
+    return None
+
+  status = Status.from_json(checkpoints.status('latest'))
+  identity.check(status.identity, run.identity, str(folder.path), resume=True)
+  floors = {*results['floors'], *results['floors_left_out']}
+  same = (
+    _is_finished(run, status)
+    and results['epochs'] == status.epochs
+    and results['best_epoch'] == status.best_epoch
+    and floors == set(run.floors)
+    and results['data']['fingerprint'] == run.log.fingerprint
+    and results['evaluation'] == results_lib.about_evaluation(run)
+  )
+  return results if same else None
 
 
 def evaluate_mode(

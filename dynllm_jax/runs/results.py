@@ -91,7 +91,7 @@ def collect(
     'peak_memory_bytes': provenance.peak_memory_bytes(),
     'data': _about_log(run.log),
     'facets': run.facets,
-    'evaluation': _about_evaluation(run),
+    'evaluation': about_evaluation(run),
     'mesh': dict(run.mesh.shape),
     'bytes_per_device': device_mesh.bytes_per_device(
       {'memory': state.memory, 'inputs': run.inputs}
@@ -182,7 +182,7 @@ def _about_log(log: EventLog) -> dict[str, Any]:
   }
 
 
-def _about_evaluation(run: PreparedRun) -> dict[str, Any]:
+def about_evaluation(run: PreparedRun) -> dict[str, Any]:
   """How events were ranked, and how many groups no batch could hold."""
   eval_config = run.config.eval
   batch_size = eval_config.batch_size

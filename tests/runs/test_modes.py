@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from dynllm_jax.runs import cases
 from dynllm_jax.runs import comparison
+from dynllm_jax.runs import interrupts
 from dynllm_jax.runs import run_page
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
@@ -212,6 +214,52 @@ def test_a_tuning_run_looks_at_no_test_event(home):
 
 
 # ------------------------------------------------------ evaluating and resuming
+
+
+def test_a_finished_run_shows_its_results_and_ranks_nothing(home):
+  files = [home / 'whole' / name for name in ('results.json', 'report.html')]
+  before = [file.stat().st_mtime_ns for file in files]
+  done = tiny_command('--config.train.num_epochs=2', cwd=home, workdir='whole')
+  assert 'this run is finished, after epoch 2' in done.stdout
+  assert 'ranking' not in done.stdout.partition('finished')[2].splitlines()[0]
+  recall = read_json(home / 'whole')['test']['recall@10']
+  assert f'{recall:.4f}' in done.stdout and 'verdict: ' in done.stdout
+  assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_an_interrupted_run_says_how_to_go_on(home):
+  """Ctrl-C after the first epoch; the same command finishes the run."""
+  args = [
+    f'--config={ROOT}/configs/demo.py',
+    '--workdir=stopped',
+    *commands.TINY,
+    '--config.train.num_epochs=3',
+    '--config.eval.compare=()',
+  ]
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'dynllm_jax.main', *args],
+    cwd=home,
+    text=True,
+    env={
+      **os.environ,
+      'XDG_CACHE_HOME': str(home / 'cache'),
+      'JAX_PLATFORMS': 'cpu',
+    },
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  for line in process.stdout:
+    if line.startswith('epoch 1: '):
+      process.send_signal(signal.SIGINT)
+      break
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == interrupts.STATUS
+  (line,) = errors.strip().splitlines()
+  assert 'stopped: every finished epoch is kept in stopped' in line
+
+  done = command(*args, cwd=home)
+  assert 'resuming after epoch' in done.stdout
+  assert read_json(home / 'stopped')['epochs'] == 3
 
 
 def test_evaluate_gives_the_same_figures(home):
