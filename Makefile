@@ -33,7 +33,7 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(PYTEST) --all-combinations
 
-$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,test]'
 	touch $@

@@ -56,6 +56,11 @@ def main(argv: list[str]) -> int:
     )
 
 
+def console() -> int:
+  """The command `dynllm`."""
+  return main(sys.argv)
+
+
 def _run(command: command_line.Command) -> None:
   if command.config is None:
     _run_from_run_folder(command)

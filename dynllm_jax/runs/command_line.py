@@ -12,11 +12,15 @@ import ml_collections
 from ml_collections import config_flags
 
 from dynllm_jax import config as config_lib
+from dynllm_jax.runs import config_files
 from dynllm_jax.runs import stored_config
 from dynllm_jax.types import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Configuration file, FILE.py or FILE.py:SYSTEM.'
+  'config',
+  None,
+  'Configuration file, FILE.py or FILE.py:SYSTEM; those that come with the '
+  'package by name, as demo.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -287,7 +291,14 @@ def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; returns the program's name and what is no flag."""
   try:
     if named := _given(argv, 'config'):
-      _check_config_file(named)
+      found = config_files.find(named)
+      argv = [
+        argument.replace(named, found)
+        if _is_config(argument, named)
+        else argument
+        for argument in argv
+      ]
+      _check_config_file(found)
     return flags.FLAGS(argv)
   except flags.Error as error:
     raise InputError(str(error)) from error
@@ -342,6 +353,11 @@ def load_config_file(
   return module.get_config
 
 
+def _is_config(argument: str, named: str) -> bool:
+  """Whether an argument is `--config` with this value, or the value alone."""
+  return argument in (named, f'--config={named}', f'-config={named}')
+
+
 def _check_config_file(named: str) -> None:
   """Runs a config file as the flags will, to say what is wrong with it.
 
@@ -359,8 +375,8 @@ def _check_config_file(named: str) -> None:
   file, _, argument = named.partition(':')
   if not os.path.isfile(file):
     raise InputError(
-      f'--config: {file!r} is no file; allowed: a file of configs/, or one '
-      'like them'
+      f'--config: {file!r} is no file; allowed: '
+      f'{", ".join(config_files.names())}, or a file like those of configs/'
     )
 
   try:

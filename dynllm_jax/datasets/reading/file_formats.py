@@ -317,7 +317,13 @@ def _sheets(
   file: source_files.File,
 ) -> Generator[tuple[str, Iterator[tuple[Any, ...]]], None, None]:
   """(name, rows of cells) of every sheet of a workbook."""
-  import openpyxl  # Only workbooks need it.
+  try:
+    import openpyxl  # Only workbooks need it.
+  except ImportError as error:
+    raise file.error(
+      'a workbook is read by openpyxl, which is not installed; allowed: '
+      "pip install 'dynllm_jax[excel]', or the sheet as CSV"
+    ) from error
 
   book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
   try:
