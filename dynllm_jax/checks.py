@@ -141,7 +141,10 @@ def not_allowed(field: str, value: Any, allowed: str) -> InputError:
     value: the value found.
     allowed: the values it may have, in words.
   """
-  return InputError(f'{field}: {value!r} is not allowed; allowed: {allowed}')
+  shown_value = ' '.join(repr(value).split())  # Some take several lines.
+  return InputError(
+    f'{field}: {shown_value} is not allowed; allowed: {allowed}'
+  )
 
 
 def shown(value: Any) -> str:

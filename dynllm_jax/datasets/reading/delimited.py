@@ -177,12 +177,12 @@ def _reader(
 ):
   """The csv module's reader of a file's lines, whose cells may be long."""
   csv.field_size_limit(sys.maxsize)
-  if len(between) > 1:
+  several = len(between) > 1
+  if several:
     stream = (line.replace(between, _SEPARATOR) for line in stream)
-    between = _SEPARATOR
   return csv.reader(
     stream,
-    delimiter=between,
+    delimiter=_SEPARATOR if several else between,
     quoting=csv.QUOTE_NONE if file.quoting == 'none' else csv.QUOTE_MINIMAL,
     strict=strict,
   )
