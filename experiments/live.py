@@ -1,0 +1,254 @@
+r"""How fast a recommender answers and takes in events, in this process.
+
+    python -m experiments.live                     # a run of Tmall's size
+    python -m experiments.live --workdir=runs/shop # a run of your own
+
+Prints `aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>` for
+each aim and writes `experiments/results/live.json` and `.md`. Without a run
+folder one is made, of a system that was not trained: what it costs to answer
+does not depend on what was learned. Events are kept in a journal in a copy of
+the run folder, and an observation counts from the call to the commit on disk.
+Times are in milliseconds unless the name says seconds.
+"""
+
+from collections.abc import Callable
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+
+from dynllm_jax import config as config_lib
+from dynllm_jax.graph import inputs as inputs_lib
+from dynllm_jax.live import live_state
+from dynllm_jax.live.growing_graph import GrowingGraph
+from dynllm_jax.live.recommender import Recommender
+from dynllm_jax.runs import prepared
+from dynllm_jax.runs.checkpoint import Checkpoints
+from dynllm_jax.runs.run_folder import RunFolder
+from dynllm_jax.runs.status import Status
+from dynllm_jax.types import BoundSystem
+from experiments import aims
+from experiments import exit_status
+from experiments import random_logs
+
+_WORKDIR = flags.DEFINE_string('workdir', '', 'A run folder; it is copied.')
+_SYSTEM = flags.DEFINE_string(
+  'system', 'dynllm+text', 'The system of the run that is made without one.'
+)
+_CALLS = flags.DEFINE_integer('calls', 1_000, 'Calls that are timed.')
+_MILLION = flags.DEFINE_integer(
+  'items', 1_000_000, 'Items of the large catalogue.'
+)
+_AIMS = flags.DEFINE_list(
+  'aims', [], 'Beginnings of the names of aims; default: all.'
+)
+_OUT = flags.DEFINE_string(
+  'out',
+  str(pathlib.Path(__file__).parent / 'results' / 'live'),
+  'Where .json and .md go.',
+)
+
+AIMS = {
+  'recommend_p50': aims.Aim(5.0, at_most=True),
+  'recommend_p99': aims.Aim(20.0, at_most=True),
+  'observe_p50': aims.Aim(3.0, at_most=True),
+  'observe_p99': aims.Aim(10.0, at_most=True),
+  'events_per_s': aims.Aim(3_000.0),
+  'all_users_per_s': aims.Aim(1_000.0),
+  'warm_start_s': aims.Aim(10.0, at_most=True),
+  'million_items_p50': aims.Aim(50.0, at_most=True),
+}
+_BATCH = 2048  # events of an observation where many come at once
+
+
+def timed(call: Callable[[int], object]) -> np.ndarray:
+  """Milliseconds of each of `--calls` calls, after as many as warm up."""
+  for number in range(20):
+    call(number)
+  took = np.zeros(_CALLS.value)
+  for number in range(len(took)):
+    start = time.perf_counter()
+    call(number)
+    took[number] = 1e3 * (time.perf_counter() - start)
+  return took
+
+
+def percentile(took: np.ndarray, which: float) -> aims.Found:
+  """A percentile, beside the others of the same calls."""
+  names = {f'p{q}': float(np.percentile(took, q)) for q in (50, 90, 99)}
+  return {'value': float(np.percentile(took, which)), **names}
+
+
+def make_run(folder: pathlib.Path) -> str:
+  """A run folder of Tmall's size (SPEC 2.3), before training."""
+  config = config_lib.default(_SYSTEM.value)
+  config.data.source, config.data.size = 'simulated', 'tmall'
+  config.data.dir = str(folder / 'data')
+  config.eval.compare = ()
+  run = prepared.prepare(config)
+  state = prepared.initial_state(run)
+  workdir = RunFolder(str(folder / 'run'))
+  workdir.write_json('config.json', config.to_dict())
+  status = Status(run.identity, '', 0, epochs=1, best_epoch=1)
+  with Checkpoints(workdir.path) as checkpoints:
+    for kind in ('best', 'latest'):
+      checkpoints.save(kind, 1, state, status.to_json())
+  return str(workdir.path)
+
+
+class Stream:
+  """Events that never end, of users and items that are there."""
+
+  def __init__(self, shop: Recommender) -> None:
+    self._users, self._items = shop.users, shop.items
+    self._rng = np.random.default_rng(0)
+    self._time = shop.newest_time
+
+  def take(self, count: int) -> list[tuple[str, str, int]]:
+    """The next events, a second apart."""
+    users = self._rng.integers(0, len(self._users), count)
+    items = self._rng.integers(0, len(self._items), count)
+    self._time += count
+    times = range(self._time - count + 1, self._time + 1)
+    return [
+      (self._users[user], self._items[item], time)
+      for user, item, time in zip(users, items, times)
+    ]
+
+
+def answers(shop: Recommender) -> dict[str, aims.Found]:
+  """Questions and events one at a time, events in batches, all users."""
+  stream, users = Stream(shop), shop.users
+  recommend = timed(lambda n: shop.recommend(users[n % len(users)]))
+  observe = timed(lambda n: shop.observe(stream.take(1)))
+
+  shop.observe(stream.take(_BATCH))
+  start = time.perf_counter()
+  for _ in range(8):
+    shop.observe(stream.take(_BATCH))
+  events = 8 * _BATCH / (time.perf_counter() - start)
+
+  shop.recommend(users[:1024])
+  start = time.perf_counter()
+  shop.recommend(users)
+  everybody = len(users) / (time.perf_counter() - start)
+  return {
+    'recommend_p50': percentile(recommend, 50),
+    'recommend_p99': percentile(recommend, 99),
+    'observe_p50': percentile(observe, 50),
+    'observe_p99': percentile(observe, 99),
+    'events_per_s': {'value': events, 'batch': _BATCH},
+    'all_users_per_s': {'value': everybody, 'users': len(users)},
+  }
+
+
+def warm_start(workdir: str) -> aims.Found:
+  """Seconds from the start of Python to the first answer, twice."""
+  code = (
+    'import sys; from dynllm_jax import Recommender\n'
+    'shop = Recommender.restore(sys.argv[1])\n'
+    'shop.recommend(shop.users[0])'
+  )
+  seconds = []
+  for _ in range(2):
+    start = time.perf_counter()
+    subprocess.run(
+      [sys.executable, '-c', code, workdir], check=True, capture_output=True
+    )
+    seconds.append(time.perf_counter() - start)
+  return {'value': seconds[1], 'first': seconds[0]}
+
+
+def million_items() -> aims.Found:
+  """Questions against a large catalogue, of the system without text term."""
+  config = config_lib.default(_SYSTEM.value.partition('+')[0])
+  system = config_lib.system_module(config.model.name).build(config.model)
+  log = random_logs.uniform(1_000_000, 100_000, _MILLION.value)
+  text, bank = random_logs.texts(log, 64)
+  graphs = (
+    GrowingGraph(log.users, log.items, log.times, log.num_users),
+    GrowingGraph(log.items, log.users, log.times, log.num_items),
+  )
+  built = inputs_lib.build_inputs(log, text, bank, padding=1)
+  inputs = live_state.live_inputs(
+    jax.tree.map(jax.numpy.asarray, built), *graphs
+  )
+  params, memory = jax.jit(system.init, static_argnums=2)(
+    jax.random.key(0), inputs, 1
+  )
+  state = live_state.LiveState(
+    BoundSystem(system, params, inputs),
+    memory,
+    *graphs,
+    newest=int(log.times[-1]),
+    block_size=100_000,
+  )
+  everything = np.ones([1, log.num_items], bool)
+
+  def ask(number: int) -> None:
+    user = np.array([1 + number % log.num_users])
+    jax.block_until_ready(state.top(user, everything, 10))
+
+  return {**percentile(timed(ask), 50), 'items': log.num_items}
+
+
+def _work() -> None:
+  aims.check_asked(
+    'aims',
+    _AIMS.value,
+    list(AIMS),
+    _OUT.value,
+    str(pathlib.Path(__file__).parent / 'results' / 'live'),
+  )
+  wanted = {
+    name
+    for name in AIMS
+    if not _AIMS.value or any(map(name.startswith, _AIMS.value))
+  }
+  results: dict[str, aims.Found] = {}
+  with tempfile.TemporaryDirectory() as scratch:
+    folder = pathlib.Path(scratch)
+    if wanted - {'million_items_p50'}:
+      workdir = str(folder / 'copy')
+      made = _WORKDIR.value or make_run(folder)
+      ignore = shutil.ignore_patterns('journal*', 'snapshots')
+      shutil.copytree(made, workdir, ignore=ignore)
+      shop = Recommender.restore(workdir)
+      results |= answers(shop)
+      shop.snapshot()
+      shop.close()
+      results['warm_start_s'] = warm_start(workdir)
+  if 'million_items_p50' in wanted:
+    results['million_items_p50'] = million_items()
+
+  results = {name: found for name, found in results.items() if name in wanted}
+  for name, found in results.items():
+    print(aims.line(name, AIMS[name], found), flush=True)
+  aims.write(
+    _OUT.value,
+    'Live: answers and events',
+    about={
+      'run': _WORKDIR.value or f"{_SYSTEM.value}, Tmall's size, not trained",
+      'calls': _CALLS.value,
+    },
+    aims=AIMS,
+    results=results,
+    more=['Made by `python -m experiments.live`; times in milliseconds.'],
+  )
+
+
+def main(argv: list[str]) -> None:
+  """Measures, prints and writes."""
+  del argv
+  sys.exit(exit_status.exit_status(_work))
+
+
+if __name__ == '__main__':
+  app.run(main)
