@@ -7,6 +7,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax.facets import facet_bank
@@ -142,7 +143,7 @@ class Names(NamedTuple):
 class _Parts(NamedTuple):
   """What the device says of one user and one item."""
 
-  terms: dict[str, Array]  # f32[1, 1]
+  terms: dict[str, Array]  # f32[1, items], of which the first is asked for
   copy: Terms | None
   walk: Terms | None
   directions: Array | None  # f32[purchases], cosines of their texts
@@ -164,12 +165,10 @@ def _explain(
     vector: f32[dim] that the first one has; None to embed it at `time`.
   """
   users, found = bound.embed(memory, user[None], time[None], items, time)
-  cosines = None
-  if found.text is not None:
-    cosines = found.text[1:] @ found.text[0]
-  users, found = bound.embed(memory, user[None], time[None], items[:1], time)
   if vector is not None:
-    found = found.replace(vector=vector[None])
+    first = jnp.asarray(found.vector).at[0].set(vector)
+    found = found.replace(vector=first)
+  cosines = None if found.text is None else found.text[1:] @ found.text[0]
   terms = scoring.score_terms(users, found)
   return _Parts(terms, users.copy, users.walk, cosines)
 

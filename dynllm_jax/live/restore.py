@@ -114,7 +114,8 @@ def restore(
     )
     _check_texts(config, log)
     run = prepared.prepare(config, log)
-    identity.check(status.identity, run.identity, workdir, resume=False)
+    current = identity.without_newer(status.identity, run.identity)
+    identity.check(status.identity, current, workdir, resume=False)
     trained = checkpoints.restore('best', prepared.initial_state(run))
 
   bound = BoundSystem(run.system, trained.params, run.inputs)

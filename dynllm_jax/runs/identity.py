@@ -78,6 +78,30 @@ def identity(
   return {**fields, 'data_fingerprint': fingerprint}
 
 
+def without_newer(
+  stored: dict[str, Any], current: dict[str, Any]
+) -> dict[str, Any]:
+  """What a run folder's own configuration is compared by.
+
+  Fields that have been added since the run have their defaults in it, which
+  leave everything as it was.
+
+  Args:
+    stored: what `identity` returned for the checkpoint.
+    current: what it returns now.
+
+  Returns:
+    `current` without fields that `stored` lacks.
+  """
+  return {
+    name: without_newer(stored[name], value)
+    if isinstance(value, dict) and isinstance(stored[name], dict)
+    else value
+    for name, value in current.items()
+    if name in stored
+  }
+
+
 def check(stored: dict, current: dict, where: str, resume: bool) -> None:
   """Stops where a checkpoint comes from another configuration.
 

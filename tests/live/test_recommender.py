@@ -22,6 +22,15 @@ from tests.testing import logs
 from tests.testing import replays
 from tests.testing import run_folders
 
+# What depends on the training split, or on windows that are still open, is
+# another thing in a log that ends earlier.
+OF_ANY_LOG = {
+  'projection': 'none',
+  'facets': (),
+  'neighborhood': False,
+  'event_features': True,
+  'copy_term': True,
+}
 ALL_TERMS = {'event_features': True, 'item_id_embedding': True}
 
 
@@ -137,11 +146,11 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
   items[-late:] = np.where(items[-late:] > 9, items[-late:] + 9, items[-late:])
   whole = logs.make_log(users, items, log.times)
   _, run = make_run(
-    'tgn', whole, tmp_path_factory.mktemp('whole'), item_text=True
+    'dynllm', whole, tmp_path_factory.mktemp('whole'), **OF_ANY_LOG
   )
   begun = logs.make_log(users[:-late], items[:-late], log.times[:-late])
   workdir, _ = make_run(
-    'tgn', begun, tmp_path_factory.mktemp('begun'), item_text=True
+    'dynllm', begun, tmp_path_factory.mktemp('begun'), **OF_ANY_LOG
   )
 
   shop = Recommender.restore(workdir, until='train')
@@ -177,9 +186,7 @@ def test_what_comes_later_changes_no_answer(log, tmp_path):
     shop = Recommender.restore(workdir, until='train')
     time = shop.newest_time + 40 * 86_400
     users = sorted(shop.users)
-    answers.append(
-      [shop.score(users, sorted(shop.items), time=t) for t in (None, time)]
-    )
+    answers.append(shop.score(users, sorted(shop.items), time=time))
   np.testing.assert_array_equal(*answers)
 
 
