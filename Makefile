@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist=worksteal
 
-.PHONY: run lint format test-quick test test-all tpu-compile clean
+.PHONY: run lint format test-quick test test-all docs tpu-compile clean
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
@@ -44,6 +44,11 @@ tpu-compile:
 	.venv-tpu/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
 	.venv-tpu/bin/python -m experiments.tpu_compile
 
+# The documents as a site, in site/index.html.
+docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --quiet
+
 clean:
-	rm -rf $(VENV) .venv-tpu runs build *.egg-info
+	rm -rf $(VENV) .venv-tpu runs build site *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ import operator
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import pytest
 import dynllm_jax
 from dynllm_jax import config as config_lib
 from dynllm_jax import plugins
+from dynllm_jax.runs import command_line
+from dynllm_jax.runs import config_files
 from tests.testing import ROOT
 
 DOCS = [
@@ -194,7 +197,7 @@ def test_every_field_named_is_one(path):
     read(path),
   )
   # A file's name; a field that a walk gives the configuration.
-  other = {f'{name}.py' for name in parts.split('|')}
+  other = {f'{name}.{end}' for name in parts.split('|') for end in ('py', 'md')}
   other |= set(re.findall(r'config\.([\w.]+)\s=\s', read(path)))
   assert set(named) - other <= fields()
 
@@ -209,13 +212,69 @@ def stated_defaults(path):
       yield from zip(names, map(float, values))
 
 
-@pytest.mark.parametrize('path, count', [(SPEC, 7), (ROOT / 'README.md', 10)])
-def test_defaults_are_as_stated(path, count):
+def test_defaults_are_as_stated():
   config = config_lib.default('dynllm')
-  stated = [(n, v) for n, v in stated_defaults(path) if n in fields()]
-  assert len(stated) >= count
+  stated = [(n, v) for n, v in stated_defaults(SPEC) if n in fields()]
+  assert len(stated) >= 7
   for name, value in stated:
     assert operator.attrgetter(name)(config) == value, name
+
+
+def commands(path):
+  """Every command of the package in a document's blocks, as words."""
+  blocks = re.findall(r'^```\w*\n(.*?)^```', read(path), re.DOTALL | re.M)
+  for block in blocks:
+    for line in re.sub(r'\s*\\\n\s*', ' ', block).split('\n'):
+      line = re.sub(r'^\$ ', '', line).partition('#')[0]
+      found = re.search(r'(?:python3? -m dynllm_jax\.main|^dynllm) (.*)', line)
+      if found:
+        yield shlex.split(re.split(r' && | & ?$|"$', found[1])[0])
+
+
+@pytest.mark.parametrize('path', DOCS, ids=ids(DOCS))
+def test_every_command_has_the_flags_that_there_are(path):
+  """Names of flags and modes, values of their kind, config files, systems."""
+  known = command_line.flags.FLAGS
+  for words in commands(path):
+    for word in words:
+      word = word.strip('[]')  # of a usage, what may be left out
+      assert word.startswith('--'), (word, words)
+      name, equals, value = word.removeprefix('--').partition('=')
+      if name.startswith('config.'):
+        field = name.removeprefix('config.')
+        assert field in fields() | {'data.till'}, word
+        continue
+      assert name in known, word
+      if name == 'config':
+        file, _, system = config_files.find(value).partition(':')
+        if 'FILE' not in file and not file.startswith('my_shop/'):
+          assert (ROOT / file).is_file(), word
+        if system and 'SYSTEM' not in system and '.' not in system:
+          assert system.partition('+')[0] in [
+            *config_lib.system_names(),
+            'last_items',  # of a walk
+          ], word
+      elif equals and 'MODE' not in value:
+        known[name].parser.parse(value)
+
+
+def test_commands_are_found():
+  assert len(list(commands(ROOT / 'README.md'))) >= 5
+  assert [*commands(ROOT / 'docs' / 'facets.md')][0][-1].startswith('--config')
+
+
+def test_the_readme_is_short():
+  assert len(read(ROOT / 'README.md').splitlines()) <= 150
+  for name in (ROOT / 'docs' / 'pictures').iterdir():
+    assert name.stat().st_size < 150_000, name
+
+
+def test_every_page_is_in_the_site():
+  named = set(
+    re.findall(r'^  - .+: (\S+\.md)$', read(ROOT / 'mkdocs.yml'), re.M)
+  )
+  pages = {path.name for path in (ROOT / 'docs').glob('*.md')}
+  assert named == pages | {'index.md'}
 
 
 def test_the_changelog_begins_with_the_version():

@@ -76,7 +76,7 @@ _MULTIHOST = flags.DEFINE_bool(
   'multihost',
   False,
   'Let JAX find the other hosts, as on a Cloud TPU VM; '
-  'not needed where variables name them (README, "Many devices").',
+  'not needed where variables name them (docs/devices.md).',
 )
 _USERS = flags.DEFINE_string(
   'users',
