@@ -47,7 +47,7 @@ tpu-compile:
 # The documents as a site, in site/index.html.
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) .venv-tpu runs build site *.egg-info

@@ -145,7 +145,7 @@ def test_every_path_and_module_named_is_there(path):
     known = (ROOT / name).exists() or any(name in word for word in made)
     assert known or '/.venv/' in name, name
   for name in set(_MODULE.findall(read(path))) - groups():
-    assert is_there(name), name
+    assert is_there(name) or name.endswith('.md'), name
 
 
 def groups():
