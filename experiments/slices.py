@@ -180,7 +180,12 @@ def build(
       log,
       item_text,
       facets,
-      max(config.train.batch_size, config.eval.batch_size),
+      max(
+        config.train.batch_size,
+        config.eval.batch_size,
+        batching.MAX_ROWS_BY_TIME,
+      ),
+      train_graph=system.reads_train_graph,
     ),
   )
   trainer = train.make_trainer(system, config, mesh, len(plan.batches))
