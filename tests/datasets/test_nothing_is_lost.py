@@ -6,6 +6,7 @@ an error. Each case is a small file with its right value.
 
 import datetime
 import decimal
+import json
 import os
 
 import numpy as np
@@ -75,6 +76,14 @@ def test_a_first_line_with_a_time_is_no_header(make_config, write, first):
     event_log.read(make_config(events=path, **BY_POSITION))
   with pytest.raises(InputError, match='no column.*config.data.header=False'):
     event_log.read(make_config(events=path))
+
+
+def test_the_numbers_of_pandas_and_blanks_are_names(make_config, write):
+  for header in ('0,1,2', 'user_id, item_id , timestamp'):
+    path = write('log.csv', '\n'.join([header, *rows_of()]))
+    log = event_log.read(make_config(events=path, **BY_POSITION))
+    assert len(log.users) == 12
+  assert len(event_log.read(make_config(events=path)).users) == 12
 
 
 def test_no_workbook_without_a_header_loses_its_first_row(
@@ -265,6 +274,19 @@ def test_half_a_character_in_a_key(make_config, write):
     )
   )
   assert log.titles.tolist() == ['n'] * 4
+
+
+def test_an_array_of_objects_is_read_as_lines_are(make_config, write):
+  rows = [
+    {'user_id': 'u', 'item_id': f'i{k}', 'timestamp': START + k}
+    for k in range(3)
+  ]
+  path = write('log.json', json.dumps(rows, indent=2))
+  log = event_log.read(make_config(events=path))
+  assert log.items.tolist() == ['i0', 'i1', 'i2']
+  path = write('log.json', json.dumps([*rows, 5]))
+  with pytest.raises(InputError, match='element 4 of the array, 5, is not'):
+    event_log.read(make_config(events=path))
 
 
 def test_a_key_may_come_late(make_config, write):

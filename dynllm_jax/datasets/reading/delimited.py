@@ -62,12 +62,10 @@ def column_names(file: source_files.File) -> list[str]:
   if not file.header:
     usual = [f'f{position}' for position in range(len(first))]
     return [*file.names, *usual[len(file.names) :]][: len(first)]
-  typed = [_TYPED.fullmatch(name) for name in first]
-  return (
-    [match[1] if match else name for match, name in zip(typed, first)]
-    if (all(typed))
-    else first
-  )
+  # Some programs put a blank behind each delimiter.
+  names = [name.strip() for name in first]
+  typed = [_TYPED.fullmatch(name) for name in names]
+  return [match[1] for match in typed if match] if all(typed) else names
 
 
 def read(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import contextlib
 import csv
 import gzip
+import io
 import itertools
 import json
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.ipc
 import pyarrow.json
 import pyarrow.parquet
 
+from dynllm_jax import checks
 from dynllm_jax.datasets.reading import delimited
 from dynllm_jax.datasets.reading import source_files
 from dynllm_jax.datasets.reading import text_columns
@@ -184,6 +186,9 @@ def line_of(file: source_files.File, row: int) -> int | None:
   with contextlib.suppress(*READ_ERRORS):
     if file.kind == 'json':
       with source_files.open_text(file, file.encodings[0]) as stream:
+        if stream.read(_PEEK).lstrip()[:1] == '[':
+          return None
+        stream.seek(0)
         lines = (i for i, text in enumerate(stream, 1) if text.strip())
         return next(itertools.islice(lines, row, None))
     if file.kind == 'csv':
@@ -296,8 +301,13 @@ def _json_type(sample: list[Any]) -> pa.DataType | None:
 def _objects(
   file: source_files.File, malformed: list[int] | None = None
 ) -> Iterator[dict[str, Any]]:
-  """The objects of a JSON lines file, one by one."""
+  """The objects of a JSON file, one a line or all in one array."""
   with source_files.open_text(file, file.encodings[0]) as stream:
+    if stream.read(_PEEK).lstrip()[:1] == '[':
+      stream.seek(0)
+      yield from _array(file, stream)
+      return
+    stream.seek(0)
     for line, text in enumerate(stream, 1):
       if not text.strip():
         continue
@@ -311,6 +321,26 @@ def _objects(
         )
       elif malformed is not None:
         malformed[0] += 1
+
+
+def _array(
+  file: source_files.File, stream: io.TextIOBase
+) -> Iterator[dict[str, Any]]:
+  """The objects of a JSON array, which is read as a whole."""
+  try:
+    rows = json.load(stream)
+  except (ValueError, RecursionError) as error:
+    raise file.error(
+      f'line 1: {error}; a file that starts with [ is not a JSON object a line, '
+      'and must be one array of objects'
+    ) from error
+  for number, row in enumerate(rows, 1):
+    if not isinstance(row, dict):
+      raise file.error(
+        f'line 1: element {number} of the array, {checks.shown(row)}, is not a '
+        'JSON object'
+      )
+    yield {text_columns.encodable(key): row[key] for key in row}
 
 
 def _sheets(
@@ -337,7 +367,7 @@ def _sheet_names(file: source_files.File, first: tuple[Any, ...]) -> list[str]:
   """Names of a sheet's columns, by its first row; '' for an empty cell."""
   if not file.header:
     return [f'f{position}' for position in range(len(first))]
-  return ['' if cell is None else str(cell) for cell in first]
+  return ['' if cell is None else str(cell).strip() for cell in first]
 
 
 def _read_xlsx(

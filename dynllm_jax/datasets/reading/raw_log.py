@@ -266,9 +266,12 @@ def _check_header(columns: columns_by_role.Columns) -> None:
     InputError: if its cell in the column of the times is a time.
   """
   file, name = columns.file, columns.names['time']
-  if (
-    file.kind in ('csv', 'xlsx') and file.header and time_columns.is_time(name)
-  ):
+  if file.kind not in ('csv', 'xlsx') or not file.header:
+    return
+  names = file_formats.column_names(file)
+  # pandas numbers columns that have no names.
+  numbered = names == [str(position) for position in range(len(names))]
+  if time_columns.is_time(name) and not numbered:
     raise file.error(
       f'the first line cannot be a header: its cell {name!r}, of the column of '
       'the times, is a time; a file without a header needs '
