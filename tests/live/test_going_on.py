@@ -71,9 +71,8 @@ def test_a_run_goes_on_and_takes_over(old, tmp_path):
   assert titles['new 7'] == 'a new title 7'
   assert going_on.origin(new).position == shop.position == 1
 
-  # It goes on as it was, though the journal does not stand still.
+  # It stays as it was, though the journal does not stand still.
   shop.observe(list(last[:3]))
-  config.train.num_epochs = 2
   dynllm_jax.train(config, new, init_from=old)
   assert prepared_log(new)[0].fingerprint == log.fingerprint
 

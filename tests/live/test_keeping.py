@@ -10,6 +10,7 @@ from dynllm_jax import InputError
 from dynllm_jax import Recommender
 from dynllm_jax.live.journal import Journal
 from dynllm_jax.live.journal import JournalError
+from dynllm_jax.live.journal import JournalWriter
 from dynllm_jax.live.journaling import entries
 from tests.testing import kept_runs
 from tests.testing import postgresql
@@ -170,9 +171,12 @@ def test_a_journal_of_another_run_or_a_lost_one_is_refused(
   with pytest.raises(JournalError, match='another one than what the state'):
     Recommender.restore(str(workdir))
 
-  elsewhere = kept_runs.make(tmp_path, 'recent_popularity')
-  config = pathlib.Path(elsewhere) / 'config.json'
-  assert config.exists()
+  other = tmp_path / 'other.sqlite'
+  with JournalWriter(other) as journal:
+    journal.serve('another log', {'workdir': 'runs/other'})
+    journal.append('{}', journal.start)
+  with pytest.raises(JournalError, match='of another run .*runs/other'):
+    Recommender.restore(str(made), journal=str(other))
 
 
 def test_readers_of_one_postgresql_journal_agree(workdir):

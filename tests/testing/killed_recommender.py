@@ -5,7 +5,7 @@
 Threads observe the events of `kept_runs.events`, each with an id, one or a few
 in a call, and another one writes snapshots. Each acknowledged id is printed at
 once. When MOMENT has come COUNT times the process kills itself with SIGKILL, as
-`kill -9` does: nothing is tidied up. MOMENT '' never comes.
+`kill -9` does: nothing is tidied up.
 """
 
 import os
