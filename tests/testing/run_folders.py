@@ -61,7 +61,11 @@ def save_untrained(
   state = prepared.initial_state(run)
   folder = RunFolder(workdir)
   folder.write_json('config.json', config.to_dict())
-  status = Status(run.identity, 'a test', 0, epochs=1, best_epoch=1)
+  epoch = {'epoch': 1, 'seconds': 1.0, 'events_per_s': 1.0, 'loss': 1.0}
+  epoch |= {'validation_seconds': 1.0, 'validation_recall@10': 0.0}
+  status = Status(
+    run.identity, 'a test', 0, epochs=1, best_epoch=1, history=[epoch]
+  )
   with Checkpoints(folder.path) as checkpoints:
     for kind in ('best', 'latest'):
       checkpoints.save(kind, 1, state, status.to_json())
