@@ -39,6 +39,9 @@ from dynllm_jax.types import Pending
 from dynllm_jax.types import UserEmbeddings
 
 
+_QUIET = 0.1  # a share of the scale at which scores start
+
+
 class Widths(NamedTuple):
   """Widths of a network's states and vectors."""
 
@@ -109,8 +112,11 @@ class StreamNetwork(nn.Module):
       self.features = {
         side: nn.Dense(widths.vector) for side in ('user', 'item')
       }
+    # Beside counts a network starts quietly: the counts are right at once,
+    # while its first scores are noise.
+    scale = widths.vector**-0.5 * (_QUIET if c.count_terms else 1)
     self.score_scale = self.param(
-      'score_scale', nn.initializers.constant(widths.vector**-0.5), ()
+      'score_scale', nn.initializers.constant(scale), ()
     )
 
   def initial_states(self) -> dict[str, Array]:
