@@ -42,11 +42,13 @@ TUNED = (
   'repeat',
   'transitions',
   'itemknn',
+  'blend',
   'mf',
   'sasrec',
   'tgn+walk',
   'dynllm+walk',
   'dynllm+text',
+  'dynllm+text+counts',
 )
 
 
@@ -331,7 +333,6 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
   module = plugins.load(plugins.SYSTEMS, name, 'config argument')
   config.model = module.default_config()
   config.model.name = name
-  config.train.update(own_train(module))
 
   variants = variants_of(config.model)
   for variant in chosen:
@@ -341,6 +342,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
         f'{variant!r}; allowed: {", ".join(variants) or "none"}'
       )
     config.model.update(dict.fromkeys(VARIANTS[variant], True))
+  config.train.update(own_train(config.model))
   config.lock()
   return config
 
@@ -436,22 +438,32 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
 
   A system's file may hold a function `default_train()` that returns fields of
   `config.train` which its paper prescribes (a loss, negatives, a batch of
-  sequences). They take precedence over a config file's choice for a log, and
-  the command line takes precedence over them.
+  sequences), and count terms want a softmax. These take precedence over a
+  config file's choice for a log, and the command line over them.
 
   Args:
     config: the whole config.
     **fields: values by name.
   """
-  own = own_train(system_module(config.model.name))
+  own = own_train(config.model)
   config.train.update(
     {name: value for name, value in fields.items() if name not in own}
   )
 
 
-def own_train(module: types.ModuleType) -> dict[str, Any]:
-  """Fields of `config.train` that a system's paper prescribes."""
-  return module.default_train() if hasattr(module, 'default_train') else {}
+def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Fields of `config.train` that a system's paper, or one of its terms, needs.
+
+  One negative an event says too little of the few weights of count terms.
+
+  Args:
+    model: `config.model`.
+  """
+  module = system_module(model.name)
+  own = module.default_train() if hasattr(module, 'default_train') else {}
+  if model.get('count_terms', False):
+    own = {'loss': 'softmax', 'num_negatives': 1024} | own
+  return own
 
 
 # ----------------------------------------------------------------- the systems

@@ -231,9 +231,11 @@ def described() -> str:
 
 
 def all_systems() -> list[str]:
-  """Every system, each followed by its variants."""
+  """Every system, each followed by its variants, one with all terms last."""
   names = []
   for name in config_lib.system_names():
     variants = config_lib.variants_of(config_lib.default(name).model)
     names += [name, *(f'{name}+{variant}' for variant in variants)]
+    if {'text', 'counts'} <= set(variants):
+      names.append(f'{name}+text+counts')
   return names

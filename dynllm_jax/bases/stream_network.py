@@ -38,7 +38,6 @@ from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import UserEmbeddings
 
-
 _QUIET = 0.1  # a share of the scale at which scores start
 
 

@@ -211,7 +211,7 @@ class _Tuner:
     known = dict(config_lib.flatten(config.to_dict()))
     module = config_lib.system_module(config.model.name)
     learns = module.build(config.model).feed != 'none'
-    prescribed = config_lib.own_train(module)
+    prescribed = config_lib.own_train(config.model)
     space: dict[str, tuple[Any, Any]] = {}
     for field, values in _SPACE.items():
       section, _, name = field.partition('.')
