@@ -4,8 +4,8 @@ from dynllm_jax import config as config_lib
 
 
 def get_config(arg: str = ''):
-  """Settings chosen on validation; `arg` names a system, '' dynllm+walk."""
-  config = config_lib.default(arg or 'dynllm+walk')
+  """Settings chosen on validation; `arg` names a system, '' dynllm+text+counts."""
+  config = config_lib.default(arg or 'dynllm+text+counts')
   config.data.source = 'online_retail'
   config_lib.set_known(
     config.model,

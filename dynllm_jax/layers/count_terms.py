@@ -33,11 +33,9 @@ class CountTerms(nn.Module):
 
   Attributes:
     depth: the user's last events whose successors are read.
-    gate: whether weights depend on the user's state.
   """
 
   depth: int
-  gate: bool = True
 
   @nn.compact
   def __call__(
@@ -81,14 +79,13 @@ class CountTerms(nn.Module):
     start = jnp.array(_START) / 10
     weights = self.param('weights', lambda _: start)
     weights = jnp.broadcast_to(weights, (len(users), len(start)))
-    if self.gate:
-      state = user_features(inputs, users, times)
-      weights += nn.Dense(
-        len(start),
-        use_bias=False,
-        kernel_init=nn.initializers.zeros_init(),
-        name='gate',
-      )(state)
+    gate = nn.Dense(
+      len(start),
+      use_bias=False,
+      kernel_init=nn.initializers.zeros_init(),
+      name='gate',
+    )
+    weights += gate(user_features(inputs, users, times))
     return 10 * weights
 
   def _follow(

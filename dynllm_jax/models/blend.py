@@ -25,7 +25,6 @@ def default_config() -> ml_collections.ConfigDict:
     {
       'count_depth': 10,  # the user's last events whose successors are read
       'count_successors': 64,  # successors kept of an item
-      'gate': False,  # whether weights depend on the user's state
     }
   )
 
@@ -54,7 +53,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     [checks.at_least('count_depth', 1), checks.at_least('count_successors', 1)],
   )
   depth, num_kept = config.count_depth, config.count_successors
-  network = CountTerms(depth, config.gate)
+  network = CountTerms(depth)
 
   def init(
     key: jax.Array, inputs: Inputs, capacity: int
