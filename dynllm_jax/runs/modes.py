@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from dynllm_jax import compiling
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import metrics
 from dynllm_jax.engine import train
@@ -56,6 +57,7 @@ def train_mode(
   Raises:
     InputError: for whatever is wrong with configuration, data or run folder.
   """
+  compiling.tell(say)
   folder = RunFolder(workdir)
   folder.check()
   run = prepared.prepare(config)
@@ -157,6 +159,7 @@ def facets_mode(
     InputError: for whatever is wrong with configuration or data.
   """
   config_check.check(config)
+  compiling.tell(say)
   log = loading.load(config.data, say)
   folder = str(loading.data_folder(config.data))
   if user is not None:
@@ -388,6 +391,7 @@ def report(
   Raises:
     InputError: if there is no checkpoint, or it is of another configuration.
   """
+  compiling.tell(say)
   if checkpoints.epoch('best') is None:
     raise _nothing_to_evaluate(str(folder.path))
   status = Status.from_json(checkpoints.status('best'))

@@ -152,7 +152,6 @@ def prepare(
     InputError: for whatever is wrong with configuration or data.
   """
   stopwatch = Stopwatch()
-  compiling.tell(say)
 
   jax_settings.check()
   # First whatever the configuration alone shows to be wrong.
