@@ -123,7 +123,7 @@ def collect(
 
 
 def _draw(log: EventLog) -> np.ndarray:
-  """i32[users] users with a test event, by chance; a few have no earlier one."""
+  """i32[users] with a test event, by chance; a few have no earlier one."""
   before = np.zeros(log.num_users + 1, bool)
   before[log.users[: log.validation_end]] = True
   later = np.unique(log.users[log.validation_end :])
