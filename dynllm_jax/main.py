@@ -2,7 +2,8 @@
 
 FILE is a file of configs/, or FILE:SYSTEM with a system of dynllm_jax/models.
 Any field of the configuration is overridden, as --config.train.num_epochs=5;
-dynllm_jax/config.py and the system's file list them all. Your own log:
+--mode=config lists them all, with their meaning and what is allowed, and
+--mode=check says how a log is understood. Your own log:
 
   python -m dynllm_jax.main --config=configs/event_log.py --workdir=runs/shop \\
       --config.data.events=events.csv --config.data.items=items.csv

@@ -10,13 +10,15 @@ full name (`config.data.source=my_shop.receipts`; see plugins.py). A source has
 
 `files` returns the files that the log is made of, in the order in which their
 fields stand in the configuration; `source_files.File.of(data_config, 'events')`
-is the file that `config.data.events` names, checked to be there. A source that
+is the file that `config.data.events` names, checked to be there, and
+`source_files.File.all_of` the files of a pattern or a folder. A source that
 makes its log returns no file. Every file's content is hashed before `read` and
 after it.
 
 `read` returns the log as it stands there (types.py): `users` and `items`,
 str[events] of dtype object, none empty; `times`, i64[events], unix seconds, in
-any order; the item table's `item_ids`, each once, `titles`, `categories` and
+any order, and where they have parts of a second `fractions`, i64[events],
+nanoseconds; the item table's `item_ids`, each once, `titles`, `categories` and
 `brands`, str[table] of dtype object and of one length, '' where there is no
 text, all of length 0 without a table; `counts`, int by what was counted, in
 words; `source`, what was read, in words. Duplicates, sampling, the core,

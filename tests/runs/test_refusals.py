@@ -39,7 +39,7 @@ def home(tmp_path_factory):
     (['--config.model.dimm=8'], ['dimm', 'allowed']),
     (['--config.eval.ks=(401,)'], ['config.eval.ks', '401', '400']),
     (['--config.model.distill.top_r=9'], ['top_r', '9', 'r <= d']),
-    (['--config.eval.ks=(5,"ten")'], ['config.eval.ks', "'ten'", '400']),
+    (['--config.eval.ks=(5,"ten")'], ['config.eval.ks', "'ten'", 'from 1']),
     (['--config.model.name=gcn'], ['config.model.name', 'gcn', '--config=']),
     (
       ['--config.facets.encoder.name=kept'],
