@@ -27,8 +27,13 @@ from dynllm_jax.types import InputError
 from dynllm_jax.types import System
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, files: bool = True) -> None:
   """Checks all fields, and that the files which they name are there.
+
+  Args:
+    config: the whole configuration.
+    files: whether the log's files are wanted; a log that is prepared outlives
+      them.
 
   Raises:
     InputError: naming the field that is wrong; `checks.Faults` for several.
@@ -37,7 +42,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   config_lib.check_values(config)
   checks.gather(
     [
-      lambda: loading.check_files(config.data),
+      lambda: (loading.check_files if files else loading.check)(config.data),
       lambda: check_facets(config.facets),
       lambda: _build(config),
       lambda: train.check(config.train),

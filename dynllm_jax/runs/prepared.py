@@ -156,7 +156,7 @@ def prepare(
   jax_settings.check()
   # First whatever the configuration alone shows to be wrong.
   processes.check_same('configuration', config_lib.leaves(config))
-  config_check.check(config)
+  config_check.check(config, files=log is None)
   mesh = device_mesh.make_mesh(config)
   keep_compiled(config)
   system = config_lib.system_module(config.model.name).build(config.model)
