@@ -144,6 +144,10 @@ def _run_from_run_folder(command: command_line.Command) -> None:
     from dynllm_jax.serving import recommend_mode
 
     recommend_mode.run(command)
+  elif command.mode == 'export':
+    from dynllm_jax.serving import export_mode
+
+    export_mode.run(command)
   else:
     from dynllm_jax.serving import serve_mode
 

@@ -46,7 +46,8 @@ from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import UserEmbeddings
 
 MAX_BATCH = 2048  # events that are embedded from one memory at most
-_SIZES = (1, 8, 64, 512, MAX_BATCH)
+# To which numbers of rows are padded.
+SIZES = (1, 8, 64, 512, MAX_BATCH)
 # Items that are embedded anew after a batch, those that it touched among them.
 _FEW_REFRESHED = 16
 _MORE_REFRESHED = 64  # further ones, after a batch that touched more than a few
@@ -94,7 +95,7 @@ _NO_PENDING = Pending(
 
 def bucket(size: int) -> int:
   """The size, of few, to which so many rows are padded."""
-  for fits in _SIZES:
+  for fits in SIZES:
     if size <= fits:
       return fits
   return 1 << (size - 1).bit_length()

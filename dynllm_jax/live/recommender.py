@@ -38,8 +38,10 @@ from dynllm_jax.live.journaling import Request
 from dynllm_jax.live.keeping import Kept
 from dynllm_jax.live.live_state import Saved
 from dynllm_jax.types import Array
+from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
 from dynllm_jax.types import SECONDS_PER_DAY
+from dynllm_jax.types import SystemMemory
 
 Time = float | datetime.datetime
 _MAX_SCORES = 1 << 25  # scores of users against items that are computed at once
@@ -88,6 +90,24 @@ class TopItems(NamedTuple):
   users: list[str]
   items: np.ndarray
   scores: np.ndarray
+
+
+class Frozen(NamedTuple):
+  """A system with its state, for whoever computes with it elsewhere.
+
+  Attributes:
+    bound: the system, its parameters and what it reads.
+    memory: after the newest event.
+    num_items: that there are; tables may have room for more.
+    start: unix seconds of the log's first event.
+    seconds: after that, just after the newest event.
+  """
+
+  bound: BoundSystem
+  memory: SystemMemory
+  num_items: int
+  start: int
+  seconds: int
 
 
 class Similar(NamedTuple):
@@ -751,7 +771,7 @@ class Recommender:
     categories: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
   ) -> Recommendations:
-    """The items that somebody who is not recorded is likeliest to take next.
+    """The items that a guest is likeliest to take next (SPEC 10.3).
 
     The answer is the one that a new user would have after these events had been
     observed in one call; neither the guest nor an event is remembered.
@@ -802,6 +822,36 @@ class Recommender:
     if not finite:
       raise _diverged()
     return self._recommendations('', scores[0, :k], best[0, :k])
+
+  def warm_up(self, most: int = 64) -> None:
+    """Compiles what observing runs; nothing is observed, and nothing changes.
+
+    Args:
+      most: events of a call, up to which sizes are compiled.
+    """
+    with self._lock:
+      self._check_sound()
+      fork = self._state.forked()
+    for size in (size for size in live_state.SIZES if size <= most):
+      users = 1 + np.arange(size, dtype=np.int32) % fork.num_users
+      items = 1 + np.arange(size, dtype=np.int32) % fork.num_items
+      # A new time, and the same one again.
+      times = np.full([size], fork.newest + 1, np.int64)
+      for _ in range(2):
+        fork.apply(live_state.Events(users, items, times))
+
+  def frozen(self) -> Frozen:
+    """A copy of the state, which later events leave alone."""
+    with self._lock:
+      self._check_sound()
+      fork = self._state.forked()
+      return Frozen(
+        fork.bound,
+        fork.memory_at(fork.newest + 1),
+        fork.num_items,
+        int(self._start),
+        fork.newest + 1,
+      )
 
   def purchases(self, user: str, last: int = 50) -> list[Purchase]:
     """What a user took, the newest first.

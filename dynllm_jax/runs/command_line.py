@@ -39,14 +39,16 @@ _MODE = flags.DEFINE_enum(
     'tune',
     'recommend',
     'serve',
+    'export',
     'compare',
   ),
   'What to do: train (and test), evaluate (restore '
   'and test), facets (precompute only), check (fields and the first rows '
   'of the log), config (all fields with their meaning), tune (choose system '
   'and fields on validation, within --minutes); with the folder of a run and '
-  'no config: recommend (to a file, or line by line), serve (over HTTP); with '
-  'the folders of runs: compare (side by side, on a page).',
+  'no config: recommend (to a file, or line by line), serve (over HTTP), '
+  'export (vectors, parameters and towers for other programs); with the '
+  'folders of runs: compare (side by side, on a page).',
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
@@ -149,7 +151,7 @@ _SYSTEMS = flags.DEFINE_list(
   'With --mode=tune: the systems that are tried, as dynllm+text or sasrec.',
 )
 # Modes that read the configuration from the run folder.
-FROM_RUN_FOLDER = ('recommend', 'serve')
+FROM_RUN_FOLDER = ('recommend', 'serve', 'export')
 # Flags that not every mode has.
 _MODES_OF = (
   (_DRY_RUN, ('facets',)),
@@ -161,7 +163,7 @@ _MODES_OF = (
   (_TIME, ('recommend',)),
   (_EXCLUDE_SEEN, ('recommend',)),
   (_STREAM, ('recommend',)),
-  (_OUTPUT, ('recommend',)),
+  (_OUTPUT, ('recommend', 'export')),
   (_DATA_DIR, FROM_RUN_FOLDER),
   (_INIT_FROM, ('train',)),
   (_JOURNAL, ('train', *FROM_RUN_FOLDER)),

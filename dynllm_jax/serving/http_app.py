@@ -314,6 +314,22 @@ def _add_reading(app: fastapi.FastAPI, server: App) -> None:
     _check_item(service.recommender, item)
     return _json(questions.alike(await service.similar(item, k)))
 
+  @app.get(
+    '/explanations/{user}/{item}',
+    summary='What the score of an item for a user is made of',
+    tags=['reading'],
+    responses=_answers(bodies.Explained, 404, 422),
+  )
+  async def explanation(
+    user: _Id, item: _Id, time: _Time = None
+  ) -> fastapi.Response:
+    """The share of each term, and what each rests on."""
+    service = server.ready
+    _check_item(service.recommender, item)
+    recommender = service.recommender
+    found = await service.other(lambda: recommender.explain(user, item, time))
+    return _json(questions.as_values(found))
+
 
 def _add_looking_up(app: fastapi.FastAPI, server: App) -> None:
   """What there is, for whoever has to choose."""
@@ -598,6 +614,6 @@ def _page() -> tuple[str, str]:
 
   return html, (
     f"default-src 'none'; script-src {digest('script')}; style-src "
-    f"{digest('style')}; connect-src 'self'; base-uri 'none'; form-action "
-    "'none'; frame-ancestors 'none'"
+    f"{digest('style')}; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
   )

@@ -185,14 +185,50 @@ class Alike(BaseModel):
   items: list[Likeness]
 
 
-class Explained(BaseModel):
-  """The terms of a score, and what each rests on."""
+class Weighted(BaseModel):
+  """An earlier purchase, and its part of a term."""
 
-  model_config = ConfigDict(extra='allow')
+  item: str
+  title: str
+  time: int
+  weight: float
+
+
+class Walked(BaseModel):
+  """A walk through another user, and its part of a term."""
+
+  item: str
+  title: str
+  time: int
+  through: str
+  their_time: int
+  then: int
+  weight: float
+
+
+class Facet(BaseModel):
+  """A facet of the user, and what the network made of it."""
+
+  name: str
+  text: str
+  attention: float
+  dimensions: list[int]
+
+
+class Explained(BaseModel):
+  """The terms of a score, which sum to it, and what each rests on."""
 
   user: str
   item: str
+  title: str
+  time: int
   score: float
+  terms: dict[str, float]
+  copies: list[Weighted]
+  walks: list[Walked]
+  texts: list[Weighted]
+  facets: list[Facet]
+  latest: list[Weighted]
 
 
 class Purchase(BaseModel):

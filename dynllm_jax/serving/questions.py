@@ -7,6 +7,7 @@ A question is an object with one key, which says what is asked, and its fields:
     {"recommend": {"user": "u17", "k": 10, "exclude_seen": true}}
     {"score": {"user": "u17", "items": ["b3", "b99"]}}
     {"similar_items": {"item": "b3", "k": 5}}
+    {"explain": {"user": "u17", "item": "b3"}}
 
 An event may have an `id` of its client's, by which it is known if it is sent
 again. The answer is an object with the same key. Several users are asked about
@@ -37,6 +38,7 @@ _FIELDS = {
   ),
   'score': ('user', 'users', 'items', 'time', 'exact'),
   'similar_items': ('item', 'k'),
+  'explain': ('user', 'item', 'time', 'exact'),
 }
 
 
@@ -228,12 +230,24 @@ def _similar_items(recommender: Recommender, fields: Mapping[str, Any]) -> Any:
   )
 
 
+def _explain(recommender: Recommender, fields: Mapping[str, Any]) -> Any:
+  _check_flag('exact', fields.get('exact', False))
+  found = recommender.explain(
+    fields.get('user', ''),
+    fields.get('item', ''),
+    fields.get('time'),
+    exact=fields.get('exact', False),
+  )
+  return as_values(found)
+
+
 _ANSWERS: dict[str, Callable[[Recommender, Any], Any]] = {
   'observe': _observe,
   'add_items': _add_items,
   'recommend': _recommend,
   'score': _score,
   'similar_items': _similar_items,
+  'explain': _explain,
 }
 
 

@@ -158,13 +158,14 @@ class Service:
     recommender = self.recommender
     user, item = recommender.users[0], recommender.items[0]
     count = len(recommender.items)
-    for k in (k for k in _KS if k < 2 * count):
-      k = min(k, count)
+    for k in sorted({min(k, count) for k in _KS}):
       for users in _USERS:
         for unseen in (False, True):
           self._warm([Wanted(user, k, exclude_seen=unseen)] * users)
       self._warm([Wanted(user, k, exact=True)])
       self._similar(item, k)
+    recommender.warm_up()
+    recommender.explain(user, item)
 
   # ------------------------------------------------------------ in the threads
 

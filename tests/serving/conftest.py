@@ -1,4 +1,4 @@
-"""One trained run, and one server of it, for all tests of this folder."""
+"""One run, and one server of it, for all tests of this folder."""
 
 import contextlib
 import os
@@ -21,8 +21,8 @@ def run(tmp_path_factory):
   base = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     base = base.parent
-  folder = base / 'transitions'
-  return live_runs.trained(folder, 'transitions')
+  folder = base / 'shop'
+  return live_runs.untrained(folder)
 
 
 class Server:

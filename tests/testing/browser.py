@@ -54,13 +54,13 @@ class Browser:
     self._ask('POST', f'/element/{self._find(selector)}/value', {'text': text})
 
   def wait(self, script: str, *arguments: Any) -> Any:
-    """What a script returns, once that is true; it is given ten seconds."""
-    end = time.monotonic() + 10
+    """What a script returns, once that is true; it is given a minute."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
       if found := self.run(script, *arguments):
         return found
       time.sleep(0.05)
-    raise AssertionError(f'not within ten seconds: {script}')
+    raise AssertionError(f'not within a minute: {script}')
 
   def picture(self, path: pathlib.Path) -> None:
     """Writes what is seen, as PNG."""
@@ -100,7 +100,7 @@ def opened(
   )
   try:
     assert driver.stdout is not None
-    line = next(line for line in driver.stdout if 'on port' in line)
+    line = next(line for line in driver.stdout if 'success' in line)
     port = line.split('on port')[1].strip(' .\n')
     arguments = [
       '--headless=new',

@@ -1,15 +1,28 @@
-"""A tiny trained run of a small shop, for tests of what is served from it."""
+"""A run folder of a small shop, for tests of what is served from it."""
 
 import pathlib
 
 import numpy as np
 
-import dynllm_jax
 from dynllm_jax import config as config_lib
 from dynllm_jax.storage import locks
+from tests.testing import run_folders
 
 NUM_USERS, NUM_ITEMS, NUM_EVENTS = 24, 30, 400
 START = 1_600_000_000
+KINDS = ('Kitchen', 'Garden', 'Toys')
+TITLES = (
+  *('Oak chopping board', 'Copper watering can', 'Wooden train'),
+  *('Stoneware teapot', 'Seed box with lid', 'Stacking rings'),
+  *('Cast iron pan', 'Pruning shears', 'Puzzle of a forest'),
+  *('Linen tea towel', 'Rope hammock', 'Kite with a long tail'),
+  *('Olive wood spoon', 'Bird feeder', 'Building bricks, 120'),
+  *('Glass storage jar', 'Terracotta pot', 'Rag doll Mia'),
+  *('Bread tin, 30 cm', 'Garden twine', 'Marble run'),
+  *('Pepper mill', 'Solar lantern', 'Card game for six'),
+  *('Egg timer', 'Rain gauge', 'Toy kitchen scales'),
+  *('Enamel mug', 'Lavender seeds', 'Finger paints'),
+)
 EVIL_TITLE = '<img src=x onerror="document.title=1"> & more'
 
 
@@ -23,15 +36,14 @@ def write_log(folder: pathlib.Path) -> None:
   text = '\n'.join(['user_id,item_id,timestamp', *rows, ''])
   (folder / 'events.csv').write_text(text)
 
-  kinds = ('Kitchen', 'Garden', 'Toys')
-  titles = [f'Thing {n} of the {kinds[n % 3].lower()}' for n in range(30)]
+  titles = [*TITLES]
   titles[7] = EVIL_TITLE.replace('"', '""')
-  rows = [f'b{n},"{titles[n]}",{kinds[n % 3]},Klar' for n in range(30)]
+  rows = [f'b{n},"{titles[n]}",{KINDS[n % 3]},Klar' for n in range(NUM_ITEMS)]
   text = '\n'.join(['item_id,title,category,brand', *rows, ''])
   (folder / 'items.csv').write_text(text)
 
 
-def tiny_config(folder: pathlib.Path, system: str = 'dynllm+text'):
+def tiny_config(folder: pathlib.Path, system: str):
   """A configuration of the log of `write_log`, at a width that is quick."""
   config = config_lib.default(system)
   config.data.events = str(folder / 'events.csv')
@@ -47,13 +59,13 @@ def tiny_config(folder: pathlib.Path, system: str = 'dynllm+text'):
     top_r=5,
     item_id_embedding=True,
   )
-  config_lib.set_train(config, batch_size=64, num_epochs=1, num_negatives=4)
-  config.eval.update({'ks': (5, 10), 'compare': (), 'test': False})
+  config_lib.set_train(config, batch_size=64, num_negatives=4)
+  config.eval.update({'ks': (5, 10), 'compare': ()})
   return config
 
 
-def trained(folder: pathlib.Path, system: str = 'dynllm+text') -> pathlib.Path:
-  """The run folder of a trained model; whoever comes first trains it.
+def untrained(folder: pathlib.Path, system: str = 'jodie') -> pathlib.Path:
+  """The run folder of a model before training; whoever comes first makes it.
 
   Args:
     folder: which all processes of the tests share.
@@ -64,6 +76,7 @@ def trained(folder: pathlib.Path, system: str = 'dynllm+text') -> pathlib.Path:
   with locks.lock_file(folder / '.lock', wait=True):
     if not (folder / 'done').exists():
       write_log(folder)
-      dynllm_jax.train(tiny_config(folder, system), str(run))
+      config = tiny_config(folder, system)
+      run_folders.save_untrained(config, str(run))
       (folder / 'done').touch()
   return run

@@ -1,0 +1,186 @@
+"""What a server does under load: python -m experiments.live_http RUN_FOLDER
+
+Clients observe and ask one to one, each the next thing when it has its answer,
+on the machine of the server. A line says: requests and errors, how many a
+second, the time to an answer of each kind, how memory grew, and how many
+programs were compiled after the server was ready.
+"""
+
+import argparse
+import asyncio
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+
+
+class Load(NamedTuple):
+  """What was measured.
+
+  Attributes:
+    seconds: how long, after the server was ready.
+    reads, writes: f64[requests] seconds to the answer.
+    errors: statuses and words of requests that failed.
+    memory: MiB of the server, at ten times.
+    compiled: programs, after it was ready.
+    ready: seconds from the command to the first answer.
+  """
+
+  seconds: float
+  reads: np.ndarray
+  writes: np.ndarray
+  errors: list[str]
+  memory: list[float]
+  compiled: int
+  ready: float
+
+
+def measure(run: str, clients: int, seconds: float) -> Load:
+  """Starts a server of a run, and puts it under load.
+
+  Args:
+    run: the folder; the journal is kept elsewhere.
+    clients: how many ask at once.
+    seconds: for how long.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    log = pathlib.Path(folder) / 'log'
+    began = time.perf_counter()
+    with open(log, 'w', encoding='utf-8') as output:
+      server = subprocess.Popen(
+        [
+          *(sys.executable, '-m', 'dynllm_jax.main', '--mode=serve'),
+          *(f'--workdir={run}', '--port=0', f'--journal={folder}/journal'),
+        ],
+        stdout=output,
+        stderr=subprocess.STDOUT,
+      )
+    try:
+      url = _address(log, server)
+      ready = _wait(url, server, began)
+      return asyncio.run(_load(url, server.pid, clients, seconds, ready))
+    finally:
+      server.terminate()
+      server.wait()
+
+
+async def _load(
+  url: str, pid: int, clients: int, seconds: float, ready: float
+) -> Load:
+  """The load itself."""
+  limits = httpx.Limits(max_connections=clients + 1)
+  async with httpx.AsyncClient(
+    base_url=url, timeout=60, limits=limits
+  ) as client:
+    users = (await client.get('/users')).json()['ids']
+    items = (await client.get('/items')).json()['ids']
+    before = await _compiled(client)
+    times: dict[str, list[float]] = {'read': [], 'write': []}
+    errors: list[str] = []
+    memory: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def one(number: int) -> None:
+      draw = random.Random(number)
+      while time.perf_counter() < end:
+        kind = ('read', 'write')[(len(times['read']) + number) % 2]
+        user = draw.choice(users)
+        began = time.perf_counter()
+        if kind == 'read':
+          answer = await client.get(f'/recommendations/{user}')
+        else:
+          event = {
+            'user': user,
+            'item': draw.choice(items),
+            'time': int(time.time()),
+          }
+          answer = await client.post('/events', json=event)
+        times[kind].append(time.perf_counter() - began)
+        if answer.status_code != 200:
+          errors.append(f'{answer.status_code} {answer.text}')
+
+    async def watch() -> None:
+      while time.perf_counter() < end:
+        memory.append(_memory(pid))
+        await asyncio.sleep(seconds / 10)
+
+    await asyncio.gather(watch(), *map(one, range(clients)))
+    return Load(
+      seconds,
+      np.array(times['read']),
+      np.array(times['write']),
+      errors,
+      memory,
+      await _compiled(client) - before,
+      ready,
+    )
+
+
+def _address(log: pathlib.Path, server: subprocess.Popen) -> str:
+  """Where the server says that it listens."""
+  while server.poll() is None:
+    if found := re.search(r'listening at (\S+)', log.read_text()):
+      return found[1]
+    time.sleep(0.05)
+  raise RuntimeError(log.read_text())
+
+
+def _wait(url: str, server: subprocess.Popen, began: float) -> float:
+  """Seconds from a time to the first moment at which the server is ready."""
+  while server.poll() is None:
+    if httpx.get(f'{url}/health/ready').status_code == 200:
+      return time.perf_counter() - began
+    time.sleep(0.05)
+  raise RuntimeError('the server has ended')
+
+
+async def _compiled(client: httpx.AsyncClient) -> int:
+  text = (await client.get('/metrics')).text
+  found = re.search(
+    r'^dynllm_programs_compiled_total (\S+)', text, re.MULTILINE
+  )
+  return int(float(found[1])) if found else 0
+
+
+def _memory(pid: int) -> float:
+  """MiB of a process."""
+  status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  found = re.search(r'VmRSS:\s+(\d+) kB', status)
+  return int(found[1]) / 1024 if found else 0.0
+
+
+def _percentiles(seconds: np.ndarray) -> str:
+  p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+  return f'p50 {p50:.1f} ms, p99 {p99:.1f} ms'
+
+
+def main() -> None:
+  """Prints what was measured."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('run', help='the folder of a trained run')
+  parser.add_argument('--clients', type=int, default=32)
+  parser.add_argument('--seconds', type=float, default=300.0)
+  arguments = parser.parse_args()
+  load = measure(arguments.run, arguments.clients, arguments.seconds)
+  count = len(load.reads) + len(load.writes)
+  print(
+    f'{arguments.clients} clients, {load.seconds:g} s: {count:,} requests, '
+    f'{len(load.errors)} errors, {count / load.seconds:,.0f} a second; '
+    f'recommend {_percentiles(load.reads)}; observe '
+    f'{_percentiles(load.writes)}; memory {load.memory[1]:.0f} to '
+    f'{load.memory[-1]:.0f} MiB; {load.compiled} programs compiled after the '
+    f'start; ready after {load.ready:.1f} s'
+  )
+  for error in load.errors[:5]:
+    print(error, file=sys.stderr)
+
+
+if __name__ == '__main__':
+  main()
