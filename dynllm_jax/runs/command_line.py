@@ -327,7 +327,7 @@ def _with_stored_config(argv: list[str]) -> list[str]:
   evaluates = _given(argv, 'mode') == 'evaluate'
   if not evaluates or not workdir or _given(argv, 'config'):
     return argv
-  return [*argv, f'--config={stored_config.__file__}:{workdir}']
+  return [argv[0], f'--config={stored_config.__file__}:{workdir}', *argv[1:]]
 
 
 def _given(argv: list[str], name: str) -> str:

@@ -148,7 +148,7 @@ def test_parameters_are_carried_by_id(old, tmp_path):
 
 def test_a_run_folder_has_its_configuration(old, tmp_path):
   argv = ['main', '--mode=evaluate', f'--workdir={old}']
-  added = command_line._with_stored_config(argv)[-1]
+  added = command_line._with_stored_config(argv)[1]
   named = added.removeprefix('--config=')
   assert named == f'{stored_config.__file__}:{old}'
   command_line._check_config_file(named)
