@@ -53,14 +53,29 @@ def arm(bomb: Bomb) -> None:
 
     setattr(kind, name, wrapped)
 
+  # Of an append alone: the journal's tables are committed before the first.
+  appending = threading.local()
+  append = JournalWriter.append
+
+  def marked(*args, **kwargs):
+    appending.now = True
+    try:
+      return append(*args, **kwargs)
+    finally:
+      appending.now = False
+
+  def commit(connection):
+    del connection
+    if getattr(appending, 'now', False):
+      bomb.at('before commit')
+
+  JournalWriter.append = marked
   around(JournalWriter, 'append', 'before append', 'after commit')
   around(LiveState, 'apply', 'before apply', 'after apply')
   around(LiveState, '_open', 'in apply')
   around(os, 'replace', 'before snapshot', 'after snapshot')
   around(os, 'fsync', 'in snapshot')
-  sa.event.listen(
-    sa.engine.Engine, 'commit', lambda connection: bomb.at('before commit')
-  )
+  sa.event.listen(sa.engine.Engine, 'commit', commit)
 
 
 MOMENTS = (
