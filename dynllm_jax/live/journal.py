@@ -113,12 +113,13 @@ def exists(place: str | pathlib.Path) -> bool:
     JournalError: if the database cannot be reached, or is of another kind.
   """
   path = _sqlite_path(place)
-  if path is not None:
-    return path.is_file() and path.stat().st_size > 0
+  if path is not None and not path.is_file():
+    return False
   url = _url(place)
-  with _errors(url.render_as_string(hide_password=True)):
+  with _errors(str(path or url.render_as_string(hide_password=True))):
     engine = _engine(url)
     try:
+      # Not the file: it is there before the tables are committed.
       return sa.inspect(engine).has_table(_ABOUT.name)
     finally:
       engine.dispose()

@@ -149,6 +149,17 @@ def test_one_process_appends(writer, place):
   JournalWriter(place).close()
 
 
+def test_a_journal_is_there_once_it_has_its_tables(place):
+  assert not journal_lib.exists(place)
+  place.parent.mkdir()
+  engine = journal_lib._engine(sa.make_url(f'sqlite:///{place}'))
+  with engine.connect() as connection:
+    connection.exec_driver_sql('SELECT 1')
+  assert place.stat().st_size and not journal_lib.exists(place)
+  JournalWriter(place).close()
+  assert journal_lib.exists(place)
+
+
 def test_a_reader_follows(writer, place):
   with Journal(place) as reader:
     first = append(writer, 'a', 'b')
