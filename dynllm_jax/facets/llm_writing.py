@@ -123,6 +123,8 @@ def write(
       stack.enter_context(fill_lock.hold(store, report))
       _recall(store, work, writer_config.max_attempts)
       _ask(writer_config, model, store, work)
+      if speed := model.speed():
+        report(f'facets: {speed}')
 
   failed = np.array([texts is None for texts in work.texts], bool)
   _check_failures(

@@ -285,6 +285,6 @@ def _download(field: str, name: str) -> pathlib.Path:
 def no_transformers(field: str, error: ImportError) -> InputError:
   """The error for a machine without transformers."""
   return InputError(
-    f'{field}: this needs the package transformers, 4.57 or a later 4.x '
+    f'{field}: this needs the package transformers, 4.57 or later '
     f'({error}); install it, or use a store that is finished'
   )

@@ -8,6 +8,7 @@ import pytest
 
 from dynllm_jax.facets import guided_form
 from dynllm_jax.facets.decoding import Decoding
+from dynllm_jax.facets.decoding import Rates
 from dynllm_jax.facets.decoding import Stops
 from dynllm_jax.facets.prompts import parse
 from dynllm_jax.text import flax_models
@@ -84,6 +85,7 @@ def test_rates_are_of_compiled_programs_and_real_rows(loaded, generate):
   assert timed.rates.prompt_tokens == len(PROMPTS[0])
   assert timed.rates.new_tokens in (len(answer), len(answer) + 1)
   assert timed.rates.prompt_s > 0 and timed.rates.new_s > 0
+  assert str(timed.rates).count('tokens/s') == 2 and not str(Rates())
 
 
 # --------------------------------------------------------------- the form

@@ -20,6 +20,7 @@ from dynllm_jax.storage.store import Store
 from dynllm_jax.text import flax_models
 from dynllm_jax.types import InputError
 from tests.testing import facet_answers
+from tests.testing import model_cases
 from tests.testing import tiny_models
 
 INPUT, OUTPUT = 190, 6
@@ -141,6 +142,41 @@ def test_a_real_model_runs_fails_and_resumes(log, folder, tmp_path):
   assert about['prompt_version'] == prompts.VERSION and about['weights']
 
 
+@pytest.fixture(name='llama', scope='module')
+def fixture_llama(tmp_path_factory):
+  """A decoder of this package."""
+  folder = tmp_path_factory.mktemp('llama')
+  config = {**model_cases.DECODERS['llama2'], 'max_position_embeddings': 300}
+  tiny_models.save_case(folder, config)
+  return folder
+
+
+def test_a_guided_model_fails_never(log, llama, tmp_path):
+  """Random weights too: the form is given, and texts are what they are."""
+  fields = {'form': 'guided', 'max_output_tokens': 60, 'max_input_tokens': 200}
+  got = write(llama, log, tmp_path, max_failure_rate=0.0, **fields)
+  assert got.num_failed == 0
+  assert sum(map(bool, got.texts)) > 4
+  stored = answers(tmp_path)
+  assert len(stored) == facet_answers.NUM_PROMPTS
+  for value in stored.values():
+    reply = json.loads(value)
+    assert list(json.loads(reply['answer'])) == ['crd', 'int', 'ctg', 'brd']
+    assert 4 <= reply['output_tokens'] <= 60
+  (path,) = tmp_path.iterdir()
+  assert json.loads((path / 'about.json').read_text())['form'] == 'guided'
+  # In another order, beside others, nothing is different.
+  write(llama, log, tmp_path / 'b', batch_size=3, **fields)
+  assert answers(tmp_path / 'b') == stored
+
+
+def test_a_class_of_transformers_fills_no_form(log, folder, tmp_path):
+  with pytest.raises(
+    InputError, match=r"writer\.form: 'guided' .*free, as .* 'gpt2'"
+  ):
+    write(folder, log, tmp_path, form='guided', max_output_tokens=4)
+
+
 def answers(store):
   """The content of the only store in a folder."""
   (path,) = store.iterdir()
@@ -254,6 +290,11 @@ def test_half_precision(folder):
   [
     ({'model': ''}, r"config\.facets\.writer\.model: ''"),
     ({'model': '/nowhere/at/all'}, "'/nowhere/at/all' is not a directory"),
+    ({'form': 'json'}, r'writer\.form: .json. is not .* free, guided'),
+    (
+      {'devices_per_copy': 7},
+      r'writer\.devices_per_copy: 7 .* a divisor of \d+, the devices',
+    ),
     ({'dtype': 'int8'}, r'config\.facets\.writer\.dtype: .* float32, bfloat16'),
     ({'batch_size': 0}, r'config\.facets\.writer\.batch_size: 0'),
     ({'max_input_tokens': 9}, 'max_input_tokens: 9 is too few .* allowed: '),

@@ -321,3 +321,56 @@ def test_two_processes_pay_once(tmp_path):
     assert [process.returncode for process in both] == [0, 0], outs
     assert len(server.calls) == 60
   assert len(content(tmp_path)) == 60
+
+
+# --------------------------------------------------------------- the form
+
+
+def test_an_endpoint_that_keeps_to_a_schema_is_given_one(log, tmp_path):
+  with fake_endpoint.serve(good) as server:
+    assert write(server, log, tmp_path, form='guided').num_failed == 0
+  schemas = [
+    body['response_format']['json_schema']['schema'] for body in server.calls
+  ]
+  assert len(schemas) == facet_answers.NUM_PROMPTS
+  assert schemas[0]['required'] == ['crd', 'int', 'ctg', 'brd']
+  assert set(schemas[0]['properties']) == set(schemas[0]['required'])
+
+
+def test_an_endpoint_without_schemas_is_asked_freely(log, tmp_path):
+  """The first call shows it; none after it tries again."""
+
+  def old(body, number):
+    if 'response_format' in body:
+      return 400, {'error': {'message': 'response_format is not known'}}
+    return good(body)
+
+  lines = []
+  with fake_endpoint.serve(old) as server:
+    config = fields(server, form='guided').writer
+    got = writing.write(
+      config,
+      log,
+      windows.profiles(log, facet_answers.WINDOW),
+      str(tmp_path),
+      lines.append,
+    )
+  assert got.num_failed == 0
+  assert ['response_format' in body for body in server.calls].count(True) == 1
+  assert len(server.calls) == facet_answers.NUM_PROMPTS + 1
+  assert sum('takes no response_format (HTTP 400)' in s for s in lines) == 1
+
+
+def test_a_bad_request_says_nothing_of_schemas(log, tmp_path):
+  def picky(body, number):
+    if 'cake' in body['messages'][1]['content']:
+      return 400, {'error': {'message': 'cake is not served'}}
+    return good(body)
+
+  with fake_endpoint.serve(picky) as server:
+    got = write(
+      server, log, tmp_path, form='guided', max_failure_rate=1.0, max_attempts=1
+    )
+  assert got.num_failed > 0
+  plain = [body for body in server.calls if 'response_format' not in body]
+  assert all('cake' in body['messages'][1]['content'] for body in plain)

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -465,25 +463,4 @@ def test_batches_are_sharded_over_the_devices(model, tmp_path):
   )
   np.testing.assert_allclose(
     np.load(file), encoding.encode(_config(model[0]), TEXTS), atol=1e-3
-  )
-
-
-# ------------------------------------------------------------- a real model
-
-_REAL = os.environ.get('DYNLLM_MINILM', '')
-_FIXTURE = pathlib.Path(__file__).parent / 'minilm.json'
-
-
-@pytest.mark.skipif(
-  not _REAL, reason='DYNLLM_MINILM names no directory of all-MiniLM-L6-v2'
-)
-def test_all_minilm_l6_v2_agrees_with_sentence_transformers():
-  fixture = json.loads(_FIXTURE.read_text(encoding='utf-8'))
-  config = _config(_REAL, batch_tokens=0)
-  out = np.zeros((len(fixture['texts']), 384), np.float32)
-  for positions, vectors in flax_encoder.vectors(config, fixture['texts']):
-    out[positions] = vectors
-  # The fixture holds every sixteenth dimension.
-  np.testing.assert_allclose(
-    out[:, :: fixture['every']], fixture['embeddings'], atol=1e-5
   )

@@ -120,10 +120,18 @@ def _model(
   guided = language_model.is_guided(writer_config)
   opening = guided_form.opening(tokenizer) if guided else []
 
-  @functools.cache
+  loaded: list[Generator | Decoding] = []
+
   def generator() -> Generator | Decoding:
-    report(f'facets: loading {writer_config.model}')
-    return load_generator(writer_config, tokenizer)
+    if not loaded:
+      report(f'facets: loading {writer_config.model}')
+      loaded.append(load_generator(writer_config, tokenizer))
+    return loaded[0]
+
+  def speed() -> str:
+    """What programs that were compiled before have taken."""
+    rates = [m.rates for m in loaded if isinstance(m, Decoding)]
+    return str(rates[0]) if rates else ''
 
   def answer(
     requests: Sequence[Request],
@@ -140,7 +148,7 @@ def _model(
     return list(map(len, prompt_ids(tokenizer, messages, opening)))
 
   counter = prompts.Counter(count_texts, count_prompts)
-  return language_model.Model(about, counter, answer)
+  return language_model.Model(about, counter, answer, speed)
 
 
 def load_tokenizer(name: str) -> Any:

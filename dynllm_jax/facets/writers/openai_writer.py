@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import functools
 import math
+import threading
 from typing import Any
 
 import ml_collections
@@ -21,6 +23,7 @@ from dynllm_jax.text.endpoint import BadAnswerError
 from dynllm_jax.text.endpoint import Endpoint
 from dynllm_jax.text.endpoint import Refused
 from dynllm_jax.types import EventLog
+from dynllm_jax.types import FACETS
 
 VERSION = 1
 
@@ -28,6 +31,26 @@ VERSION = 1
 # token and Chinese about three, so that this estimate is rather too high.
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 8  # that the format of a chat adds to each message
+
+# The form of an answer, for endpoints that keep to one.
+_RESPONSE = {
+  'response_format': {
+    'type': 'json_schema',
+    'json_schema': {
+      'name': 'profile',
+      'strict': True,
+      'schema': {
+        'type': 'object',
+        'properties': {name: {'type': 'string'} for name in FACETS},
+        'required': list(FACETS),
+        'additionalProperties': False,
+      },
+    },
+  }
+}
+# How an endpoint says that it does not: bad request, unprocessable, not
+# implemented.
+_NOT_TAKEN = (400, 422, 501)
 
 
 def describe(writer_config: ml_collections.ConfigDict) -> str:
@@ -66,7 +89,7 @@ def write(
 ) -> FacetTexts:
   """Writes the facets of each profile; see `llm_writing.write`."""
   return llm_writing.write(
-    writer_config, _model(writer_config), log, profiles, store, report
+    writer_config, _model(writer_config, report), log, profiles, store, report
   )
 
 
@@ -79,12 +102,62 @@ def plan(
 ) -> None:
   """Says what writing would take; see `llm_planning.plan`."""
   llm_planning.plan(
-    writer_config, _model(writer_config), log, profiles, store, report
+    writer_config, _model(writer_config, report), log, profiles, store, report
   )
 
 
-def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
+class _Schema:
+  """Whether the endpoint takes a JSON schema for its answers.
+
+  The first call asks with one; an endpoint that refuses it is asked without
+  from then on.
+  """
+
+  def __init__(self, report: Callable[[str], None]) -> None:
+    """Knows nothing yet; `report` takes a line if it is refused."""
+    self._report = report
+    self._lock = threading.Lock()
+    self._is_taken: bool | None = None
+
+  def ask(self, create: Callable[..., Any]) -> Any:
+    """Makes a call, with the schema if that may be.
+
+    Args:
+      create: makes it, given more fields of the request.
+    """
+    # The others wait for what the first call shows.
+    with self._lock if self._is_taken is None else contextlib.nullcontext():
+      if self._is_taken is None:
+        return self._try(create)
+    return create(**(_RESPONSE if self._is_taken else {}))
+
+  def _try(self, create: Callable[..., Any]) -> Any:
+    """Makes the first call that is answered."""
+    import openai
+
+    try:
+      answer = create(**_RESPONSE)
+      self._is_taken = True
+      return answer
+    except openai.APIStatusError as error:
+      if error.status_code not in _NOT_TAKEN:
+        raise
+      # The request itself may be bad: then this fails too.
+      answer = create()
+      self._is_taken = False
+      self._report(
+        'facets: the endpoint takes no response_format (HTTP '
+        f'{error.status_code}); answers are free'
+      )
+      return answer
+
+
+def _model(
+  writer_config: ml_collections.ConfigDict, report: Callable[[str], None]
+) -> language_model.Model:
   language_model.check(writer_config)
+  guided = language_model.is_guided(writer_config)
+  schema = _Schema(report) if guided else None
 
   @functools.cache
   def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
@@ -95,7 +168,7 @@ def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
   ) -> Iterator[list[tuple[Request, Reply]]]:
     answers = endpoint().run(
       requests,
-      functools.partial(_call, writer_config),
+      functools.partial(_call, writer_config, schema),
       lambda request: request.tokens + writer_config.max_output_tokens,
     )
     for request, reply in answers:
@@ -111,10 +184,14 @@ def _model(writer_config: ml_collections.ConfigDict) -> language_model.Model:
 
 
 def _call(
-  writer_config: ml_collections.ConfigDict, client: Any, request: Request
+  writer_config: ml_collections.ConfigDict,
+  schema: _Schema | None,
+  client: Any,
+  request: Request,
 ) -> tuple[Reply, int]:
   """Makes one call; returns the reply and the tokens that it has cost."""
-  answer = client.chat.completions.create(
+  create = functools.partial(
+    client.chat.completions.create,
     model=writer_config.model,
     messages=[
       {'role': 'system', 'content': prompts.SYSTEM},
@@ -124,6 +201,7 @@ def _call(
     seed=request.seed % 2**31,
     max_tokens=writer_config.max_output_tokens,
   )
+  answer = schema.ask(create) if schema else create()
   text = answer.choices[0].message.content or ''
   if not isinstance(text, str):
     raise BadAnswerError(f'content is {type(text).__name__}, not a string')
