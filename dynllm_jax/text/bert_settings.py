@@ -203,7 +203,7 @@ def _layers(
 ) -> tuple[Layer, ...]:
   """Windows and positions of ModernBERT's layers."""
   newer = raw.get('rope_parameters') or {}
-  types = raw.get('layer_types') or [
+  types = getattr(config, 'layer_types', None) or [
     'sliding_attention'
     if number % config.global_attn_every_n_layers
     else 'full_attention'

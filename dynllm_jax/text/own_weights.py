@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import contextlib
 import pathlib
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ def read(
     stored = _match(folder, files, names)
     found = {
       path: _place(
-        *stored[path],
+        stored[path],
         path,
         shape,
         NamedSharding(mesh, _even(mesh, rules(path), shape)),
@@ -113,28 +114,39 @@ def _even(
   )
 
 
+class _Stored(NamedTuple):
+  """Where a weight is: the open file, its path, and the weight's name there."""
+
+  opened: Any
+  file: pathlib.Path
+  name: str
+
+
 def _open(
   folder: pathlib.Path, stack: contextlib.ExitStack
-) -> dict[str, tuple[Any, pathlib.Path]]:
-  """Every stored weight by its name: the open file, and where it is."""
+) -> dict[str, _Stored]:
+  """Every stored weight by its name."""
   import safetensors
 
-  files: dict[str, tuple[Any, pathlib.Path]] = {}
+  files: dict[str, _Stored] = {}
   for file in model_files.shards(folder):
     with model_files.readable(file):
       opened = stack.enter_context(safetensors.safe_open(file, 'numpy'))
       # It is no mapping: it cannot be iterated over.
       names = opened.keys()
-      files.update(dict.fromkeys(names, (opened, file)))
+      for name in names:
+        # The oldest files have TensorFlow's words.
+        new = name.replace('.gamma', '.weight').replace('.beta', '.bias')
+        files[new] = _Stored(opened, file, name)
   return files
 
 
 def _match(
   folder: pathlib.Path,
-  files: Mapping[str, tuple[Any, pathlib.Path]],
+  files: Mapping[str, _Stored],
   names: Mapping[Path, str],
-) -> dict[Path, tuple[Any, pathlib.Path, str]]:
-  """The file and stored name of each parameter.
+) -> dict[Path, _Stored]:
+  """Where each parameter is stored.
 
   Raises:
     InputError: if one is missing, or a stored weight has no place.
@@ -153,28 +165,27 @@ def _match(
         f'{folder}: the weight {name} is missing from its files; allowed: a '
         'complete model'
       )
-    stored[path] = (*files[full], full)
+    stored[path] = files[full]
     used.add(full)
 
   for name in files.keys() - used:
     if not any(part in name for part in _LEFT_OVER):
       raise InputError(
-        f'{files[name][1]}: the weight {name} has no place in the model that '
+        f'{files[name].file}: the weight {name} has no place in the model that '
         f'{folder / "config.json"} describes; it is of another architecture'
       )
   return stored
 
 
 def _place(
-  opened: Any,
-  file: pathlib.Path,
-  name: str,
+  where: _Stored,
   path: Path,
   shape: tuple[int, ...],
   sharding: NamedSharding,
   dtype: Any,
 ) -> jax.Array:
   """One parameter, on the devices."""
+  opened, file, name = where
   is_turned = path[-1] == 'kernel'  # torch keeps [out, in]
   with model_files.readable(file):
     stored = opened.get_slice(name)

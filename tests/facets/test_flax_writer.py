@@ -165,9 +165,6 @@ def test_a_guided_model_fails_never(log, llama, tmp_path):
     assert 4 <= reply['output_tokens'] <= 60
   (path,) = tmp_path.iterdir()
   assert json.loads((path / 'about.json').read_text())['form'] == 'guided'
-  # In another order, beside others, nothing is different.
-  write(llama, log, tmp_path / 'b', batch_size=3, **fields)
-  assert answers(tmp_path / 'b') == stored
 
 
 def test_a_class_of_transformers_fills_no_form(log, folder, tmp_path):

@@ -7,6 +7,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 from safetensors.numpy import save_file
+import tokenizers
 import transformers
 
 from dynllm_jax.text import decoder_settings
@@ -154,13 +155,25 @@ def save_case(folder, config, shards=1, dtype=np.float32):
     },
     shards,
   )
-  save_tokenizer(folder)
+  save_tokenizer(folder, is_fast=True)
   return values
 
 
-def save_tokenizer(folder):
-  """Every letter is a token, the first of a word and the rest apart."""
-  (folder / 'vocab.txt').write_text('\n'.join(VOCABULARY) + '\n')
-  (folder / 'tokenizer_config.json').write_text(
-    json.dumps({'tokenizer_class': 'BertTokenizer', 'model_max_length': 40})
-  )
+def save_tokenizer(folder, is_fast=False):
+  """Every letter is a token, the first of a word and the rest apart.
+
+  Args:
+    folder: the model's.
+    is_fast: whether it is in one file, which every version of transformers
+      reads whatever the model is.
+  """
+  vocabulary = folder / 'vocab.txt'
+  vocabulary.write_text('\n'.join(VOCABULARY) + '\n')
+  fields = {'tokenizer_class': 'BertTokenizer', 'model_max_length': 40}
+  if is_fast:
+    made = tokenizers.BertWordPieceTokenizer(str(vocabulary))
+    made.save(str(folder / 'tokenizer.json'))
+    fields['tokenizer_class'] = 'PreTrainedTokenizerFast'
+    for name in ('pad', 'unk', 'cls', 'sep', 'mask'):
+      fields[f'{name}_token'] = f'[{name.upper()}]'
+  (folder / 'tokenizer_config.json').write_text(json.dumps(fields))

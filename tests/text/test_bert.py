@@ -31,6 +31,29 @@ def test_it_computes_what_transformers_does(tmp_path, values, name):
     np.testing.assert_allclose(hidden[number, :length], expected, atol=2e-4)
 
 
+def test_the_oldest_names_of_norms_are_read(tmp_path):
+  config = model_cases.ENCODERS['bert']
+  values = tiny_models.save_case(tmp_path, config)
+  old = {
+    name.replace('LayerNorm.weight', 'LayerNorm.gamma').replace(
+      'LayerNorm.bias', 'LayerNorm.beta'
+    ): value
+    for name, value in values.items()
+  }
+  assert 'embeddings.LayerNorm.gamma' in old
+  tiny_models.save_weights(
+    tmp_path,
+    {**old, 'cls.seq_relationship.bias': old['embeddings.LayerNorm.beta']},
+  )
+  norm = flax_models.load('field', str(tmp_path), 'encoder').params['LayerNorm']
+  np.testing.assert_array_equal(
+    norm['scale'], values['embeddings.LayerNorm.weight']
+  )
+  np.testing.assert_array_equal(
+    norm['bias'], values['embeddings.LayerNorm.bias']
+  )
+
+
 @pytest.mark.parametrize(
   'name, field, value, match',
   [
