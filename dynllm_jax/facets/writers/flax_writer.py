@@ -261,7 +261,8 @@ def _check_length(
 
 def _beginning(tokenizer: Any) -> list[int]:
   """Token ids with which all prompts begin, the system message and more."""
-  one, other = prompt_ids(tokenizer, ['1', 'a'])
+  messages = [f'{prompts.HEADER}\n{letter}' for letter in '1a']
+  one, other = prompt_ids(tokenizer, messages)
   size = next((k for k, (a, b) in enumerate(zip(one, other)) if a != b), 0)
   return one[:size]
 
