@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformers
 
 from dynllm_jax.text import flax_models
 from dynllm_jax.text import model_files
@@ -127,20 +126,6 @@ def test_an_architecture_without_a_flax_class(tmp_path, kind, model_type):
   assert {'gpt2', 'llama', 'mistral', 'gemma', 't5'} <= set(allowed)
   assert ('distilbert' in allowed) == (kind == 'encoder')
   assert 'vit' not in allowed
-
-
-def test_a_transformers_without_flax_classes(tmp_path, monkeypatch):
-  """As its version 5 is: models of this package need none."""
-  name = 'transformers.models.auto.modeling_flax_auto'
-  monkeypatch.setitem(sys.modules, name, None)
-  monkeypatch.delattr(transformers.models.auto, 'modeling_flax_auto', False)
-  tiny_models.save(tmp_path / 'gpt2', 'gpt2')
-  with pytest.raises(
-    InputError, match="'gpt2', .* no Flax generator; .* llama"
-  ):
-    _load(tmp_path / 'gpt2', 'generator')
-  tiny_models.save(tmp_path / 'bert')
-  assert _load(tmp_path / 'bert').max_positions == 40
 
 
 @pytest.mark.parametrize(
