@@ -8,7 +8,7 @@
     state.npz                        the arrays that the towers read
     parameters.safetensors           all parameters, by name
     export.json                      what it is, and what a tower takes
-    load.py                          an example that imports JAX alone
+    load_export.py                   an example that imports JAX alone
 
 The dot product of a user's vector with an item's is the network's term of the
 score (SPEC 3.9) and, where the system has one, the text term. Terms that are no
@@ -137,7 +137,9 @@ def write(recommender: Recommender, folder: pathlib.Path) -> None:
   )
   about = _about(recommender, frozen, towers, vectors.shape[1])
   write_atomically(folder / 'export.json', json.dumps(about, indent=2))
-  write_atomically(folder / 'load.py', _EXAMPLE.read_text(encoding='utf-8'))
+  write_atomically(
+    folder / 'load_export.py', _EXAMPLE.read_text(encoding='utf-8')
+  )
 
 
 def make_towers(frozen: Frozen) -> Towers:

@@ -1,4 +1,4 @@
-"""An example for exported towers: python load.py [FOLDER [USER]]
+"""An example for exported towers: python load_export.py [FOLDER [USER]]
 
 It needs JAX and nothing else: no dynllm_jax, no model code.
 """

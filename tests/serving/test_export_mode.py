@@ -37,12 +37,12 @@ def test_an_export_is_what_the_model_is(shop, tmp_path):
   assert sum(map(np.size, stored.values())) == sum(map(np.size, leaves))
 
   # The example, with the modules of this package out of reach.
-  script = (tmp_path / 'load.py').read_text() + (
+  script = (tmp_path / 'load_export.py').read_text() + (
     '\n  assert "dynllm_jax" not in sys.modules\n'
   )
-  (tmp_path / 'load.py').write_text(script)
+  (tmp_path / 'load_export.py').write_text(script)
   done = subprocess.run(
-    [sys.executable, '-P', 'load.py', '.', 'u7'],
+    [sys.executable, '-P', 'load_export.py', '.', 'u7'],
     cwd=tmp_path,
     capture_output=True,
     text=True,

@@ -33,8 +33,9 @@ def state(client):
 def test_an_event_is_acknowledged_and_changes_answers(server, client):
   before = client.get('/recommendations/u1', params={'k': 30}).json()
   last = before['items'][-1]['item']
-  event = {'user': 'u1', 'item': last, 'time': EVENT['time']}
-  position = server.app.ready.recommender.position
+  shop = server.app.ready.recommender
+  event = {'user': 'u1', 'item': last, 'time': shop.newest_time + 60}
+  position = shop.position
   answer = client.post('/events', json=event)
   assert answer.status_code == 200
   assert answer.json() == {
@@ -45,7 +46,7 @@ def test_an_event_is_acknowledged_and_changes_answers(server, client):
   assert after['items'] != before['items']
   assert client.get('/users/u1').json()['purchases'][0] == {
     'item': last,
-    'title': server.app.ready.recommender.title(last),
+    'title': shop.title(last),
     'time': event['time'],
   }
 
