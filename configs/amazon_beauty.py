@@ -4,7 +4,11 @@ from dynllm_jax import config as config_lib
 
 
 def get_config(arg: str = ''):
-  """Settings chosen on validation; `arg` names a system, '' dynllm+text+counts."""
+  """Settings chosen on validation.
+
+  Args:
+    arg: names a system, '' dynllm+text+counts.
+  """
   config = config_lib.default(arg or 'dynllm+text+counts')
   config.data.source = 'amazon_reviews'
   config.data.min_user_items = 5

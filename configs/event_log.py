@@ -4,7 +4,11 @@ from dynllm_jax import config as config_lib
 
 
 def get_config(arg: str = ''):
-  """Settings that suit most shops; `arg` names a system, '' dynllm+text+counts."""
+  """Settings that suit most shops.
+
+  Args:
+    arg: names a system, '' dynllm+text+counts.
+  """
   config = config_lib.default(arg or 'dynllm+text+counts')
   config.data.source = 'event_log'
   config.data.min_user_items = 5

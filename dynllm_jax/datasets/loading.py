@@ -345,8 +345,8 @@ def _report(
   if counts.get(prepare.NOT_IN_TABLE, 0):
     share = counts[prepare.NOT_IN_TABLE] / log.num_items
     report(
-      f'data: warning: {share:.0%} of the items have no text, as the item table '
-      'lacks them'
+      f'data: warning: {share:.0%} of the items have no text, as the item '
+      'table lacks them'
     )
 
   had = log.num_events + outside['events']

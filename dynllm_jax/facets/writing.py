@@ -29,8 +29,8 @@ and VERSION too: raise VERSION whenever the same window gets other texts.
 `store` is a folder in which a writer may keep what is expensive to write, so
 that interrupted work resumes ('' keeps nothing); `report` takes a line of
 progress. A writer that has a function `check(writer_config)` is asked before
-any work is done. Each function raises `InputError`, in one line, for a field that is
-not allowed: the field, its value and what is allowed.
+any work is done. Each function raises `InputError`, in one line, for a field
+that is not allowed: the field, its value and what is allowed.
 """
 
 from collections.abc import Callable

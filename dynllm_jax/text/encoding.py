@@ -24,9 +24,9 @@ VERSION too: raise VERSION whenever the same text gets another embedding.
 
 `store` is a folder in which an encoder may keep what is expensive to compute,
 so that interrupted work resumes; '' keeps nothing. An encoder that has a
-function `check(encoder_config)` is asked before any work is done. Each function raises
-`InputError`, in one line, for a field that is not allowed: the field, its value
-and what is allowed.
+function `check(encoder_config)` is asked before any work is done. Each function
+raises `InputError`, in one line, for a field that is not allowed: the field,
+its value and what is allowed.
 """
 
 from collections.abc import Sequence

@@ -150,7 +150,7 @@ def _own_names(
 def _keys(
   file: source_files.File, wanted: Collection[Collection[str]]
 ) -> list[str]:
-  """The keys of a JSON file's objects, at least until the wanted ones are in."""
+  """The keys of a JSON file's objects, at least until all wanted are found."""
   keys: dict[str, None] = {}
   missing = list(wanted)
   for number, row in enumerate(_objects(file)):
@@ -331,8 +331,8 @@ def _array(
     rows = json.load(stream)
   except (ValueError, RecursionError) as error:
     raise file.error(
-      f'line 1: {error}; a file that starts with [ is not a JSON object a line, '
-      'and must be one array of objects'
+      f'line 1: {error}; a file that starts with [ is not a JSON object a '
+      'line, and must be one array of objects'
     ) from error
   for number, row in enumerate(rows, 1):
     if not isinstance(row, dict):

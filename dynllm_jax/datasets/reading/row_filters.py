@@ -34,9 +34,11 @@ def is_allowed(where: Any) -> bool:
   for wanted in where.values():
     if not isinstance(wanted, (str, int, float, list, tuple)):
       return False
-    if isinstance(wanted, str) and (match := _THRESHOLD.fullmatch(wanted)):
-      if match[1] != '!=' and not re.match(_NUMBER, match[2].strip()):
-        return False
+    match = isinstance(wanted, str) and _THRESHOLD.fullmatch(wanted)
+    if not match or match[1] == '!=':
+      continue
+    if not re.match(_NUMBER, match[2].strip()):
+      return False
   return True
 
 

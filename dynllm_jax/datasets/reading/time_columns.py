@@ -180,7 +180,7 @@ def _by_row(
 def _whole(
   numbers: np.ndarray, present: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Numbers rounded down to int64, what that takes off, and which do not fit."""
+  """Numbers rounded down to int64, what that takes off, which do not fit."""
   if numbers.dtype.kind in 'iu' and numbers.dtype != np.uint64:
     zeros = np.zeros(len(numbers))
     return numbers.astype(np.int64), zeros, zeros.astype(bool)
