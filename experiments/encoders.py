@@ -7,13 +7,11 @@ DIR is a sentence encoder of Hugging Face transformers; the commands on the
 page name it as it is given here.
 """
 
-import os
 import pathlib
 
 from absl import app
 from absl import flags
 
-from dynllm_jax.types import FACETS
 from experiments import exit_status
 from experiments import result_rows
 from experiments import studies
@@ -32,30 +30,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def changes(model: str) -> studies.Changes:
-  """Both encoders, each with all facets and with none.
-
-  Args:
-    model: directory of the encoder that is compared with hashing.
-
-  Returns:
-    The runs, first hashing with all facets.
-  """
-  encoders = {
-    'hashing': {},
-    os.path.basename(os.path.normpath(model)): {
-      'facets.encoder.name': 'flax',
-      'facets.encoder.model': model,
-    },
-  }
-  choices = {'all facets': FACETS, 'no facets': ()}
-  return {
-    f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
-    for choice, facets in choices.items()
-    for encoder, fields in encoders.items()
-  }
-
-
 def main(argv: list[str]) -> int:
   """Reads the flags, runs what is missing, writes the pages."""
   del argv
@@ -70,7 +44,7 @@ def main(argv: list[str]) -> int:
   def work() -> None:
     for text in _LOGS.value:
       log = result_rows.parse_log('encoders', text)
-      records = studies.run(log, study, changes(_MODEL.value))
+      records = studies.run(log, study, studies.encoder_changes(_MODEL.value))
       note = f'In the other rows: {records[1]["facets"]["encoder"]}. '
       studies.write_page(log, study, records, note)
 

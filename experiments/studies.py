@@ -4,12 +4,14 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import operator
+import os
 import pathlib
 from typing import Any
 
 import ml_collections
 
 from dynllm_jax.storage import atomic
+from dynllm_jax.types import FACETS
 from experiments import grids
 from experiments import pages
 from experiments import result_rows
@@ -49,6 +51,30 @@ def differing(
     name: value
     for name, value in fields.items()
     if operator.attrgetter(name)(config) != value
+  }
+
+
+def encoder_changes(model: str) -> Changes:
+  """Both encoders, each with all facets and with none.
+
+  Args:
+    model: directory of the encoder that is compared with hashing.
+
+  Returns:
+    The runs, first hashing with all facets.
+  """
+  encoders = {
+    'hashing': {},
+    os.path.basename(os.path.normpath(model)): {
+      'facets.encoder.name': 'flax',
+      'facets.encoder.model': model,
+    },
+  }
+  choices = {'all facets': FACETS, 'no facets': ()}
+  return {
+    f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
+    for choice, facets in choices.items()
+    for encoder, fields in encoders.items()
   }
 
 

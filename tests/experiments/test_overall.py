@@ -15,7 +15,6 @@ import pytest
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import significance
 from dynllm_jax.types import InputError
-from experiments import encoders
 from experiments import grids
 from experiments import overall_page
 from experiments import overall_results
@@ -237,7 +236,7 @@ def test_updates_of_an_epoch_are_batches_of_the_plan(tmp_path, monkeypatch):
 
 
 def test_encoders_are_compared_with_and_without_facets():
-  changes = encoders.changes('models/small/')
+  changes = studies.encoder_changes('models/small/')
   assert list(changes) == [
     'hashing, all facets',
     'small, all facets',
