@@ -33,7 +33,7 @@ _SLICES = flags.DEFINE_integer(
 )
 _EVENTS = flags.DEFINE_integer('slice_events', 16_384, 'Events of a slice.')
 _SYSTEMS = flags.DEFINE_list(
-  'systems', ['tgn', 'dynllm'], 'Systems to measure.'
+  'measured', ['tgn', 'dynllm'], 'Systems to measure.'
 )
 _LOGS = flags.DEFINE_list(
   'events', ['250000', '1000000', '4000000'], 'Lengths of logs.'
