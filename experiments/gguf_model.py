@@ -15,7 +15,6 @@ from typing import Any
 
 from absl import app
 from absl import flags
-import gguf
 import numpy as np
 from safetensors.numpy import save_file
 import tokenizers
@@ -62,6 +61,8 @@ def convert(file: pathlib.Path, folder: pathlib.Path) -> None:
   Raises:
     ValueError: if the model is of another kind.
   """
+  import gguf  # of the package of that name, which nothing else needs
+
   reader = gguf.GGUFReader(file)
   fields = {name: field.contents() for name, field in reader.fields.items()}
   if fields['general.architecture'] != 'llama':

@@ -166,7 +166,8 @@ def test_a_run_folder_has_its_configuration(old, tmp_path):
 
 def test_a_log_that_has_grown_is_evaluated_and_served(old, tmp_path):
   """The run's own figures stay, and what came later is ranked and taken in."""
-  workdir = str(shutil.copytree(old, tmp_path / 'run'))
+  without_journal = shutil.ignore_patterns('live')
+  workdir = str(shutil.copytree(old, tmp_path / 'run', ignore=without_journal))
   config = stored_config.get_config(workdir)
   config.data.events = str(tmp_path / 'events.csv')
   before = dynllm_jax.evaluate(stored_config.get_config(workdir), workdir)

@@ -36,6 +36,15 @@ def test_one_line_and_the_status_of_an_interrupt(work):
   assert errors.strip() == 'stopped: go on'
 
 
+@pytest.fixture
+def pythons_own():
+  """Python's handler: a process in the background ignores the signal."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('pythons_own')
 def test_afterwards_an_interrupt_is_pythons_own():
   with pytest.raises(ValueError, match='as it was'):
     with interrupts.end_in_one_line('stopped'):

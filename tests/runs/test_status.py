@@ -41,7 +41,6 @@ def test_an_epoch_is_a_flat_record(status):
 def test_a_checkpoint_gives_back_what_was_stored_in_it(status):
   add_epoch(status, 0.2)
   record = json.loads(json.dumps(status.to_json()))
-  # Checkpoints of earlier versions have these keys.
   assert record.keys() == {
     'identity',
     'epochs',
@@ -53,6 +52,7 @@ def test_a_checkpoint_gives_back_what_was_stored_in_it(status):
     'commit',
     'parameters',
     'train_step_flops',
+    'started_from',
   }
   assert Status.from_json(record) == status
   assert Status.from_json({**record, 'of_a_later_version': 1}) == status

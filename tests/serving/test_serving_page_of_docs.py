@@ -60,10 +60,11 @@ def test_three_commands_and_the_end(folder):
   """One process of its own: the server, which SIGTERM ends with a snapshot."""
   if shutil.which('curl') is None:
     pytest.skip('there is no curl')
-  script = block('Three commands', 'sh').replace('8000', '${PORT}')
-  port = '18765'
+  script = block('Three commands', 'sh').replace('8000', '18765')
   out = shell(
-    f'PORT={port}\n{script}\nkill -{signal.SIGTERM.value} $!; wait $! || true',
+    # Whatever fails, the server must not go on.
+    f"trap 'kill $! || true' ERR\n{script}\n"
+    f'kill -{signal.SIGTERM.value} $!; wait $! || true',
     folder,
   )
   # Answers have no newline of their own, and the server says lines too.

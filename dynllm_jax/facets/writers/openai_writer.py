@@ -201,10 +201,12 @@ def _call(
     seed=request.seed % 2**31,
     max_tokens=writer_config.max_output_tokens,
   )
+
   answer = schema.ask(create) if schema else create()
   text = answer.choices[0].message.content or ''
   if not isinstance(text, str):
     raise BadAnswerError(f'content is {type(text).__name__}, not a string')
+
   if answer.usage is None:
     reply = Reply(text, request.tokens, count_texts([text])[0])
   else:
