@@ -191,7 +191,9 @@ class Recommender:
         alone, and gone when the process ends.
       follow: apply what another process journals, as it comes; then nothing
         can be observed here.
-      until: 'train' or 'validation' to know the events of those splits alone.
+      until: 'train' or 'validation' to know the events of those splits alone,
+        as an evaluation does before the rest is observed. Facets are those of
+        the whole prepared log all the same: each serves from its close on.
       data_dir: where prepared data are now, if not where they were.
       max_future_days: how far ahead of this machine's clock an event's time
         may be.
