@@ -3,7 +3,7 @@
 It is run by the Python that has torch_geometric, and imports nothing of
 dynllm_jax.
 
-    peer_tgn.py LOG.npz BATCH NEIGHBORS WIDTH SLICE_EVENTS
+    peer_tgn.py LOG.npz BATCH NEIGHBORS WIDTH SLICE_EVENTS DEVICE
 
 It writes its versions. Then, for each line that it reads, it trains on the next
 slice and writes the seconds that took. All parts are the package's own: memory,
@@ -69,14 +69,19 @@ class Training:
     log: users, items and times, each i64[events].
     near: neighbors of a node.
     dim: of memory, time encoding and embeddings.
+    device: of all tensors, `cpu` or `cuda`.
   """
 
-  def __init__(self, log: Mapping[str, np.ndarray], near: int, dim: int):
+  def __init__(
+    self, log: Mapping[str, np.ndarray], near: int, dim: int, device: str
+  ):
     first_item = int(log['users'].max()) + 1
-    self.users = torch.from_numpy(log['users'].astype(np.int64))
-    self.items = torch.from_numpy(log['items'].astype(np.int64)) + first_item
-    self.times = torch.from_numpy(log['times'].astype(np.int64))
-    self.message = torch.zeros(len(self.users), 1)
+    self.users = torch.from_numpy(log['users'].astype(np.int64)).to(device)
+    self.items = first_item + torch.from_numpy(
+      log['items'].astype(np.int64)
+    ).to(device)
+    self.times = torch.from_numpy(log['times'].astype(np.int64)).to(device)
+    self.message = torch.zeros(len(self.users), 1, device=device)
     self.first_item, self.nodes = first_item, int(self.items.max()) + 1
 
     self.memory = TGNMemory(
@@ -86,11 +91,11 @@ class Training:
       dim,
       tgn.IdentityMessage(1, dim, dim),
       tgn.LastAggregator(),
-    )
-    self.attention = Attention(dim, self.memory.time_enc)
-    self.score = LinkPredictor(dim)
-    self.loader = tgn.LastNeighborLoader(self.nodes, size=near)
-    self.place = torch.empty(self.nodes, dtype=torch.long)
+    ).to(device)
+    self.attention = Attention(dim, self.memory.time_enc).to(device)
+    self.score = LinkPredictor(dim).to(device)
+    self.loader = tgn.LastNeighborLoader(self.nodes, size=near, device=device)
+    self.place = torch.empty(self.nodes, dtype=torch.long, device=device)
 
     # A set, as memory and attention share the time encoding.
     self.optimizer = torch.optim.Adam(
@@ -118,12 +123,14 @@ class Training:
       self.message[at],
     )
 
-    others = torch.randint(self.first_item, self.nodes, (high - low,))
+    others = torch.randint(
+      self.first_item, self.nodes, (high - low,), device=users.device
+    )
     self.optimizer.zero_grad()
     known, edges, events = self.loader(
       torch.cat([users, items, others]).unique()
     )
-    self.place[known] = torch.arange(len(known))
+    self.place[known] = torch.arange(len(known), device=known.device)
     state, last = self.memory(known)
     rows = self.attention(
       state, last, edges, self.times[events], self.message[events]
@@ -144,9 +151,10 @@ class Training:
 
 def main() -> None:
   """Reads the arguments and trains for as long as lines come in."""
-  batch, near, dim, slice_events = map(int, sys.argv[2:])
+  batch, near, dim, slice_events = map(int, sys.argv[2:6])
+  device = sys.argv[6]
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  training = Training(np.load(sys.argv[1]), near, dim)
+  training = Training(np.load(sys.argv[1]), near, dim, device)
   print(
     f'torch_geometric {torch_geometric.__version__}, torch {torch.__version__}',
     flush=True,
@@ -160,6 +168,8 @@ def main() -> None:
     began = time.perf_counter()
     for low in range(at, stop, batch):
       training.step(low, min(low + batch, stop))
+    if device != 'cpu':
+      torch.cuda.synchronize()
     print(time.perf_counter() - began, flush=True)
     at = stop
 

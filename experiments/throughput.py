@@ -98,8 +98,6 @@ AIMS = {
   'mfu_dynllm': aims.Aim(0.5),
   'retail_tgn': aims.Aim(0.5),
   'retail_dynllm': aims.Aim(0.5),
-  'accelerator_tgn': aims.Aim(1e6),
-  'accelerator_dynllm': aims.Aim(4e5),
   'start_up_s': aims.Aim(10.0, at_most=True),
 }
 
@@ -111,11 +109,13 @@ class Peer(NamedTuple):
     python: the Python that has the package.
     package: its name.
     file: the script of this folder that trains it.
+    more: last arguments of the script.
   """
 
   python: str
   package: str
   file: str
+  more: tuple[str, ...] = ()
 
   def is_there(self) -> bool:
     """Whether its Python can import the package."""
@@ -166,11 +166,16 @@ def beside_tgn(batch: int, near: int) -> aims.Found:
   """
   slices, run = ours('tgn', train__batch_size=batch, model__num_neighbors=near)
   return beside_peer(
-    Peer(_PEER.value, 'torch_geometric', 'peer_tgn.py'),
+    Peer(_PEER.value, 'torch_geometric', 'peer_tgn.py', (peer_device(),)),
     slices,
     run,
     arguments=[batch, near, run.config.model.dim],
   )
+
+
+def peer_device() -> str:
+  """The device that JAX computes on, as torch calls it."""
+  return 'cuda' if jax.devices()[0].platform == 'gpu' else 'cpu'
 
 
 def beside_recbole(system: str, model: str) -> aims.Found:
@@ -222,7 +227,8 @@ def beside_peer(
       },
     )
     script = pathlib.Path(__file__).parent / peer.file
-    line = [peer.python, str(script), path, *map(str, arguments), str(events)]
+    arguments = [*arguments, events, *peer.more]
+    line = [peer.python, str(script), path, *map(str, arguments)]
     process = TimedProcess(line)
 
     pairs = []
@@ -335,17 +341,6 @@ def retail(system: str) -> aims.Found:
   }
 
 
-def accelerator(system: str) -> aims.Found:
-  """Training events a second on a GPU, with the figures of its roofline."""
-  if jax.devices()[0].platform != 'gpu':
-    return {
-      'value': None,
-      'why': f'no GPU; the device is {jax.devices()[0].platform}',
-    }
-  found = use_of_machine(system)
-  return {**found, 'mfu': found['value'], 'value': found['events_per_s']}
-
-
 MEASURES = {
   'tgn_b2048_n10': lambda: beside_tgn(2048, _NEIGHBORS),
   'tgn_b200_n10': lambda: beside_tgn(200, 10),
@@ -359,8 +354,6 @@ MEASURES = {
   'mfu_dynllm': lambda: use_of_machine('dynllm'),
   'retail_tgn': lambda: retail('tgn'),
   'retail_dynllm': lambda: retail('dynllm'),
-  'accelerator_tgn': lambda: accelerator('tgn'),
-  'accelerator_dynllm': lambda: accelerator('dynllm'),
   'start_up_s': lambda: start_up.measure(_SIZE.value),
 }
 
@@ -425,7 +418,7 @@ def _page(results: dict[str, aims.Found]) -> list[str]:
   """Phases and products of the systems whose use of the machine is known."""
   lines = []
   for name, found in results.items():
-    if 'phases_ms' not in found or name.startswith('accelerator'):
+    if 'phases_ms' not in found:
       continue
 
     whole = found['phases_ms']['step']

@@ -2,21 +2,16 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import subprocess
 
 
 class TimedProcess:
   """A command that does its next piece of work for each line that it reads.
 
-  Attributes:
-    about: the first line that it writes, once it is ready.
-
   Args:
     command: with its arguments.
     environment: of the process, this one's if it is None.
-
-  Raises:
-    RuntimeError: if it ends before it is ready.
   """
 
   def __init__(
@@ -29,7 +24,15 @@ class TimedProcess:
       stdout=subprocess.PIPE,
       env=environment,
     )
-    self.about = self._answer()
+
+  @functools.cached_property
+  def about(self) -> str:
+    """The first line that it writes; waits until it is ready.
+
+    Raises:
+      RuntimeError: if it ends before.
+    """
+    return self._answer()
 
   def _answer(self) -> str:
     line = self._process.stdout.readline()
@@ -40,13 +43,17 @@ class TimedProcess:
       )
     return line.strip()
 
-  def step(self) -> str:
+  def step(self, what: str = 'go') -> str:
     """Lets it do its next piece of work and returns its answer.
+
+    Args:
+      what: the line that it reads.
 
     Raises:
       RuntimeError: if it ends instead.
     """
-    self._process.stdin.write('go\n')
+    _ = self.about  # It is ready once it has said so.
+    self._process.stdin.write(f'{what}\n')
     self._process.stdin.flush()
     return self._answer()
 

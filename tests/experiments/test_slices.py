@@ -107,6 +107,7 @@ def test_the_peer_trains_slice_by_slice(tmp_path):
       '3',
       '8',
       '40',
+      'cpu',
     ],
     input='go\ngo\n',
     capture_output=True,

@@ -1,0 +1,613 @@
+r"""What an accelerator does, in one run of ten minutes at most.
+
+    python -m experiments.accelerator \
+        [--events=LOG/interactions.csv --items=LOG/items.csv]
+
+Four parts, of which `--parts` chooses:
+
+- `speed`: systems train on slices of a simulated log of Tmall's size in turn,
+  each in a process of its own, torch_geometric's TGN on the same device among
+  them. `--also` adds a system with other XLA flags.
+- `profile`: the kernels of one slice of each of these systems, by time.
+- `runs`: the command trains one epoch twice on the device and once on this
+  machine's processors: two runs must be equal bit for bit, and the ranks of the
+  device are compared with the processors'.
+- `kernel`: the ordered update's kernel beside its oracle
+  (experiments/update_kernel.py).
+
+Processes compile side by side, and are timed only once all have compiled.
+Writes `experiments/results/accelerator.json` and `.md`.
+"""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+from typing import NamedTuple
+
+from absl import app
+from absl import flags
+import jax
+import numpy as np
+
+from configs import tmall
+from dynllm_jax import progress
+from dynllm_jax.runs import prepared
+from dynllm_jax.runs import provenance
+from dynllm_jax.storage import atomic
+from dynllm_jax.types import InputError
+from experiments import exit_status
+from experiments import machine_use
+from experiments import pages
+from experiments import slices as slices_lib
+from experiments.timed_process import TimedProcess
+
+_PARTS = flags.DEFINE_list(
+  'parts', ['speed', 'profile', 'runs'], 'What is done.'
+)
+_SYSTEMS = flags.DEFINE_list(
+  'systems', ['tgn', 'dynllm', 'dynllm+text+counts'], 'Timed systems.'
+)
+_ALSO = flags.DEFINE_multi_string(
+  'also',
+  [],
+  'LABEL|SYSTEM|XLA_FLAGS: a further timed process, with more XLA flags.',
+)
+_PEER = flags.DEFINE_string(
+  'peer_python',
+  sys.executable,
+  "Python that has torch_geometric; '' leaves the peer out.",
+)
+_RUNS = flags.DEFINE_list('runs', ['tgn', 'dynllm'], 'Systems of whole runs.')
+_EVENTS = flags.DEFINE_string('events', '', 'Log of the runs; else simulated.')
+_ITEMS = flags.DEFINE_string('items', '', 'Its item texts.')
+_SLICES = flags.DEFINE_integer('slices', 7, 'Slices that are counted.')
+_SLICE_EVENTS = flags.DEFINE_integer(
+  'slice_events', 65_536, 'Events of a slice.'
+)
+_SIDE = flags.DEFINE_integer(
+  'gemm_side', 16_384, 'Side of the matrices whose product finds the peak.'
+)
+_DATA = flags.DEFINE_string('data', '', 'Folder of prepared data.')
+_WORKER = flags.DEFINE_string('worker', '', 'For this script: a system.')
+_SIZE = flags.DEFINE_enum(
+  'log_size', 'tmall', ['tmall', 'demo'], 'Size of the simulated log.'
+)
+_OUT = flags.DEFINE_string(
+  'out',
+  str(pathlib.Path(__file__).parent / 'results' / 'accelerator'),
+  'Where .json and .md go.',
+)
+
+_BATCH, _NEIGHBORS = 2048, 10  # of TGN, ours and the peer's
+
+
+class Case(NamedTuple):
+  """A system that is timed.
+
+  Attributes:
+    label: its name on the page.
+    system: as --config=FILE:SYSTEM takes it.
+    xla_flags: added to the environment's.
+  """
+
+  label: str
+  system: str
+  xla_flags: str
+
+
+def cases() -> list[Case]:
+  """What the flags ask for.
+
+  Raises:
+    InputError: if a value of --also has not three parts.
+  """
+  found = [Case(system, system, '') for system in _SYSTEMS.value]
+  for value in _ALSO.value:
+    if value.count('|') != 2:
+      raise InputError(f'--also: {value!r}; allowed: LABEL|SYSTEM|XLA_FLAGS')
+    found.append(Case(*value.split('|')))
+  return found
+
+
+def training_config(system: str, data: str) -> Any:
+  """The configuration of a timed system."""
+  config = tmall.get_config(system)
+  config.data.size, config.data.dir = _SIZE.value, data
+  config.eval.compare = ()
+  config.train.batch_size = _BATCH
+  if system.partition('+')[0] == 'tgn':
+    config.model.num_neighbors = _NEIGHBORS
+  return config
+
+
+# What a timed process does.
+
+
+def work() -> None:
+  """Compiles a system; then trains on a slice for each line that it reads.
+
+  Writes a line of figures first, and for each line `{"events", "seconds"}`.
+  The line `profile` instead traces a slice and writes its kernels.
+  """
+  began = time.perf_counter()
+  slices, _ = slices_lib.of_config(
+    training_config(_WORKER.value, _DATA.value), _SLICE_EVENTS.value
+  )
+  # The first slice of an epoch warms up; its program is the others'.
+  slices.step()
+  print(
+    json.dumps(
+      {
+        'compile_s': slices.compile_s,
+        'ready_s': time.perf_counter() - began,
+        'program_peak_mb': slices.peak_bytes() / 1e6,
+        'gb_per_step_xla': slices.bytes_per_step() / 1e9,
+      }
+    ),
+    flush=True,
+  )
+
+  for line in sys.stdin:
+    if line.strip() == 'profile':
+      print(json.dumps(profile(slices)), flush=True)
+      continue
+    events, seconds = slices.step()
+    print(
+      json.dumps(
+        {
+          'events': events,
+          'seconds': seconds,
+          'device_peak_mb': device_peak_bytes() / 1e6,
+        }
+      ),
+      flush=True,
+    )
+
+
+def device_peak_bytes() -> int:
+  """The most memory of the device that this process held; 0 if not told."""
+  stats = jax.devices()[0].memory_stats() or {}
+  return int(stats.get('peak_bytes_in_use', 0))
+
+
+def profile(slices: slices_lib.Slices) -> dict[str, Any]:
+  """The kernels of one slice.
+
+  Args:
+    slices: already compiled.
+
+  Returns:
+    `steps`, `wall_ms` (under the tracer), `kernels` (launches), `busy_ms` (the
+    union of their times on the device), and `top`, the costliest names as
+    (name, launches, ms).
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      events, seconds = slices.step()
+    path = next(pathlib.Path(folder).rglob('*.xplane.pb'))
+    data = jax.profiler.ProfileData.from_file(str(path))
+
+  spans, totals = [], {}
+  for plane in data.planes:
+    if not plane.name.startswith('/device:'):
+      continue
+    for line in plane.lines:
+      if not line.name.startswith('Stream'):
+        continue
+      for event in line.events:
+        spans.append((event.start_ns, event.start_ns + event.duration_ns))
+        count, spent = totals.get(event.name, (0, 0.0))
+        totals[event.name] = count + 1, spent + event.duration_ns
+
+  busy, end = 0.0, 0.0
+  for start, stop in sorted(spans):
+    busy += max(0.0, stop - max(start, end))
+    end = max(end, stop)
+  top = sorted(totals.items(), key=lambda entry: -entry[1][1])[:40]
+  return {
+    'steps': -(-events // slices.plan.batch_size),
+    'wall_ms': 1e3 * seconds,
+    'kernels': len(spans),
+    'busy_ms': busy / 1e6,
+    'top': [[name, count, ns / 1e6] for name, (count, ns) in top],
+  }
+
+
+# What the script does with them.
+
+
+def speed(data: str) -> dict[str, Any]:
+  """Times all cases in turn, and profiles them if that was asked for.
+
+  Args:
+    data: folder of prepared data, which all processes share.
+
+  Returns:
+    By label: `events_per_s` (median), `all` rates, and the process's figures;
+    `peer` and `gemm_peak_tflop_per_s` beside them.
+  """
+  waiting = cases()
+  started = {case.label: _start(case, data) for case in waiting}
+  processes: dict[str, TimedProcess] = {}
+  found: dict[str, Any] = {}
+  for label, process in started.items():
+    try:
+      about = json.loads(process.about)
+    except RuntimeError as error:  # Its own message is above.
+      found[label] = {'failed': str(error)}
+      continue
+    processes[label], found[label] = process, about
+    progress.say(f'{label}: compiled in {about["compile_s"]:.0f} s')
+
+  peer, events = _peer(data)
+  rates: dict[str, list[float]] = {label: [] for label in processes}
+  if peer is not None:
+    rates['peer'] = []
+  for _ in range(_SLICES.value + 1):
+    for label, process in processes.items():
+      answer = json.loads(process.step())
+      found[label]['device_peak_mb'] = answer['device_peak_mb']
+      rates[label].append(answer['events'] / answer['seconds'])
+    if peer is not None:
+      rates['peer'].append(events / float(peer.step()))
+  for label, values in rates.items():
+    found.setdefault(label, {}).update(
+      events_per_s=statistics.median(values[1:]), all=values[1:]
+    )
+    progress.say(f'{label}: {found[label]["events_per_s"]:,.0f} events/s')
+  if peer is not None:
+    found['peer']['about'] = peer.about
+    peer.close()
+
+  if 'profile' in _PARTS.value:
+    for label, process in processes.items():
+      found[label]['profile'] = json.loads(process.step('profile'))
+  for process in processes.values():
+    process.close()
+  found['gemm_peak_tflop_per_s'] = machine_use.gemm_peak(_SIDE.value) / 1e12
+  return found
+
+
+def _start(case: Case, data: str) -> TimedProcess:
+  """A process that compiles a case."""
+  environment = _environment()
+  environment['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} {case.xla_flags}'.strip()
+  )
+  return TimedProcess(
+    [
+      sys.executable,
+      '-m',
+      'experiments.accelerator',
+      f'--worker={case.system}',
+      f'--data={data}',
+      f'--log_size={_SIZE.value}',
+      f'--slice_events={_SLICE_EVENTS.value}',
+    ],
+    environment,
+  )
+
+
+def _environment(**more: str) -> dict[str, str]:
+  """The environment of a process that shares the device with others."""
+  return {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false', **more}
+
+
+def _peer(data: str) -> tuple[TimedProcess | None, int]:
+  """torch_geometric's TGN on the same log and device; events of its slice."""
+  if not _PEER.value:
+    return None, 0
+  log = prepared.prepare(training_config('tgn', data)).log
+  path = os.path.join(data, 'peer_log.npz')
+  np.savez(
+    path,
+    **{
+      name: getattr(log, name)[: log.train_end]
+      for name in ('users', 'items', 'times')
+    },
+  )
+  # Slices of the peer are short: its rate does not depend on their length.
+  events = min(_SLICE_EVENTS.value, 16_384, log.train_end) // _BATCH * _BATCH
+  device = 'cuda' if jax.devices()[0].platform == 'gpu' else 'cpu'
+  arguments = [path, _BATCH, _NEIGHBORS, 128, events, device]
+  script = pathlib.Path(__file__).parent / 'peer_tgn.py'
+  line = [_PEER.value, str(script), *map(str, arguments)]
+  return TimedProcess(line, _environment()), events
+
+
+class Run(NamedTuple):
+  """A run of the command in a process of its own."""
+
+  workdir: pathlib.Path
+  process: subprocess.Popen[bytes]
+  began: float
+
+
+def start_run(
+  system: str, folder: str, label: str, environment: Mapping[str, str]
+) -> Run:
+  """Starts one epoch of a system by the command.
+
+  Args:
+    system: its name.
+    folder: of this script's runs.
+    label: of the run.
+    environment: of its process.
+  """
+  workdir = pathlib.Path(folder, f'{system}-{label}')
+  line = [
+    sys.executable,
+    '-m',
+    'dynllm_jax.main',
+    f'--config=configs/event_log.py:{system}',
+    f'--workdir={workdir}',
+    f'--config.data.dir={folder}/data',
+    '--config.train.num_epochs=1',
+    '--config.eval.compare=()',
+  ]
+  if _EVENTS.value:
+    line += [
+      f'--config.data.events={_EVENTS.value}',
+      f'--config.data.items={_ITEMS.value}',
+      '--config.data.min_user_items=20',
+    ]
+  else:
+    line[3] = f'--config=configs/demo.py:{system}'
+  with open(f'{workdir}.log', 'wb') as log:
+    process = subprocess.Popen(
+      line, env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+  return Run(workdir, process, time.perf_counter())
+
+
+def finish_run(run: Run) -> float:
+  """Waits for a run and returns the seconds since its start.
+
+  Raises:
+    RuntimeError: with the end of its output, if it failed.
+  """
+  if run.process.wait():
+    text = pathlib.Path(f'{run.workdir}.log').read_text()[-2_000:]
+    raise RuntimeError(f'{run.workdir.name} failed: {text}')
+  return time.perf_counter() - run.began
+
+
+def compare_runs(one: pathlib.Path, other: pathlib.Path) -> dict[str, Any]:
+  """How far the ranks and the parameters of two runs are apart.
+
+  Args:
+    one: a run folder.
+    other: of the same configuration.
+
+  Returns:
+    By split, `equal` ranks as a share and the `largest` difference of a rank;
+    `identical`, whether all ranks are equal; and how many `arrays` a checkpoint
+    has, with how many of them `arrays_equal`.
+  """
+  found: dict[str, Any] = {}
+  sums = [_checksums(folder) for folder in (one, other)]
+  found['arrays'] = len(sums[0])
+  found['arrays_equal'] = sum(
+    sums[1].get(name) == value for name, value in sums[0].items()
+  )
+  ranks = [np.load(folder / 'ranks.npz') for folder in (one, other)]
+  splits = [name for name in ranks[0].files if not name.endswith('_users')]
+  for name in splits:
+    a, b = (np.asarray(r[name], np.int64) for r in ranks)
+    found[name] = {
+      'events': int(a.size),
+      'equal': float(np.mean(a == b)),
+      'largest': int(np.max(np.abs(a - b), initial=0)),
+    }
+  found['identical'] = all(
+    np.array_equal(ranks[0][name], ranks[1][name]) for name in splits
+  )
+  return found
+
+
+def _checksums(workdir: pathlib.Path) -> dict[str, Any]:
+  """The checksums of the latest checkpoint's arrays."""
+  record = max(workdir.glob('checkpoints/latest/*/status/metadata'))
+  return json.loads(record.read_text())['arrays']
+
+
+def whole_runs(folder: str) -> dict[str, Any]:
+  """Runs every system twice on the device and once on the processors.
+
+  Args:
+    folder: for the runs.
+
+  Returns:
+    By system, `two_runs` and `device_and_cpu` (`compare_runs`), and `seconds`.
+  """
+  found = {}
+  for system in _RUNS.value:
+    runs = {
+      'first': start_run(system, folder, 'first', _environment()),
+      'cpu': start_run(
+        system, folder, 'cpu', _environment(JAX_PLATFORMS='cpu')
+      ),
+    }
+    seconds = {'first': finish_run(runs['first'])}
+    runs['second'] = start_run(system, folder, 'second', _environment())
+    for label in ('second', 'cpu'):
+      seconds[label] = finish_run(runs[label])
+    at = {label: run.workdir for label, run in runs.items()}
+    found[system] = {
+      'two_runs': compare_runs(at['first'], at['second']),
+      'device_and_cpu': compare_runs(at['first'], at['cpu']),
+      'seconds': seconds,
+    }
+    progress.say(f'{system}: {json.dumps(found[system])}')
+  return found
+
+
+def main(argv: list[str]) -> int:
+  """Does the parts that were asked for and writes the page."""
+  if _WORKER.value:
+    work()
+    return 0
+  del argv
+  return exit_status.exit_status(_run)
+
+
+def _run() -> None:
+  """Does what the flags ask for; the page is written after each part.
+
+  Raises:
+    InputError: if a flag is wrong.
+  """
+  for part in _PARTS.value:
+    if part not in ('speed', 'profile', 'runs', 'kernel'):
+      raise InputError(
+        f'--parts: {part!r}; allowed: speed, profile, runs, kernel'
+      )
+  cases()  # Wrong flags are found before anything starts.
+
+  device = jax.devices()[0]
+  about = {
+    'commit': provenance.commit(),
+    'device': device.device_kind,
+    'platform': device.platform,
+    'jax': jax.__version__,
+    'machine': provenance.machine(),
+    'log': f'simulated, size {_SIZE.value}, B {_BATCH}',
+    'medians': f'of {_SLICES.value} slices of {_SLICE_EVENTS.value:,} events',
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+  }
+  found: dict[str, Any] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    data = _DATA.value or f'{folder}/data'
+    if 'kernel' in _PARTS.value:
+      found['kernel'] = kernel()
+      _write(about, found)
+    if 'speed' in _PARTS.value:
+      prepared.prepare(training_config('tgn', data))
+      found['speed'] = speed(data)
+      _write(about, found)
+    if 'runs' in _PARTS.value:
+      found['runs'] = whole_runs(folder)
+      _write(about, found)
+
+
+def kernel() -> dict[str, Any]:
+  """What experiments/update_kernel.py finds, in a process of its own."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.update_kernel'],
+    check=False,
+    capture_output=True,
+    text=True,
+    env=_environment(),
+  )
+  if done.returncode:
+    return {'failed': done.stderr[-2_000:]}
+  return {'said': done.stdout.splitlines()[-20:]}
+
+
+def _write(about: dict[str, Any], found: dict[str, Any]) -> None:
+  """Writes what is known so far as `.json` and `.md`."""
+  lines = [
+    '# An accelerator',
+    '',
+    *(f'- {name}: {value}' for name, value in about.items()),
+    '',
+  ]
+  if 'speed' in found:
+    lines += _speed_page(found['speed'])
+  for system, run in found.get('runs', {}).items():
+    lines += _run_page(system, run)
+  if 'kernel' in found:
+    lines += ['## The kernel of the ordered update', '']
+    lines += [f'- {line}' for line in found['kernel'].get('said', ['failed'])]
+
+  atomic.write_atomically(
+    pathlib.Path(_OUT.value + '.json'),
+    json.dumps({**about, **found}, indent=1) + '\n',
+  )
+  atomic.write_atomically(
+    pathlib.Path(_OUT.value + '.md'), '\n'.join(lines).rstrip('\n') + '\n'
+  )
+
+
+def _speed_page(found: dict[str, Any]) -> list[str]:
+  """The table of speeds."""
+  rows = []
+  for label, of_one in found.items():
+    if not isinstance(of_one, dict):
+      continue
+    kernels = of_one.get('profile')
+    rows.append(
+      [
+        label,
+        _shown(of_one, 'events_per_s'),
+        f'{1e3 * _BATCH / of_one["events_per_s"]:.2f}'
+        if 'events_per_s' in of_one
+        else 'failed',
+        f'{kernels["kernels"] / kernels["steps"]:.0f}' if kernels else '-',
+        f'{kernels["busy_ms"] / kernels["steps"]:.2f}' if kernels else '-',
+        _shown(of_one, 'device_peak_mb'),
+        _shown(of_one, 'compile_s'),
+      ]
+    )
+  headings = [
+    'system',
+    'events/s',
+    'ms a step',
+    'kernels a step',
+    'busy ms a step',
+    'peak MB',
+    'compile s',
+  ]
+  return [
+    '## Training speed',
+    '',
+    *pages.table(headings, rows),
+    '',
+    f'A product of two matrices of side {_SIDE.value:,} in float32, at '
+    "JAX's default precision, reaches "
+    f'{found["gemm_peak_tflop_per_s"]:.0f} TFLOP/s.',
+    '',
+  ]
+
+
+def _shown(figures: dict[str, Any], name: str) -> str:
+  return f'{figures[name]:,.0f}' if name in figures else '-'
+
+
+def _run_page(system: str, run: dict[str, Any]) -> list[str]:
+  """What two runs on the device, and one beside it, have in common."""
+  two, beside = run['two_runs'], run['device_and_cpu']
+  splits = [name for name, value in beside.items() if isinstance(value, dict)]
+  return [
+    f'## One epoch of {system}, by the command',
+    '',
+    '- two runs on the device: '
+    + (
+      'equal bit for bit, ranks and every array of the checkpoint'
+      if two['identical'] and two['arrays_equal'] == two['arrays']
+      else f'not equal: {two["arrays_equal"]} of {two["arrays"]} arrays of '
+      'the checkpoint'
+    ),
+    *(
+      f'- {name}, device beside processors: {beside[name]["equal"]:.4%} of '
+      f'{beside[name]["events"]:,} ranks are equal, the largest difference is '
+      f'{beside[name]["largest"]:,}'
+      for name in splits
+    ),
+    '- seconds of the whole command: '
+    + ', '.join(
+      f'{name} {value:.0f}' for name, value in run['seconds'].items()
+    ),
+    '',
+  ]
+
+
+if __name__ == '__main__':
+  app.run(main)
