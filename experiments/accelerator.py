@@ -20,6 +20,7 @@ Writes `experiments/results/accelerator.json` and `.md`.
 """
 
 from collections.abc import Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -137,11 +138,12 @@ def work() -> None:
   The line `profile` instead traces a slice and writes its kernels.
   """
   began = time.perf_counter()
-  slices, _ = slices_lib.of_config(
-    training_config(_WORKER.value, _DATA.value), _SLICE_EVENTS.value
-  )
-  # The first slice of an epoch warms up; its program is the others'.
-  slices.step()
+  with contextlib.redirect_stdout(sys.stderr):
+    slices, _ = slices_lib.of_config(
+      training_config(_WORKER.value, _DATA.value), _SLICE_EVENTS.value
+    )
+    # The first slice of an epoch warms up; its program is the others'.
+    slices.step()
   print(
     json.dumps(
       {
@@ -230,33 +232,35 @@ def speed(data: str) -> dict[str, Any]:
     data: folder of prepared data, which all processes share.
 
   Returns:
-    By label: `events_per_s` (median), `all` rates, and the process's figures;
-    `peer` and `gemm_peak_tflop_per_s` beside them.
+    By label: `failed`, or `events_per_s` (median), `all` rates, and the
+    process's figures; `peer` and `gemm_peak_tflop_per_s` beside them.
   """
   waiting = cases()
   started = {case.label: _start(case, data) for case in waiting}
   processes: dict[str, TimedProcess] = {}
   found: dict[str, Any] = {}
   for label, process in started.items():
-    try:
-      about = json.loads(process.about)
-    except RuntimeError as error:  # Its own message is above.
-      found[label] = {'failed': str(error)}
-      continue
-    processes[label], found[label] = process, about
-    progress.say(f'{label}: compiled in {about["compile_s"]:.0f} s')
+    found[label] = _ask(process)
+    if 'failed' not in found[label]:
+      processes[label] = process
+      progress.say(f'{label}: compiled in {found[label]["compile_s"]:.0f} s')
 
   peer, events = _peer(data)
   rates: dict[str, list[float]] = {label: [] for label in processes}
   if peer is not None:
     rates['peer'] = []
   for _ in range(_SLICES.value + 1):
-    for label, process in processes.items():
-      answer = json.loads(process.step())
+    for label, process in list(processes.items()):
+      answer = _ask(process, 'go')
+      if 'failed' in answer:
+        found[label].update(answer)
+        del processes[label], rates[label]
+        continue
       found[label]['device_peak_mb'] = answer['device_peak_mb']
       rates[label].append(answer['events'] / answer['seconds'])
     if peer is not None:
       rates['peer'].append(events / float(peer.step()))
+
   for label, values in rates.items():
     found.setdefault(label, {}).update(
       events_per_s=statistics.median(values[1:]), all=values[1:]
@@ -268,11 +272,23 @@ def speed(data: str) -> dict[str, Any]:
 
   if 'profile' in _PARTS.value:
     for label, process in processes.items():
-      found[label]['profile'] = json.loads(process.step('profile'))
+      found[label]['profile'] = _ask(process, 'profile')
   for process in processes.values():
     process.close()
   found['gemm_peak_tflop_per_s'] = machine_use.gemm_peak(_SIDE.value) / 1e12
   return found
+
+
+def _ask(process: TimedProcess, what: str = '') -> dict[str, Any]:
+  """A process's next answer, or its first if nothing is asked.
+
+  Flags that crash one process must not hide the figures of the others, so a
+  process that has ended answers `{'failed': why}`; its own message is above.
+  """
+  try:
+    return json.loads(process.step(what) if what else process.about)
+  except (RuntimeError, OSError) as error:
+    return {'failed': str(error)}
 
 
 def _start(case: Case, data: str) -> TimedProcess:
@@ -542,7 +558,8 @@ def _speed_page(found: dict[str, Any]) -> list[str]:
   for label, of_one in found.items():
     if not isinstance(of_one, dict):
       continue
-    kernels = of_one.get('profile')
+    kernels = of_one.get('profile', {})
+    steps = kernels.get('steps', 1)
     rows.append(
       [
         label,
@@ -550,8 +567,8 @@ def _speed_page(found: dict[str, Any]) -> list[str]:
         f'{1e3 * _BATCH / of_one["events_per_s"]:.2f}'
         if 'events_per_s' in of_one
         else 'failed',
-        f'{kernels["kernels"] / kernels["steps"]:.0f}' if kernels else '-',
-        f'{kernels["busy_ms"] / kernels["steps"]:.2f}' if kernels else '-',
+        f'{kernels["kernels"] / steps:.0f}' if 'kernels' in kernels else '-',
+        f'{kernels["busy_ms"] / steps:.2f}' if 'kernels' in kernels else '-',
         _shown(of_one, 'device_peak_mb'),
         _shown(of_one, 'compile_s'),
       ]
