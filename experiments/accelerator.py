@@ -20,6 +20,7 @@ Writes `experiments/results/accelerator.json` and `.md`.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import json
 import os
@@ -103,14 +104,18 @@ class Case(NamedTuple):
   xla_flags: str
 
 
-def cases() -> list[Case]:
-  """What the flags ask for.
+def cases(systems: Sequence[str], also: Sequence[str]) -> list[Case]:
+  """What is timed.
+
+  Args:
+    systems: with the flags of the environment.
+    also: values of --also.
 
   Raises:
-    InputError: if a value of --also has not three parts.
+    InputError: if one of these has not three parts.
   """
-  found = [Case(system, system, '') for system in _SYSTEMS.value]
-  for value in _ALSO.value:
+  found = [Case(system, system, '') for system in systems]
+  for value in also:
     if value.count('|') != 2:
       raise InputError(f'--also: {value!r}; allowed: LABEL|SYSTEM|XLA_FLAGS')
     found.append(Case(*value.split('|')))
@@ -225,18 +230,18 @@ def profile(slices: slices_lib.Slices) -> dict[str, Any]:
 # What the script does with them.
 
 
-def speed(data: str) -> dict[str, Any]:
+def speed(timed: list[Case], data: str) -> dict[str, Any]:
   """Times all cases in turn, and profiles them if that was asked for.
 
   Args:
+    timed: of `cases`.
     data: folder of prepared data, which all processes share.
 
   Returns:
     By label: `failed`, or `events_per_s` (median), `all` rates, and the
     process's figures; `peer` and `gemm_peak_tflop_per_s` beside them.
   """
-  waiting = cases()
-  started = {case.label: _start(case, data) for case in waiting}
+  started = {case.label: _start(case, data) for case in timed}
   processes: dict[str, TimedProcess] = {}
   found: dict[str, Any] = {}
   for label, process in started.items():
@@ -275,6 +280,7 @@ def speed(data: str) -> dict[str, Any]:
       found[label]['profile'] = _ask(process, 'profile')
   for process in processes.values():
     process.close()
+  found['gemm_side'] = _SIDE.value
   found['gemm_peak_tflop_per_s'] = machine_use.gemm_peak(_SIDE.value) / 1e12
   return found
 
@@ -485,7 +491,8 @@ def _run() -> None:
       raise InputError(
         f'--parts: {part!r}; allowed: speed, profile, runs, kernel'
       )
-  cases()  # Wrong flags are found before anything starts.
+  # Wrong flags are found before anything starts.
+  timed = cases(_SYSTEMS.value, _ALSO.value)
 
   device = jax.devices()[0]
   about = {
@@ -506,7 +513,7 @@ def _run() -> None:
       _write(about, found)
     if 'speed' in _PARTS.value:
       prepared.prepare(training_config('tgn', data))
-      found['speed'] = speed(data)
+      found['speed'] = speed(timed, data)
       _write(about, found)
     if 'runs' in _PARTS.value:
       found['runs'] = whole_runs(folder)
@@ -536,9 +543,9 @@ def _write(about: dict[str, Any], found: dict[str, Any]) -> None:
     '',
   ]
   if 'speed' in found:
-    lines += _speed_page(found['speed'])
+    lines += speed_page(found['speed'])
   for system, run in found.get('runs', {}).items():
-    lines += _run_page(system, run)
+    lines += run_page(system, run)
   if 'kernel' in found:
     lines += ['## The kernel of the ordered update', '']
     lines += [f'- {line}' for line in found['kernel'].get('said', ['failed'])]
@@ -552,7 +559,7 @@ def _write(about: dict[str, Any], found: dict[str, Any]) -> None:
   )
 
 
-def _speed_page(found: dict[str, Any]) -> list[str]:
+def speed_page(found: dict[str, Any]) -> list[str]:
   """The table of speeds."""
   rows = []
   for label, of_one in found.items():
@@ -587,7 +594,7 @@ def _speed_page(found: dict[str, Any]) -> list[str]:
     '',
     *pages.table(headings, rows),
     '',
-    f'A product of two matrices of side {_SIDE.value:,} in float32, at '
+    f'A product of two matrices of side {found["gemm_side"]:,} in float32, at '
     "JAX's default precision, reaches "
     f'{found["gemm_peak_tflop_per_s"]:.0f} TFLOP/s.',
     '',
@@ -598,7 +605,7 @@ def _shown(figures: dict[str, Any], name: str) -> str:
   return f'{figures[name]:,.0f}' if name in figures else '-'
 
 
-def _run_page(system: str, run: dict[str, Any]) -> list[str]:
+def run_page(system: str, run: dict[str, Any]) -> list[str]:
   """What two runs on the device, and one beside it, have in common."""
   two, beside = run['two_runs'], run['device_and_cpu']
   splits = [name for name, value in beside.items() if isinstance(value, dict)]
