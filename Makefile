@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist=worksteal
 
-.PHONY: run lint format test-quick test test-all test-models docs tpu-compile clean
+.PHONY: run lint format test-quick test test-all test-models docs clean
+.PHONY: tpu-compile gpu-compile
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
@@ -58,11 +59,17 @@ tpu-compile:
 	.venv-tpu/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
 	.venv-tpu/bin/python -m experiments.tpu_compile
 
+# Compiles for an H100, without one; takes minutes, and ptxas on the PATH.
+gpu-compile:
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet -c constraints.txt -e '.[gpu]'
+	.venv-gpu/bin/python -m experiments.gpu_compile
+
 # The documents as a site, in site/index.html.
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf $(VENV) .venv-tpu runs build site *.egg-info
+	rm -rf $(VENV) .venv-tpu .venv-gpu runs build site *.egg-info
 	rm -rf $(MODELS) .mypy_cache .pytest_cache .ruff_cache

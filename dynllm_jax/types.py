@@ -235,6 +235,7 @@ class FacetBank(Pytree):
   offsets: Array  # i32[users + 2], rows of user u: offsets[u]..offsets[u + 1]
   closes: Array  # i32[rows], seconds, ascending within a user
   index: Array  # i32[rows, 4], rows of all texts, in the order of FACETS
+  longest: int = static_field()  # rows of the user with most, or more
   present: Array | None = None  # i32[texts here], ascending; None: all
 
 

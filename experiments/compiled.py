@@ -137,6 +137,7 @@ def abstract_inputs(size: LogSize, mesh: jax.sharding.Mesh) -> Inputs:
       offsets=offsets(size.users + 1),
       closes=entries(profiles),
       index=entries(profiles, len(FACETS)),
+      longest=size.windows,
       present=shape(even(size.texts)),
     ),
     num_users=size.users,

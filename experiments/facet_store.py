@@ -104,6 +104,7 @@ def gather(folder: str, rows: int, dim: int, chunks: int) -> dict[str, Any]:
     offsets=np.append(0, np.arange(users + 1) * _PROFILES).astype(np.int32),
     closes=np.tile(np.arange(1, _PROFILES + 1, dtype=np.int32), users),
     index=np.arange(users * _PROFILES * 4, dtype=np.int32).reshape(-1, 4),
+    longest=_PROFILES,
   )
   few, host = resident_texts.split(bank, True, 0.0)
   events = chunks * _BATCHES * _BATCH

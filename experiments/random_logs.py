@@ -179,4 +179,5 @@ def texts(log: EventLog, llm_dim: int) -> tuple[np.ndarray, FacetBank]:
       (profiles * log.num_users, 4),
       dtype=np.int32,
     ),
+    longest=profiles,
   )

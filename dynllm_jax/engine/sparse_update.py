@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dynllm_jax.kernels import platforms
 from dynllm_jax.layers.embed import Embed
 from dynllm_jax.layers.embed import ROW_IDS
 from dynllm_jax.layers.embed import TABLE
@@ -205,7 +206,6 @@ def _update_table(
   Returns:
     The tree.
   """
-  size = min(BLOCK, len(ids))
 
   def at_table(function: Callable[..., Array], *trees: Any) -> Any:
     return _map(
@@ -215,7 +215,9 @@ def _update_table(
       *trees,
     )
 
-  def step(index: Array, tree: tuple[Params, Any]) -> tuple[Params, Any]:
+  def step(
+    size: int, index: Array | int, tree: tuple[Params, Any]
+  ) -> tuple[Params, Any]:
     # The last block begins early enough to be full. Some of its rows were
     # updated before and must not be again.
     start = jnp.minimum(index * size, len(ids) - size)
@@ -237,8 +239,19 @@ def _update_table(
       (optax.apply_updates(params, changes), state),
     )
 
-  count = jnp.sum(ids != sharded_table.NO_ROW)
-  return jax.lax.fori_loop(0, -(-count // size), step, tree)
+  def by_blocks(tree: tuple[Params, Any]) -> tuple[Params, Any]:
+    size = min(BLOCK, len(ids))
+    count = jnp.sum(ids != sharded_table.NO_ROW)
+    return jax.lax.fori_loop(
+      0, -(-count // size), functools.partial(step, size), tree
+    )
+
+  # A GPU has no use for small blocks, and waits for the host at every round.
+  def at_once(tree: tuple[Params, Any]) -> tuple[Params, Any]:
+    return step(len(ids), 0, tree)
+
+  updated: tuple[Params, Any] = platforms.on_gpu(at_once, by_blocks, tree)
+  return updated
 
 
 def _is_masked(leaf: Any) -> bool:

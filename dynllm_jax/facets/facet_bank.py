@@ -65,7 +65,8 @@ def build(
     report,
   )
   about = {**cached.about, 'folder': str(cached.folder)}
-  return FacetBank(**cached.arrays), about
+  longest = int(np.diff(cached.arrays['offsets']).max(initial=0))
+  return FacetBank(**cached.arrays, longest=longest), about
 
 
 def folder_of(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import binary_search
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import FacetBank
@@ -14,8 +15,8 @@ def lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
 
   A facet that closes at `c` has read purchases strictly before `c` and serves
   every `t >= c` until the user's next profile (SPEC 3.6). This is a binary
-  search in the user's rows. It takes as many steps as all rows could need, so
-  that the work is the same for every input. Pure; may be jitted.
+  search in the user's rows. It takes as many steps as any user's rows could
+  need, so that the work is the same for every input. Pure; may be jitted.
 
   Args:
     bank: the facets.
@@ -44,15 +45,9 @@ def _lookup(bank: FacetBank, users: Array, times: Array) -> jax.Array:
     return jnp.zeros((*users.shape, len(FACETS)), jnp.int32)
   offsets, closes = jnp.asarray(bank.offsets), jnp.asarray(bank.closes)
   start = offsets[users]
-
-  def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-    low, high = bounds  # rows before `low` serve, those from `high` do not
-    middle = low + (high - low) // 2
-    serves = (low < high) & (closes[middle] <= times)
-    return jnp.where(serves, middle + 1, low), jnp.where(serves, high, middle)
-
-  after, _ = jax.lax.fori_loop(
-    0, num_rows.bit_length(), halve, (start, offsets[users + 1])
+  # Rows before `after` serve, those from it on do not.
+  after = binary_search.search(
+    closes, start, offsets[users + 1], times, bank.longest, side='right'
   )
   rows = jnp.asarray(bank.index)[jnp.maximum(after - 1, 0)]
   return jnp.where((after > start)[..., None], rows, 0)
@@ -69,5 +64,5 @@ def embeddings(bank: FacetBank, rows: Array) -> jax.Array:
     f16[..., llm_dim].
   """
   if bank.present is not None:
-    rows = jnp.searchsorted(bank.present, rows)
+    rows = binary_search.find(jnp.asarray(bank.present), rows)
   return sharded_table.read_rows(jnp.asarray(bank.texts), rows)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import binary_search
 from dynllm_jax.types import Array
 
 
@@ -16,7 +17,7 @@ def of_candidates(ids: Array) -> tuple[Array, Array]:
     that have a candidate's id, in which its sums stand.
   """
   ordered = jnp.sort(ids)
-  return ordered, jnp.searchsorted(ordered, ids).astype(jnp.int32)
+  return ordered, binary_search.find(ordered, ids)
 
 
 def find(ordered: Array, items: Array) -> Array:
@@ -30,6 +31,6 @@ def find(ordered: Array, items: Array) -> Array:
     i32[...]; the number of columns, which a scatter drops, for an item that is
     no candidate.
   """
-  column = jnp.searchsorted(ordered, items).astype(jnp.int32)
+  column = binary_search.find(ordered, items)
   found = jnp.take(ordered, column, mode='clip') == items
   return jnp.where(found & (column < len(ordered)), column, len(ordered))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels import binary_search
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventLog
@@ -76,9 +77,6 @@ def lower_bound(
 ) -> Array:
   """First position in `[low, high)` whose value is not below the target.
 
-  A binary search of many slices at once. The number of rounds is fixed, so
-  that devices which share the queries need not agree on when to stop.
-
   Args:
     values: i32[n], ascending within each slice.
     low, high: i32[...], the slices.
@@ -88,19 +86,7 @@ def lower_bound(
   Returns:
     i32[...]; `high` where every value is below the target.
   """
-  if values.shape[0] == 0:
-    return low
-
-  def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-    low, high = bounds
-    middle = low + (high - low) // 2  # low + high may overflow
-    below = (low < high) & (jnp.take(values, middle, mode='clip') < target)
-    return (
-      jnp.where(below, middle + 1, low),
-      jnp.where(below, high, jnp.maximum(middle, low)),
-    )
-
-  return jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))[0]
+  return binary_search.search(values, low, high, target, longest)
 
 
 def _query(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax.kernels import barriers
+from dynllm_jax.kernels import platforms
 from dynllm_jax.types import Array
 
 _MAX_COUNTED = 256  # a program of d comparisons must compile quickly
@@ -36,9 +37,8 @@ def select(values: Array, scores: Array, top_r: int, order: str) -> Array:
   )
   if scores.shape[-1] > _MAX_COUNTED:
     return by_sorting(values, scores)
-  return jax.lax.platform_dependent(
-    values, scores, cpu=by_counting, default=by_sorting
-  )
+  result: Array = platforms.on_cpu(by_counting, by_sorting, values, scores)
+  return result
 
 
 def select_by_sorting(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax.kernels import barriers
+from dynllm_jax.kernels import platforms
 from dynllm_jax.types import Array
 
 _FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
@@ -108,11 +109,9 @@ def _on_cpu(
   Without the barrier a CPU computes a chain of elementwise steps again for
   everything that reads its result.
   """
-  return jax.lax.platform_dependent(
-    *args,
-    cpu=functools.partial(barriers.fusion_barrier, function),
-    default=otherwise,
-  )
+  behind = functools.partial(barriers.fusion_barrier, function)
+  result: Array = platforms.on_cpu(behind, otherwise, *args)
+  return result
 
 
 def _product(
@@ -175,4 +174,13 @@ def _grad_keys(
       for head in range(queries.shape[1])
     )
 
-  return _on_cpu(outer, outer, grad_logits, queries, weights, grads)
+  def product(
+    grad_logits: Array, queries: Array, weights: Array, grads: Array
+  ) -> Array:
+    return jnp.einsum(
+      'bhn,bhd->bnd',
+      jnp.concatenate([grad_logits, weights], axis=1),
+      jnp.concatenate([queries, grads], axis=1),
+    )
+
+  return _on_cpu(outer, product, grad_logits, queries, weights, grads)

@@ -39,6 +39,22 @@ def cos_sin_turns(turns: Array) -> tuple[Array, Array]:
   return _polynomial(_COS, square), r * _polynomial(_SIN, square)
 
 
+def cos_turns(turns: Array, shift: Array) -> Array:
+  """Cosine of an angle given in turns, some way back.
+
+  Args:
+    turns: f32[...].
+    shift: f32[...], broadcastable, of -1 to 1: by how much less to turn.
+
+  Returns:
+    `cos(2 pi (turns - shift))`, f32[...], as accurate as `cos_sin_turns`.
+  """
+  # Whole turns first: what is left of many turns has all of its bits.
+  r = turns - jnp.round(turns) - shift
+  r -= jnp.round(r)
+  return _polynomial(_COS, r * r)
+
+
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
   """`sum_k coefficients[k] x^k`, by Horner's rule."""
   total = jnp.full_like(x, coefficients[-1])

@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels.batched_products import einsum
 from dynllm_jax.kernels.few_query_attention import attend
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import Projected
@@ -19,8 +20,7 @@ class SingleQueryAttention(nn.Module):
   `q . (W_k e) = (W_k^T q) . e`, and the value projection is applied to the
   weighted mean of the keys, `sum a (W_v e) = W_v sum a e`: exact, and no
   product grows with the number of keys. Nothing has a bias, so that the output
-  without any key is zero. Heads and parts have products of their own: XLA's
-  CPU backend transposes the operands of a batched one.
+  without any key is zero.
 
   Attributes:
     dim: width of the output, and of the heads together.
@@ -72,10 +72,9 @@ class SingleQueryAttention(nn.Module):
     projected = sum(
       part @ w.reshape(-1, self.dim) for part, w in zip(query, w_query)
     )
-    by_head = jnp.split(projected, self.num_heads, axis=-1)
+    by_head = projected.reshape(-1, *heads)
     queries = [
-      jnp.stack([own @ w[:, head].T for head, own in enumerate(by_head)], 1)
-      / jnp.sqrt(head_dim)
+      einsum('bhk,phk->bhp', 'h', by_head, w) / jnp.sqrt(head_dim)
       for w in w_key
     ]
     scale = Dropout(self.dropout)(
@@ -89,8 +88,7 @@ class SingleQueryAttention(nn.Module):
       *_, shares = attend([*queries, nothing], [*keys, places], mask, scale)
       self.sow('intermediates', 'weights', shares)
     means = attend(queries, list(keys), mask, scale)
-    values = [
-      sum(mean[:, head] @ w[:, head] for mean, w in zip(means, w_value))
-      for head in range(self.num_heads)
-    ]
-    return Projected(jnp.concatenate(values, axis=-1), w_out)
+    values = sum(
+      einsum('bhp,phk->bhk', 'h', mean, w) for mean, w in zip(means, w_value)
+    )
+    return Projected(values.reshape(-1, self.dim), w_out)

@@ -1,8 +1,8 @@
 """A table of learned vectors, whole or only the rows that a step reads."""
 
 from flax import linen as nn
-import jax.numpy as jnp
 
+from dynllm_jax.kernels import binary_search
 from dynllm_jax.types import Array
 
 TABLE, ROW_IDS = 'embedding', 'row_ids'  # names among the parameters
@@ -28,7 +28,8 @@ class Embed(nn.Module):
     """Maps i32[...] ids, each of a row that is there, to f32[..., dim]."""
     if self.has_variable('params', ROW_IDS):
       row_ids: Array = self.get_variable('params', ROW_IDS)  # ascending
-      return self.get_variable('params', TABLE)[jnp.searchsorted(row_ids, ids)]
+      place = binary_search.find(row_ids, ids)
+      return self.get_variable('params', TABLE)[place]
     table = self.param(
       TABLE, nn.linear.default_embed_init, (self.num_rows, self.dim)
     )

@@ -3,6 +3,7 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
+from dynllm_jax.kernels.batched_products import einsum
 from dynllm_jax.layers.distillation import distill
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import normalize
@@ -48,14 +49,7 @@ class FacetTokens(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     unknown = self.param('unknown', nn.initializers.normal(1.0), shape)
-    # A product for each facet: XLA's CPU backend transposes for a batched one.
-    rows = jnp.stack(
-      [
-        texts[:, facet].astype(jnp.float32) @ weights[facet]
-        for facet in range(num_facets)
-      ],
-      axis=1,
-    )
+    rows = einsum('bfl,fld->bfd', 'f', texts.astype(jnp.float32), weights)
     dropped = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
       known[..., None], normalize(dropped) * scale + bias, unknown

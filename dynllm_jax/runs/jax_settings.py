@@ -7,6 +7,8 @@ what a checkpoint holds.
 
 from collections.abc import Iterator
 import contextlib
+import importlib.util
+import os
 
 import jax
 import numpy as np
@@ -19,9 +21,24 @@ _SETTINGS = {
   'jax_threefry_partitionable': True,
 }
 
+# CUDA graphs for loops and branches, too: without them the host launches every
+# kernel of a loop, and waits for the device to hear whether a round follows.
+CUDA_GRAPHS = (
+  '--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,'
+  'DYNAMIC_SLICE_FUSION,WHILE,CONDITIONAL'
+)
+# XLA before openxla/xla pull request 35760 crashes when a loop's graph runs for
+# the second time; this is the first jaxlib of which it is known that it does
+# not, since it ran here.
+_GRAPHS_SINCE = (0, 11)
+
 
 def pin() -> None:
-  """Sets them for the process, which is the command's own."""
+  """Sets them for the process, which is the command's own.
+
+  To be called before JAX looks for devices.
+  """
+  use_cuda_graphs()
   for name, value in _SETTINGS.items():
     jax.config.update(name, value)
 
@@ -48,3 +65,20 @@ def check() -> None:
       'JAX_ENABLE_X64: 1 is not allowed; allowed: 0, or dynllm_jax.train and '
       'the command, which set it for themselves'
     )
+
+
+def use_cuda_graphs() -> None:
+  """Sets CUDA_GRAPHS in XLA_FLAGS, where XLA would read and bear it.
+
+  What the environment says of command buffers itself stays as it is.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  has_cuda = any(
+    importlib.util.find_spec(f'jax_cuda{version}_plugin')
+    for version in (12, 13)
+  )
+  name = CUDA_GRAPHS.partition('=')[0]
+  if (
+    has_cuda and name not in flags and jax.__version_info__[:2] >= _GRAPHS_SINCE
+  ):
+    os.environ['XLA_FLAGS'] = f'{flags} {CUDA_GRAPHS}'.strip()

@@ -22,6 +22,7 @@ def make_bank(closes_by_user):
     offsets=np.cumsum([0, *counts]).astype(np.int32),
     closes=closes,
     index=index,
+    longest=max(counts),
   )
 
 

@@ -149,6 +149,7 @@ def make_inputs(log):
     offsets=np.zeros(NUM_USERS + 2, np.int32),
     closes=np.zeros(0, np.int32),
     index=np.zeros([0, 4], np.int32),
+    longest=0,
   )
   inputs = inputs_lib.build_inputs(
     log, np.zeros([NUM_ITEMS + 1, 1], np.float16), facets, 256

@@ -142,6 +142,7 @@ def random_bank(log, llm_dim, seed=0, max_profiles=3) -> FacetBank:
     offsets=np.cumsum([0, 0, *counts]).astype(np.int32),
     closes=closes.astype(np.int32),
     index=index.astype(np.int32),
+    longest=max_profiles,
   )
 
 
