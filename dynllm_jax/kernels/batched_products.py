@@ -5,7 +5,6 @@ product after the other is faster there. On a GPU each is a launch of its own,
 several with its gradients.
 """
 
-from collections.abc import Callable
 import functools
 
 import jax
@@ -15,67 +14,40 @@ from dynllm_jax.kernels import platforms
 from dynllm_jax.types import Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def einsum(formula: str, batch: str, left: Array, right: Array) -> Array:
-  """`jnp.einsum(formula, left, right)`, and such products as its gradient.
+  """`jnp.einsum(formula, left, right)`.
 
   Args:
-    formula: of two operands, such as 'bhk,phk->bhp'; every letter stands in
-      two of its three parts or more.
-    batch: the letter that stands in all three, over which a CPU goes one by
-      one.
+    formula: of two operands, such as 'bhk,phk->bhp'.
+    batch: a letter of all three, over which a CPU goes one by one.
     left, right: f32[...].
 
   Returns:
     f32[...].
   """
-  return platforms.on_cpu(
+  product: Array = platforms.with_gradient(
+    platforms.on_cpu,
     functools.partial(_one_by_one, formula, batch),
     functools.partial(jnp.einsum, formula),
     left,
     right,
   )
+  return product
 
 
 def _one_by_one(formula: str, batch: str, left: Array, right: Array) -> Array:
   """The product by a product for each index of the batch letter."""
-  of_left, of_right, of_result = _parts(formula)
-  take: Callable[..., Array] = lambda x, letters, index: jnp.take(
-    x, index, axis=letters.index(batch)
-  )
+  *operands, result = formula.replace('->', ',').split(',')
   return jnp.stack(
     [
       jnp.einsum(
         formula.replace(batch, ''),
-        take(left, of_left, index),
-        take(right, of_right, index),
+        *(
+          jax.lax.index_in_dim(x, index, letters.index(batch), keepdims=False)
+          for x, letters in zip((left, right), operands)
+        ),
       )
-      for index in range(left.shape[of_left.index(batch)])
+      for index in range(left.shape[operands[0].index(batch)])
     ],
-    axis=of_result.index(batch),
+    axis=result.index(batch),
   )
-
-
-def _parts(formula: str) -> list[str]:
-  """The letters of both operands and of the result."""
-  return formula.replace('->', ',').split(',')
-
-
-def _forward(
-  formula: str, batch: str, left: Array, right: Array
-) -> tuple[Array, tuple[Array, Array]]:
-  return einsum(formula, batch, left, right), (left, right)
-
-
-def _backward(
-  formula: str, batch: str, residuals: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array]:
-  left, right = residuals
-  of_left, of_right, of_result = _parts(formula)
-  return (
-    einsum(f'{of_result},{of_right}->{of_left}', batch, grad, right),
-    einsum(f'{of_left},{of_result}->{of_right}', batch, left, grad),
-  )
-
-
-einsum.defvjp(_forward, _backward)

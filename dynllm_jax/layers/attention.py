@@ -1,16 +1,28 @@
 """Multi-head attention of one query over a few keys."""
 
 from collections.abc import Sequence
+import math
+from typing import Any
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels.batched_products import einsum
 from dynllm_jax.kernels.few_query_attention import attend
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
+
+
+class _Weights(NamedTuple):
+  """Of all parts, f32[width, heads, head_dim] each."""
+
+  query: Array
+  key: Array
+  value: Array
 
 
 class SingleQueryAttention(nn.Module):
@@ -58,37 +70,77 @@ class SingleQueryAttention(nn.Module):
       1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
     )
 
-    def weights(name: str, parts: Sequence[Array]) -> Sequence[Array]:
-      widths = [part.shape[-1] for part in parts]
-      whole = self.param(name, projection, (sum(widths), *heads))
-      return jnp.split(whole, np.cumsum(widths)[:-1])
+    def weights(name: str, parts: Sequence[Array]) -> Array:
+      width = sum(part.shape[-1] for part in parts)
+      whole: Array = self.param(name, projection, (width, *heads))
+      return whole
 
-    w_query = weights('query', query)
-    w_key, w_value = weights('key', keys), weights('value', keys)
+    w = _Weights(
+      weights('query', query), weights('key', keys), weights('value', keys)
+    )
     w_out = self.param(
       'out', nn.initializers.lecun_normal(), (self.dim, self.dim)
     )
-
-    projected = sum(
-      part @ w.reshape(-1, self.dim) for part, w in zip(query, w_query)
-    )
-    by_head = projected.reshape(-1, *heads)
-    queries = [
-      einsum('bhk,phk->bhp', 'h', by_head, w) / jnp.sqrt(head_dim)
-      for w in w_key
-    ]
     scale = Dropout(self.dropout)(
       jnp.ones((len(mask), self.num_heads, mask.shape[-1])), deterministic
     )
+
     if self.is_mutable_collection('intermediates'):
       # With a key of its own for each place, the mean is the weights.
       size = mask.shape[-1]
       places = jnp.broadcast_to(jnp.eye(size), (*mask.shape, size))
       nothing = jnp.zeros((*scale.shape[:2], size))
-      *_, shares = attend([*queries, nothing], [*keys, places], mask, scale)
+      queries = [*_queries(query, keys, w), nothing]
+      *_, shares = attend(queries, [*keys, places], mask, scale)
       self.sow('intermediates', 'weights', shares)
-    means = attend(queries, list(keys), mask, scale)
-    values = sum(
-      einsum('bhp,phk->bhk', 'h', mean, w) for mean, w in zip(means, w_value)
+    values: Array = platforms.with_gradient(
+      platforms.on_gpu,
+      _values_of_whole,
+      _values_by_part,
+      *(list(query), list(keys), w, mask.astype(jnp.float32), scale),
     )
     return Projected(values.reshape(-1, self.dim), w_out)
+
+
+def _queries(
+  query: Sequence[Array], keys: Sequence[Array], w: _Weights
+) -> list[Array]:
+  """The queries as keys see them, f32[batch, heads, part_dim] each."""
+  heads = w.query.shape[1:]
+  own = sum(
+    part @ rows.reshape(-1, math.prod(heads))
+    for part, rows in zip(query, _split(w.query, query))
+  )
+  by_head = own.reshape(-1, *heads)
+  return [
+    einsum('bhk,phk->bhp', 'h', by_head, rows) / jnp.sqrt(heads[-1])
+    for rows in _split(w.key, keys)
+  ]
+
+
+def _split(weights: Array, parts: Sequence[Array]) -> list[Array]:
+  """The rows of the weights that belong to each part."""
+  widths = [part.shape[-1] for part in parts]
+  return jnp.split(weights, np.cumsum(widths)[:-1])
+
+
+def _values_by_part(
+  query: list[Array], keys: list[Array], w: _Weights, mask: Array, scale: Array
+) -> Array:
+  """What heads attend to, f32[batch, heads, head_dim]; `mask` as 0 and 1."""
+  means = attend(_queries(query, keys, w), keys, mask > 0, scale)
+  values: Any = sum(
+    einsum('bhp,phk->bhk', 'h', mean, rows)
+    for mean, rows in zip(means, _split(w.value, keys))
+  )
+  return values
+
+
+def _values_of_whole(
+  query: list[Array], keys: list[Array], w: _Weights, mask: Array, scale: Array
+) -> Array:
+  """The same with parts joined: fewer launches, each of a larger product."""
+  rows = [jnp.broadcast_to(x, (len(mask), x.shape[-1])) for x in query]
+  return _values_by_part(
+    [jnp.concatenate(rows, -1)], [jnp.concatenate(keys, -1)], w, mask, scale
+  )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels import platforms
 from dynllm_jax.types import Array
 
 
@@ -41,13 +42,35 @@ class Linear(nn.Module):
     kernel = self.param(
       'kernel', nn.initializers.lecun_normal(), (sum(widths), self.dim)
     )
-    total = self.param('bias', nn.initializers.zeros_init(), (self.dim,))
-    for part, rows in zip(parts, jnp.split(kernel, np.cumsum(widths)[:-1])):
-      if isinstance(part, Projected):
-        total += part.rows @ (part.matrix @ rows)
-      else:
-        total += part @ rows
+    bias = self.param('bias', nn.initializers.zeros_init(), (self.dim,))
+    total: Array = platforms.with_gradient(
+      platforms.on_gpu, _map_of_whole, _map_by_part, parts, kernel, bias
+    )
     return total
+
+
+def _map_by_part(
+  parts: tuple[Array | Projected, ...], kernel: Array, bias: Array
+) -> Array:
+  """`W x + b`, with a product for each part."""
+  total = bias
+  ends = np.cumsum([_width(part) for part in parts])[:-1]
+  for part, rows in zip(parts, jnp.split(kernel, ends)):
+    if isinstance(part, Projected):
+      total += part.rows @ (part.matrix @ rows)
+    else:
+      total += part @ rows
+  return total
+
+
+def _map_of_whole(
+  parts: tuple[Array | Projected, ...], kernel: Array, bias: Array
+) -> Array:
+  """The same with the parts joined: fewer launches."""
+  rows = [
+    part.product() if isinstance(part, Projected) else part for part in parts
+  ]
+  return jnp.concatenate(rows, axis=-1) @ kernel + bias
 
 
 def _width(part: Array | Projected) -> int:
