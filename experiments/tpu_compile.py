@@ -6,6 +6,7 @@ experiments/results/tpu_compile.json.
 """
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -22,9 +23,11 @@ class Case(NamedTuple):
   mesh: tuple[int, int]  # devices along `data` and `nodes`
   batch_size: int  # events of a step
   size: str  # of the log
+  system: str = 'dynllm'
 
 
 CASES = {
+  'v5e_1_tmall_tgn': Case('v5e:2x2', (1, 1), 2048, 'tmall', 'tgn'),
   'v5e_2x2_tmall': Case('v5e:2x2', (4, 1), 2048, 'tmall'),
   'v5e_4x4_tmall': Case('v5e:4x4', (16, 1), 2048, 'tmall'),
   'v5e_16x16_tmall': Case('v5e:16x16', (256, 1), 2048, 'tmall'),
@@ -49,6 +52,7 @@ def compile_case(name: str) -> dict[str, Any]:
   from dynllm_jax import config as config_lib
   from dynllm_jax.runs import provenance
   from experiments import compiled
+  from experiments import program_text
 
   sizes = {
     'tmall': compiled.LogSize(
@@ -66,11 +70,11 @@ def compile_case(name: str) -> dict[str, Any]:
   case = CASES[name]
   devices = topologies.get_topology_desc(
     platform='tpu', topology_name=case.topology
-  ).devices
+  ).devices[: math.prod(case.mesh)]
   mesh = jax.sharding.Mesh(
     np.array(devices).reshape(case.mesh), ('data', 'nodes')
   )
-  config = config_lib.default('dynllm')
+  config = config_lib.default(case.system)
   config.train.batch_size = case.batch_size
   programs = compiled.lower(config, sizes[case.size], mesh)
 
@@ -84,10 +88,17 @@ def compile_case(name: str) -> dict[str, Any]:
   for part in ('train', 'rank'):
     began = time.perf_counter()
     program = getattr(programs, part).compile()
-    found = compiled.collectives(program.as_text())
+    text = program.as_text()
+    found = compiled.collectives(text)
+    parsed = program_text.Program(text)
     result[part] = {
       **compiled.facts(program),
       'whole_tables': compiled.whole_tables(found, programs.tables),
+      # Of a step, between a chip and its memory; a loop whose rounds depend on
+      # the data counts once.
+      'bytes_a_step': round(
+        parsed.moved_by_all(parsed.step(), lambda loop: 1.0)
+      ),
       'compile_seconds': round(time.perf_counter() - began, 1),
     }
     print(
