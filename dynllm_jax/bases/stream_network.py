@@ -20,9 +20,11 @@ from dynllm_jax.bases import network_rules
 from dynllm_jax.checks import Rule
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
+from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.count_terms import CountTerms
 from dynllm_jax.layers.item_static import ItemStatic
 from dynllm_jax.layers.memory_update import MemoryUpdate
+from dynllm_jax.layers.memory_update import Prepared
 from dynllm_jax.layers.text_term import item_directions
 from dynllm_jax.layers.text_term import TextTerm
 from dynllm_jax.layers.time_encoding import TimeEncoding
@@ -34,7 +36,6 @@ from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
-from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import UserEmbeddings
 
@@ -66,6 +67,21 @@ def shared_fields() -> dict[str, Any]:
     'count_depth': 10,
     'count_successors': 64,
   }
+
+
+class Received(NamedTuple):
+  """What the nodes of a side receive from a batch's events.
+
+  Attributes:
+    update: the recurrent update of that side.
+    messages: f32[events, any], each event's message to its node.
+    hidden: f32[events, width of the side], the hidden state from which a
+      node's first event starts; None for the state in the memory.
+  """
+
+  update: MemoryUpdate
+  messages: Array
+  hidden: Array | None = None
 
 
 class StreamNetwork(nn.Module):
@@ -244,39 +260,36 @@ class StreamNetwork(nn.Module):
     return read
 
   def after_events(
-    self,
-    update: MemoryUpdate,
-    memory: Memory,
-    side: str,
-    events: EventBatch,
-    messages: Array,
-    hidden: Array | None = None,
-  ) -> NodeMemory:
-    """One side's memory after a batch's events (SPEC 3.10).
+    self, memory: Memory, events: EventBatch, user: Received, item: Received
+  ) -> Memory:
+    """Both memories after a batch's events (SPEC 3.10).
 
     Args:
-      update: the recurrent update of that side.
       memory: both sides.
-      side: 'user' or 'item'.
       events: of the batch.
-      messages: f32[events, any], each event's message to its node of the side.
-      hidden: f32[events, width of the side], the hidden state from which a
-        node's first event starts; None for the state in the memory.
+      user, item: what the nodes of each side receive.
 
     Returns:
-      The memory of that side.
+      The memory; without counts, which have an update of their own.
     """
-    nodes = events.users if side == 'user' else events.items
-    if hidden is None:
-      hidden = self.stored(memory, side, nodes)
-    return update(
-      getattr(memory, side),
-      nodes,
-      events,
-      hidden=hidden,
-      messages=messages,
-      encode=self.encode,
+
+    def prepare(side: str, nodes: Array, received: Received) -> Prepared:
+      hidden = received.hidden
+      if hidden is None:
+        hidden = self.stored(memory, side, nodes)
+      return received.update(
+        getattr(memory, side),
+        nodes,
+        events,
+        hidden=hidden,
+        messages=received.messages,
+        encode=self.encode,
+      )
+
+    after_user, after_item = memory_update.apply_all(
+      prepare('user', events.users, user), prepare('item', events.items, item)
     )
+    return Memory(user=after_user, item=after_item)
 
   def elapsed(
     self, memory: Memory, inputs: Inputs, users: Array, times: Array

@@ -4,7 +4,8 @@ Events of one node form a chain: the state after one update is the hidden
 state of the next. Chains of different nodes are independent, so update number
 r of every node (round r) runs at once. Round 0 takes all rows together; later
 rounds, which are short, are cut into blocks of rows, so the work follows the
-events and not rounds times batch.
+events and not rounds times batch. Users and items are independent too: where a
+step of a loop costs more than its rows, both sides take their steps together.
 """
 
 from collections.abc import Callable
@@ -14,15 +15,33 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import chain_kernel
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Params
 
-BLOCK = 64  # rows of a round that one step of the loop updates
+# Rows of a round that one step of the loop updates. On a CPU rows cost time,
+# elsewhere steps do.
+BLOCK = 64
+WIDE_BLOCK = 1024
 _NO_ROW = sharded_table.NO_ROW  # an index that a scatter drops
 
-# `(params, hidden, inputs) -> new hidden`, rows [rows, width].
-Cell = Callable[[Params, Array, Array], Array]
+# Whether a GPU walks the chains in one kernel, where that is made for them.
+KERNEL = True
+
+
+class Cell(NamedTuple):
+  """A recurrent cell.
+
+  Attributes:
+    step: `(params, hidden f32[rows, width], inputs [rows, ...]) ->
+      f32[rows, width]`.
+    gated: the same in the form that a kernel takes; None for a cell that has
+      no such form.
+  """
+
+  step: Callable[[Params, Array, Array], Array]
+  gated: chain_kernel.Gated | None = None
 
 
 class Chains(NamedTuple):
@@ -42,7 +61,7 @@ class Chains(NamedTuple):
     first: bool[rows], whether the update begins its chain. If it does not, the
       row before holds its predecessor.
     last: bool[rows], whether it ends its chain.
-    order: i32[rows + BLOCK], rows by round; unused rows last.
+    order: i32[rows + WIDE_BLOCK], rows by round; unused rows last.
     round_start: i32[rows], where in `order` the round of `order[k]` starts.
     round_end: i32[rows], where it ends.
     num_updates: i32[].
@@ -61,10 +80,27 @@ class Chains(NamedTuple):
   num_updates: jax.Array
 
 
-_Carry = tuple[jax.Array, jax.Array]  # how far a loop is; states or gradients
+class Side(NamedTuple):
+  """What the updates of one side start from.
 
-# For the backward pass: parameters, hidden states, inputs, chains, states.
-_Residuals = tuple[Params, Array, Array, Chains, jax.Array]
+  Attributes:
+    params: of the side's cell.
+    hidden: f32[updates, width], the hidden state of each chain's first update;
+      other rows are not read.
+    inputs: f32[updates, input_width].
+    chain: the chains.
+  """
+
+  params: Params
+  hidden: Array
+  inputs: Array
+  chain: Chains
+
+
+_Carry = tuple[jax.Array, jax.Array]  # how far a side is; states or gradients
+
+# For the backward pass: the sides, and their states.
+_Residuals = tuple[tuple[Side, ...], tuple[Array, ...]]
 
 
 def make_chains(
@@ -152,7 +188,7 @@ def make_chains(
     first=first,
     last=used & jnp.concatenate([first[1:], jnp.ones([1], bool)])
     | (index == count - 1),
-    order=jnp.pad(order, (0, BLOCK)),
+    order=jnp.pad(order, (0, WIDE_BLOCK)),
     round_start=round_start,
     round_end=round_end,
     num_updates=count,
@@ -178,96 +214,243 @@ def mean_by_update(chain: Chains, values: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run_chains(
-  cell: Cell, params: Params, hidden: Array, inputs: Array, chain: Chains
-) -> Array:
-  """Applies a recurrent cell along every chain (SPEC 3.10, ordered update).
+  cells: tuple[Cell, ...], sides: tuple[Side, ...]
+) -> tuple[Array, ...]:
+  """Applies recurrent cells along every chain (SPEC 3.10, ordered update).
 
   Args:
-    cell: `(params, hidden [rows, width], inputs [rows, ...]) -> [rows, width]`.
-    params: of the cell.
-    hidden: f32[updates, width], the hidden state of each chain's first update;
-      other rows are not read.
-    inputs: f32[updates, input_width].
-    chain: the chains.
+    cells: of each side.
+    sides: what their updates start from.
 
   Returns:
-    f32[updates, width], the state after each update; zero where unused.
+    For each side f32[updates, width], the state after each update; zero where
+    unused.
   """
-  return _run_forward(cell, params, hidden, inputs, chain)[0]
+  return _run_forward(cells, sides)[0]
 
 
-def _block(chain: Chains, begin: Array, end: Array) -> tuple[Array, Array]:
-  """Rows `order[begin:end]`, at most BLOCK, to read from and to write to.
+def _run_rounds(
+  kernel: Callable[..., tuple[Array, ...]],
+  going_on: Callable[[Side, _Carry], Array],
+  step: Callable[[int, Cell, Side, _Carry], _Carry],
+  cells: tuple[Cell, ...],
+  sides: tuple[Side, ...],
+  carries: tuple[_Carry, ...],
+) -> tuple[Array, ...]:
+  """Steps through the rounds of all sides, in the way of the platform.
 
-  Two i32[BLOCK]: where there are fewer rows, row 0 is read and none written.
+  On a CPU a side after the other, on a GPU in one kernel if it is made for all
+  cells and widths, elsewhere in one loop.
+
+  Args:
+    kernel: `chain_kernel.forward` or `backward`.
+    going_on: whether a side has rounds left.
+    step: `(rows of a block, cell, side, carry) -> carry`, a block of a round.
+      It changes nothing where no round is left.
+    cells, sides: of `run_chains`.
+    carries: of each side before the loop.
+
+  Returns:
+    For each side what its carry holds after the loop.
   """
-  rows = jax.lax.dynamic_slice(chain.order, [begin], [BLOCK])
-  real = jnp.arange(BLOCK) < end - begin
+
+  def run(
+    size: int,
+    cells: tuple[Cell, ...],
+    sides: tuple[Side, ...],
+    carries: tuple[_Carry, ...],
+  ) -> tuple[Array, ...]:
+    carries = jax.lax.while_loop(
+      lambda carries: functools.reduce(
+        jnp.logical_or, map(going_on, sides, carries)
+      ),
+      lambda carries: tuple(
+        map(functools.partial(step, size), cells, sides, carries)
+      ),
+      carries,
+    )
+    return tuple(values for _, values in carries)
+
+  def apart(
+    sides: tuple[Side, ...], carries: tuple[_Carry, ...]
+  ) -> tuple[Array, ...]:
+    return tuple(
+      run(BLOCK, (cell,), (side,), (carry,))[0]
+      for cell, side, carry in zip(cells, sides, carries)
+    )
+
+  ways = {'cpu': apart}
+  gated = tuple(cell.gated for cell in cells if cell.gated)
+  if KERNEL and len(gated) == len(cells) and all(map(_kernel_takes, sides)):
+
+    def walk(
+      sides: tuple[Side, ...], carries: tuple[_Carry, ...]
+    ) -> tuple[Array, ...]:
+      values = kernel(gated, tuple(map(_walk, gated, sides, carries)))
+      return tuple(
+        jnp.where(_used(side), x, 0.0) for side, x in zip(sides, values)
+      )
+
+    ways['cuda'] = walk
+  return jax.lax.platform_dependent(
+    sides, carries, default=functools.partial(run, WIDE_BLOCK, cells), **ways
+  )
+
+
+def _kernel_takes(side: Side) -> bool:
+  """Whether the kernel is made for a side's widths."""
+  return chain_kernel.takes(side.hidden.shape[1], side.inputs.shape[1])
+
+
+def _walk(
+  cell: chain_kernel.Gated, side: Side, carry: _Carry
+) -> chain_kernel.Walk:
+  """A side as the kernel takes it, chains sorted by length."""
+  chain, index = side.chain, jnp.arange(len(side.hidden))
+  end = jax.lax.cummin(
+    jnp.where(chain.last, index + 1, len(index)), reverse=True
+  )
+  begins = chain.first & (index < chain.num_updates)
+  lengths = jnp.where(begins, end - index, 0)
+  starts = jnp.argsort(-lengths, stable=True)
+
+  matrix, bias = cell.weights(side.params)
+  return chain_kernel.Walk(
+    starts=starts.astype(jnp.int32),
+    lengths=lengths[starts].astype(jnp.int32),
+    matrix=matrix,
+    bias=bias,
+    hidden=side.hidden,
+    inputs=side.inputs,
+    mixed=side.hidden @ matrix,
+    grads=carry[1],
+  )
+
+
+def _used(side: Side) -> Array:
+  """bool[updates, 1], rows that hold an update."""
+  return (jnp.arange(len(side.hidden)) < side.chain.num_updates)[:, None]
+
+
+def _block(
+  chain: Chains, size: int, begin: Array, end: Array
+) -> tuple[Array, Array]:
+  """Rows `order[begin:end]`, at most `size`, to read from and to write to.
+
+  Two i32[size]: where there are fewer rows, row 0 is read and none written.
+  """
+  rows = jax.lax.dynamic_slice(chain.order, [begin], [size])
+  real = jnp.arange(size) < end - begin
   return jnp.where(real, rows, 0), jnp.where(real, rows, _NO_ROW)
 
 
 def _run_forward(
-  cell: Cell, params: Params, hidden: Array, inputs: Array, chain: Chains
-) -> tuple[Array, _Residuals]:
-  hidden, inputs = sharded_table.replicate((hidden, inputs))
-  used = (jnp.arange(len(hidden)) < chain.num_updates)[:, None]
+  cells: tuple[Cell, ...], sides: tuple[Side, ...]
+) -> tuple[tuple[Array, ...], _Residuals]:
+  sides = tuple(
+    side._replace(
+      hidden=sharded_table.replicate(side.hidden),
+      inputs=sharded_table.replicate(side.inputs),
+    )
+    for side in sides
+  )
 
   # Round 0, all rows at once. This is right for the first update of every
   # chain; the others are written over, a block of a round at a time.
-  first = jnp.where(used, cell(params, hidden, inputs), 0.0)
-
-  def step(carry: _Carry) -> _Carry:
-    begin, states = carry
-    end = jnp.minimum(begin + BLOCK, chain.round_end[begin])
-    rows, place = _block(chain, begin, end)
-    new = cell(params, states[rows - 1], inputs[rows])
-    return end, states.at[place].set(new, mode='drop')
-
-  _, states = jax.lax.while_loop(
-    lambda carry: carry[0] < chain.num_updates,
-    step,
-    (chain.round_end[0], first),
+  first = tuple(
+    jnp.where(
+      _used(side), cell.step(side.params, side.hidden, side.inputs), 0.0
+    )
+    for cell, side in zip(cells, sides)
   )
-  return states, (params, hidden, inputs, chain, states)
+
+  def step(size: int, cell: Cell, side: Side, carry: _Carry) -> _Carry:
+    begin, states = carry
+    # Where the other side has more rounds, `begin` may be past the last row.
+    round_end = side.chain.round_end[jnp.minimum(begin, len(states) - 1)]
+    end = jnp.minimum(begin + size, round_end)
+    rows, place = _block(side.chain, size, begin, end)
+    new = cell.step(side.params, states[rows - 1], side.inputs[rows])
+    return jnp.maximum(begin, end), states.at[place].set(new, mode='drop')
+
+  states = _run_rounds(
+    chain_kernel.forward,
+    lambda side, carry: carry[0] < side.chain.num_updates,
+    step,
+    cells,
+    sides,
+    tuple(
+      (side.chain.round_end[0], states) for side, states in zip(sides, first)
+    ),
+  )
+  return states, (sides, states)
 
 
 def _run_backward(
-  cell: Cell, residuals: _Residuals, cotangent: Array
-) -> tuple[Params, Array, Array, None]:
-  params, hidden, inputs, chain, states = residuals
-  cotangent = sharded_table.replicate(cotangent)
-  before = jnp.roll(states, 1, axis=0)
-  hidden = jnp.where(chain.first[:, None], hidden, before)
-  used = (jnp.arange(len(hidden)) < chain.num_updates)[:, None]
+  cells: tuple[Cell, ...],
+  residuals: _Residuals,
+  cotangents: tuple[Array, ...],
+) -> tuple[tuple[Side, ...]]:
+  sides, states = residuals
+  cotangents = sharded_table.replicate(cotangents)
+
+  # Every update with the state that it started from.
+  sides = tuple(
+    side._replace(
+      hidden=jnp.where(
+        side.chain.first[:, None], side.hidden, jnp.roll(after, 1, axis=0)
+      )
+    )
+    for side, after in zip(sides, states)
+  )
 
   # Rounds backwards: what reaches a state goes on to the state before it.
-  def step(carry: _Carry) -> _Carry:
+  def step(size: int, cell: Cell, side: Side, carry: _Carry) -> _Carry:
     end, grads = carry
-    begin = jnp.maximum(end - BLOCK, chain.round_start[end - 1])
-    rows, place = _block(chain, begin, end)
+    # Where the other side has more rounds, this one stays at its first.
+    round_start = side.chain.round_start[jnp.maximum(end - 1, 0)]
+    begin = jnp.maximum(end - size, round_start)
+    begin = jnp.where(end > side.chain.round_end[0], begin, end)
+    rows, place = _block(side.chain, size, begin, end)
     _, pullback = jax.vjp(
-      lambda start: cell(params, start, inputs[rows]), hidden[rows]
+      lambda start: cell.step(side.params, start, side.inputs[rows]),
+      side.hidden[rows],
     )
     (reached,) = pullback(grads[rows])
     previous = jnp.where(place == _NO_ROW, _NO_ROW, place - 1)
     return begin, grads.at[previous].add(reached, mode='drop')
 
-  _, grads = jax.lax.while_loop(
-    lambda carry: carry[0] > chain.round_end[0],
+  grads = _run_rounds(
+    chain_kernel.backward,
+    lambda side, carry: carry[0] > side.chain.round_end[0],
     step,
-    (chain.num_updates, jnp.where(used, cotangent, 0.0)),
+    cells,
+    sides,
+    tuple(
+      (side.chain.num_updates, jnp.where(_used(side), cotangent, 0.0))
+      for side, cotangent in zip(sides, cotangents)
+    ),
   )
+  return (tuple(map(_gradients, cells, sides, grads)),)
 
-  # Now `grads` is what reaches each state, through the later updates of its
-  # chain too. Parameters and inputs take theirs from all rows at once.
-  _, pullback = jax.vjp(cell, params, hidden, inputs)
-  grad_params, grad_hidden, grad_inputs = pullback(grads)
-  return (
-    grad_params,
-    jnp.where(chain.first[:, None], grad_hidden, 0.0),
-    grad_inputs,
-    None,
-  )
+
+def _gradients(cell: Cell, side: Side, grads: Array) -> Side:
+  """The gradients of what a side's updates start from.
+
+  Args:
+    cell: of the side.
+    side: its `hidden` being the state that every update started from.
+    grads: f32[updates, width], what reaches each state, through the later
+      updates of its chain too.
+
+  Returns:
+    Side; its chain has none.
+  """
+  # Parameters and inputs take theirs from all rows at once.
+  _, pullback = jax.vjp(cell.step, side.params, side.hidden, side.inputs)
+  params, hidden, inputs = pullback(grads)
+  hidden = jnp.where(side.chain.first[:, None], hidden, 0.0)
+  return Side._make((params, hidden, inputs, None))
 
 
 run_chains.defvjp(_run_forward, _run_backward)

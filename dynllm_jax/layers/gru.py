@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels.chain_kernel import Gates
 from dynllm_jax.layers.mlp import normalize
 from dynllm_jax.types import Array
 
@@ -32,6 +33,29 @@ def project_inputs(params: GRUParams, inputs: Array) -> Array:
   return inputs @ params['inputs'] + params['bias']
 
 
+def weights(params: GRUParams) -> tuple[Array, Array]:
+  """What the hidden state is mixed by, f32[dim, 3 dim] and f32[3 dim]."""
+  bias = params['hidden_bias']
+  return params['hidden'], jnp.pad(bias, (2 * len(bias), 0))
+
+
+def combine(hidden: Array, mixed: Gates, projected: Gates) -> Array:
+  """The new state of the three gates.
+
+  Args:
+    hidden: f32[rows, dim].
+    mixed: of each gate f32[rows, dim], from the hidden state.
+    projected: of each gate f32[rows, dim], from the inputs.
+
+  Returns:
+    f32[rows, dim].
+  """
+  reset = nn.sigmoid(projected[0] + mixed[0])
+  update = nn.sigmoid(projected[1] + mixed[1])
+  candidate = jnp.tanh(projected[2] + reset * mixed[2])
+  return (1 - update) * candidate + update * hidden
+
+
 def gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
   """One step.
 
@@ -43,16 +67,16 @@ def gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
   Returns:
     f32[rows, dim].
   """
-  from_inputs = jnp.split(projected, 3, axis=-1)
-  from_hidden = jnp.split(hidden @ params['hidden'], 3, axis=-1)
-  reset = nn.sigmoid(from_inputs[0] + from_hidden[0])
-  update = nn.sigmoid(from_inputs[1] + from_hidden[1])
-  candidate = jnp.tanh(
-    from_inputs[2] + reset * (from_hidden[2] + params['hidden_bias'])
-  )
-  return (1 - update) * candidate + update * hidden
+  *gates, candidate = jnp.split(hidden @ params['hidden'], 3, axis=-1)
+  mixed = (*gates, candidate + params['hidden_bias'])
+  return combine(hidden, mixed, tuple(jnp.split(projected, 3, axis=-1)))
 
 
 def normalized_gru(params: GRUParams, hidden: Array, projected: Array) -> Array:
   """`gru` with a normalized result, f32[rows, dim] (SPEC 3.4, 3.10)."""
   return normalize(gru(params, hidden, projected))
+
+
+def normalized_combine(hidden: Array, mixed: Gates, projected: Gates) -> Array:
+  """`combine` with a normalized result, f32[rows, dim]."""
+  return normalize(combine(hidden, mixed, projected))

@@ -1,4 +1,4 @@
-"""The recurrent update of one side's memory (SPEC 3.10)."""
+"""The recurrent update of memories after a batch (SPEC 3.10)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
 from dynllm_jax.graph import update_chains
+from dynllm_jax.graph.update_chains import Chains
+from dynllm_jax.kernels.chain_kernel import Gated
 from dynllm_jax.layers import gru
 from dynllm_jax.layers import rnn
 from dynllm_jax.types import Array
@@ -24,20 +26,65 @@ class Cell(NamedTuple):
     name: of its weights among the parameters.
     init: `(key, input_dim, dim) -> params`.
     project: `(params, inputs) -> projected`, taken once for all steps.
-    step: `(params, hidden, projected) -> hidden`.
+    recurrence: `(params, hidden, projected) -> hidden`, in both forms.
   """
 
   name: str
   init: Callable[..., Any]
   project: Callable[..., Array]
-  step: Callable[..., Array]
+  recurrence: update_chains.Cell
 
 
 NORMALIZED_GRU = Cell(
-  'gru', gru.init_gru, gru.project_inputs, gru.normalized_gru
+  'gru',
+  gru.init_gru,
+  gru.project_inputs,
+  update_chains.Cell(
+    gru.normalized_gru, Gated(gru.weights, gru.normalized_combine)
+  ),
 )
-GRU = Cell('gru', gru.init_gru, gru.project_inputs, gru.gru)
-RNN = Cell('rnn', rnn.init_rnn, rnn.project_inputs, rnn.rnn)
+GRU = Cell(
+  'gru',
+  gru.init_gru,
+  gru.project_inputs,
+  update_chains.Cell(gru.gru, Gated(gru.weights, gru.combine)),
+)
+RNN = Cell(
+  'rnn',
+  rnn.init_rnn,
+  rnn.project_inputs,
+  update_chains.Cell(rnn.rnn, Gated(rnn.weights, rnn.combine)),
+)
+
+
+class Prepared(NamedTuple):
+  """A side's update before its recurrence runs, which both sides do at once."""
+
+  memory: NodeMemory
+  cell: update_chains.Cell
+  side: update_chains.Side
+
+
+def apply_all(*prepared: Prepared) -> tuple[NodeMemory, ...]:
+  """The memories of sides after a batch's events.
+
+  Args:
+    *prepared: the sides.
+
+  Returns:
+    Their memories, in this order.
+  """
+  states = update_chains.run_chains(
+    tuple(p.cell for p in prepared), tuple(p.side for p in prepared)
+  )
+
+  def write(memory: NodeMemory, chain: Chains, states: Array) -> NodeMemory:
+    last = jnp.where(chain.last, chain.nodes, 0)
+    return memory_lib.write(memory, last, states, chain.times)
+
+  return tuple(
+    write(p.memory, p.side.chain, after) for p, after in zip(prepared, states)
+  )
 
 
 class MemoryUpdate(nn.Module):
@@ -63,8 +110,8 @@ class MemoryUpdate(nn.Module):
     hidden: Array,
     messages: Array,
     encode: Callable[[Array], Array],
-  ) -> NodeMemory:
-    """Applies a batch's events.
+  ) -> Prepared:
+    """Prepares the update by a batch's events.
 
     Args:
       memory: this side.
@@ -76,7 +123,7 @@ class MemoryUpdate(nn.Module):
       encode: phi, f32[...] days -> f32[..., time_dim].
 
     Returns:
-      The memory after the events.
+      What `apply_all` takes.
     """
     chain = update_chains.make_chains(
       nodes,
@@ -102,13 +149,13 @@ class MemoryUpdate(nn.Module):
       self.cell.name,
       lambda key: self.cell.init(key, inputs.shape[-1], self.dim),
     )
-    states = update_chains.run_chains(
-      self.cell.step,
-      weights,
-      hidden=hidden[chain.first_event],
-      inputs=self.cell.project(weights, inputs),
-      chain=chain,
-    )
-    return memory_lib.write(
-      memory, jnp.where(chain.last, chain.nodes, 0), states, chain.times
+    return Prepared(
+      memory,
+      self.cell.recurrence,
+      update_chains.Side(
+        params=weights,
+        hidden=hidden[chain.first_event],
+        inputs=self.cell.project(weights, inputs),
+        chain=chain,
+      ),
     )

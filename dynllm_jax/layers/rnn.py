@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels.chain_kernel import Gates
 from dynllm_jax.types import Array
 
 # Weights of the cell: `inputs` f32[input_dim, dim], `hidden` f32[dim, dim],
@@ -37,4 +38,15 @@ def rnn(params: RNNParams, hidden: Array, projected: Array) -> Array:
   Returns:
     f32[rows, dim].
   """
-  return nn.sigmoid(projected + hidden @ params['hidden'])
+  return combine(hidden, (hidden @ params['hidden'],), (projected,))
+
+
+def weights(params: RNNParams) -> tuple[Array, Array]:
+  """What the hidden state is mixed by, f32[dim, dim] and f32[dim], zero."""
+  return params['hidden'], jnp.zeros_like(params['bias'])
+
+
+def combine(hidden: Array, mixed: Gates, projected: Gates) -> Array:
+  """The new state of what one gate has from the state and from the inputs."""
+  del hidden
+  return nn.sigmoid(projected[0] + mixed[0])

@@ -30,6 +30,7 @@ from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
 from dynllm_jax.graph import update_chains
 from dynllm_jax.layers import kalman
+from dynllm_jax.layers import memory_update
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -122,18 +123,18 @@ class DMF(StreamNetwork):
     )
     mean_factors = update_chains.mean_by_update(chain, factors)
 
-    states = update_chains.run_chains(
-      kalman.kalman_step,
-      self.weights,
+    side = update_chains.Side(
+      params=self.weights,
       hidden=self.stored(memory, 'user', events.users)[chain.first_event],
       inputs=jnp.concatenate([mean_factors, days[:, None]], -1),
       chain=chain,
     )
-    return memory.replace(
-      user=memory_lib.write(
-        users, jnp.where(chain.last, chain.nodes, 0), states, chain.times
+    (after,) = memory_update.apply_all(
+      memory_update.Prepared(
+        users, update_chains.Cell(kalman.kalman_step), side
       )
     )
+    return memory.replace(user=after)
 
 
 def build(config: ml_collections.ConfigDict) -> System:

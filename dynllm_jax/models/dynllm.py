@@ -8,6 +8,7 @@ import ml_collections
 from dynllm_jax import checks
 from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
 from dynllm_jax.checks import Rule
@@ -183,23 +184,12 @@ class DynLLM(StreamNetwork):
     # Each side's message is the other side's vector. An item's hidden state is
     # the second half of its vector; the first half is static.
     half = self.config.dim // 2
-    return Memory(
-      user=self.after_events(
-        self.update_user,
-        memory,
-        'user',
-        pending.events,
-        messages=pending.item_vectors,
-        hidden=pending.user_vectors,
-      ),
-      item=self.after_events(
-        self.update_item,
-        memory,
-        'item',
-        pending.events,
-        messages=pending.user_vectors,
-        hidden=pending.item_vectors[:, half:],
-      ),
+    users, items = pending.user_vectors, pending.item_vectors
+    return self.after_events(
+      memory,
+      pending.events,
+      user=Received(self.update_user, messages=items, hidden=users),
+      item=Received(self.update_item, messages=users, hidden=items[:, half:]),
     )
 
   def join(self, static: Array, state: Array) -> Array:

@@ -21,6 +21,7 @@ import ml_collections
 
 from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import shared_fields
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers.memory_update import MemoryUpdate
@@ -31,7 +32,6 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
-from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -116,14 +116,11 @@ class DynShare(StreamNetwork):
       memory, self.static_reader(inputs, events.items.size, True)
     )
 
-    def updated(side: str, message: Array) -> NodeMemory:
-      return self.after_events(
-        self.updates[side], memory, side, events, messages=message
-      )
-
-    return Memory(
-      user=updated('user', read('item', events.items)),
-      item=updated('item', read('user', events.users)),
+    return self.after_events(
+      memory,
+      events,
+      user=Received(self.updates['user'], read('item', events.items)),
+      item=Received(self.updates['item'], read('user', events.users)),
     )
 
 

@@ -25,6 +25,7 @@ import ml_collections
 
 from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import shared_fields
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.graph import temporal
@@ -34,7 +35,6 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
-from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import TemporalGraph
@@ -107,15 +107,13 @@ class DyRep(StreamNetwork):
         read(side, nodes), read(other_side, near.nodes), near.mask
       )
 
-    def updated(side: str, message: Array) -> NodeMemory:
-      return self.after_events(
-        self.update_memory, memory, side, events, messages=message
-      )
-
     of_users = propagated(inputs.user_graph, 'user', events.users, 'item')
     of_items = propagated(inputs.item_graph, 'item', events.items, 'user')
-    return Memory(
-      user=updated('user', of_items), item=updated('item', of_users)
+    return self.after_events(
+      memory,
+      events,
+      user=Received(self.update_memory, of_items),
+      item=Received(self.update_memory, of_users),
     )
 
 

@@ -25,6 +25,7 @@ import ml_collections
 
 from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import shared_fields
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
@@ -36,7 +37,6 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
-from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -134,14 +134,11 @@ class JODIE(StreamNetwork):
     events = pending.events
     user = self.stored(memory, 'user', events.users)
     item = self.stored(memory, 'item', events.items)
-
-    def updated(side: str, own: Array, other: Array) -> NodeMemory:
-      return self.after_events(
-        self.updates[side], memory, side, events, messages=other, hidden=own
-      )
-
-    return Memory(
-      user=updated('user', user, item), item=updated('item', item, user)
+    return self.after_events(
+      memory,
+      events,
+      user=Received(self.updates['user'], messages=item, hidden=user),
+      item=Received(self.updates['item'], messages=user, hidden=item),
     )
 
 

@@ -24,6 +24,7 @@ import ml_collections
 
 from dynllm_jax.bases import stream_system
 from dynllm_jax.bases.stream_network import check_fields
+from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import shared_fields
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.layers import memory_update
@@ -33,7 +34,6 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
-from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
@@ -112,14 +112,12 @@ class TGN(StreamNetwork):
     )
     user, item = read('user', events.users), read('item', events.items)
 
-    def updated(side: str, own: Array, other: Array) -> NodeMemory:
+    def received(own: Array, other: Array) -> Received:
       message = jnp.concatenate([own, other], axis=-1)
-      return self.after_events(
-        self.update_memory, memory, side, events, messages=message
-      )
+      return Received(self.update_memory, message)
 
-    return Memory(
-      user=updated('user', user, item), item=updated('item', item, user)
+    return self.after_events(
+      memory, events, user=received(user, item), item=received(item, user)
     )
 
 

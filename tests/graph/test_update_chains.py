@@ -32,6 +32,9 @@ def cell(params, hidden, inputs):
   return jnp.tanh(hidden @ params['hidden'] + inputs @ params['inputs'])
 
 
+CELL = update_chains.Cell(cell)
+
+
 def encode(gap):
   return 1 / (1 + gap)
 
@@ -63,9 +66,9 @@ def ordered_update(
     ],
     axis=1,
   )
-  return update_chains.run_chains(
-    cell, params, hidden[chain.first_event], inputs, chain
-  ), chain
+  side = update_chains.Side(params, hidden[chain.first_event], inputs, chain)
+  (states,) = update_chains.run_chains((CELL,), (side,))
+  return states, chain
 
 
 _ordered_update = jax.jit(ordered_update, static_argnums=7)
@@ -355,3 +358,48 @@ def test_a_gradient_reaches_the_cell_through_memory():
     jax.grad(total)(params),
     jax.grad(expected)(params),
   )
+
+
+def side_of(seed, nodes):
+  """A side whose events are at times 0, 1, ...; node 0 stands for no event."""
+  nodes = np.asarray(nodes, np.int32)
+  params, hidden, messages = draw(seed, len(nodes))
+  chain = update_chains.make_chains(
+    nodes,
+    np.arange(len(nodes), dtype=np.int32),
+    nodes > 0,
+    np.full_like(nodes, -1),
+  )
+  inputs = jnp.pad(messages, [(0, 0), (0, 1)])
+  return update_chains.Side(params, hidden, inputs, chain)
+
+
+@pytest.mark.parametrize(
+  'nodes',
+  [
+    ([1, 2, 3, 1, 2, 1, 4, 1, 1, 0], [1, 2, 3, 4, 5, 6, 1, 2, 3, 4]),
+    ([1] * 10, [0] * 10),  # a chain as long as the batch; nothing to do
+    ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]),
+  ],
+)
+def test_sides_step_together_as_they_do_apart(monkeypatch, nodes):
+  monkeypatch.setattr(update_chains, 'BLOCK', 2)
+  monkeypatch.setattr(update_chains, 'WIDE_BLOCK', 4)
+  sides = tuple(side_of(seed, of_side) for seed, of_side in enumerate(nodes))
+
+  def run(sides):
+    weights = jnp.arange(10.0)[:, None]
+    states = update_chains.run_chains((CELL, CELL), sides)
+    return sum(jnp.sum(jnp.cos(s * weights)) for s in states), states
+
+  gradient = jax.grad(run, has_aux=True, allow_int=True)
+  expected = gradient(sides)
+  monkeypatch.setattr(
+    jax.lax,
+    'platform_dependent',
+    lambda *args, cpu, default, **others: default(*args),
+  )
+  found = gradient(sides)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    if a.dtype == np.float32:
+      np.testing.assert_allclose(a, b, atol=1e-6)
