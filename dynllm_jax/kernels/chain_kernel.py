@@ -12,6 +12,7 @@ added up across programs, so that two runs are equal to the last bit.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ def backward(
 
 
 def _call(
-  walk_rows: Callable[[Callable[..., Array], Walk, Any, Array, Array], None],
+  walk_rows: Callable[..., None],
   cells: tuple[Gated, ...],
   walks: tuple[Walk, ...],
   interpret: bool,
@@ -121,6 +122,9 @@ def _call(
   """One launch, a program for each side and each group of its chains."""
   walks = tuple(_whole_groups(walk) for walk in walks)
   groups = [len(walk.starts) // _ROWS for walk in walks]
+  product = functools.partial(
+    _product, precision=None if interpret else _precision()
+  )
   leaves, structure = jax.tree.flatten(walks)
 
   def kernel(*refs: Any) -> None:
@@ -135,7 +139,12 @@ def _call(
       ) -> None:
         chains = pl.ds(group * _ROWS, _ROWS)
         walk_rows(
-          cell.combine, side, output, side.starts[chains], side.lengths[chains]
+          product,
+          cell.combine,
+          side,
+          output,
+          side.starts[chains],
+          side.lengths[chains],
         )
 
   # The interpreter stores a row's old values where the mask is False. No row of
@@ -169,6 +178,7 @@ def _gates(side: Walk) -> list[Any]:
 
 
 def _forward_rows(
+  product: Callable[[Array, Array, int], Array],
   combine: Callable[..., Array],
   side: Walk,
   states: Any,
@@ -183,7 +193,7 @@ def _forward_rows(
     new = combine(
       hidden,
       tuple(
-        _product(hidden, side.matrix[:, gate], 0) + side.bias[gate][None]
+        product(hidden, side.matrix[:, gate], 0) + side.bias[gate][None]
         for gate in _gates(side)
       ),
       tuple(side.inputs[rows, gate] for gate in _gates(side)),
@@ -195,6 +205,7 @@ def _forward_rows(
 
 
 def _backward_rows(
+  product: Callable[[Array, Array, int], Array],
   combine: Callable[..., Array],
   side: Walk,
   output: Any,
@@ -226,7 +237,7 @@ def _backward_rows(
     )
     reached, of_mixed = pullback(grads)
     for gate, of_gate in zip(_gates(side), of_mixed):
-      reached += _product(of_gate, side.matrix[:, gate], 1)
+      reached += product(of_gate, side.matrix[:, gate], 1)
     return reached
 
   # The first row of a chain is stored; nothing before it is reached.
@@ -247,16 +258,18 @@ def _store(ref: Any, rows: Array, values: Array, is_there: Array) -> None:
   triton.store(ref.at[rows, columns], values, mask=mask)
 
 
-def _product(rows: Array, matrix: Array, axis: int) -> Array:
-  """`rows @ matrix`, or with its transpose where `axis` is 1.
+def _product(rows: Array, matrix: Array, axis: int, precision: Any) -> Array:
+  """`rows @ matrix`, or with its transpose where `axis` is 1."""
+  return jax.lax.dot_general(
+    rows, matrix, (((1,), (axis,)), ((), ())), precision=precision
+  )
 
-  Where JAX is told that products must be exact, they are so to 1e-6 in three
-  products of the tensor cores; Triton's own exact ones spill registers.
+
+def _precision() -> jax.lax.DotAlgorithmPreset | None:
+  """How exact products are: as JAX is told.
+
+  Where they must be exact they are so to 1e-6, in three products of the tensor
+  cores. Triton's own exact ones spill registers.
   """
   exact = jax.config.jax_default_matmul_precision in ('float32', 'highest')
-  return jax.lax.dot_general(
-    rows,
-    matrix,
-    (((1,), (axis,)), ((), ())),
-    precision=jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if exact else None,
-  )
+  return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if exact else None
