@@ -128,15 +128,14 @@ def _call(
   leaves, structure = jax.tree.flatten(walks)
 
   def kernel(*refs: Any) -> None:
-    sides = jax.tree.unflatten(structure, refs[: len(leaves)])
+    # From here on the arrays of a walk are references.
+    sides: tuple[Any, ...] = jax.tree.unflatten(structure, refs[: len(leaves)])
     outputs = refs[len(leaves) :]
     group = pl.program_id(1)
     for n, (cell, side, output) in enumerate(zip(cells, sides, outputs)):
 
       @pl.when((pl.program_id(0) == n) & (group < groups[n]))
-      def _(
-        cell: Gated = cell, side: Walk = side, output: Any = output
-      ) -> None:
+      def _(cell: Gated = cell, side: Any = side, output: Any = output) -> None:
         chains = pl.ds(group * _ROWS, _ROWS)
         walk_rows(
           product,
@@ -171,7 +170,7 @@ def _whole_groups(walk: Walk) -> Walk:
   )
 
 
-def _gates(side: Walk) -> list[Any]:
+def _gates(side: Any) -> list[Any]:
   """The columns of each gate."""
   width, total = side.matrix.shape
   return [pl.ds(first, width) for first in range(0, total, width)]
@@ -180,7 +179,7 @@ def _gates(side: Walk) -> list[Any]:
 def _forward_rows(
   product: Callable[[Array, Array, int], Array],
   combine: Callable[..., Array],
-  side: Walk,
+  side: Any,
   states: Any,
   starts: Array,
   lengths: Array,
@@ -207,7 +206,7 @@ def _forward_rows(
 def _backward_rows(
   product: Callable[[Array, Array, int], Array],
   combine: Callable[..., Array],
-  side: Walk,
+  side: Any,
   output: Any,
   starts: Array,
   lengths: Array,
@@ -248,6 +247,7 @@ def _backward_rows(
 
 
 def _store(ref: Any, rows: Array, values: Array, is_there: Array) -> None:
+  """Writes the rows that are there."""
   # Rows that are not stored all stand for the last one, as `_call` explains.
   rows = jnp.where(is_there, rows, ref.shape[0] - 1)
   columns = jnp.arange(values.shape[1])
@@ -255,7 +255,7 @@ def _store(ref: Any, rows: Array, values: Array, is_there: Array) -> None:
     jnp.broadcast_to(x, values.shape)
     for x in (rows[:, None], columns[None], is_there[:, None])
   )
-  triton.store(ref.at[rows, columns], values, mask=mask)
+  triton.store(ref.at[rows, columns], jnp.asarray(values), mask=mask)
 
 
 def _product(rows: Array, matrix: Array, axis: int, precision: Any) -> Array:
@@ -271,5 +271,6 @@ def _precision() -> jax.lax.DotAlgorithmPreset | None:
   Where they must be exact they are so to 1e-6, in three products of the tensor
   cores. Triton's own exact ones spill registers.
   """
-  exact = jax.config.jax_default_matmul_precision in ('float32', 'highest')
+  settings: Any = jax.config
+  exact = settings.jax_default_matmul_precision in ('float32', 'highest')
   return jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if exact else None
