@@ -233,7 +233,7 @@ def _train() -> dict[str, Any]:
     'loss': 'bpr',  # bpr, margin, softmax, bce
     'margin': 1.0,  # of the loss 'margin'
     # Negatives of an event, which the batch shares for softmax; and how they
-    # are drawn: uniform, popularity.
+    # are drawn: uniform, sold (among items sold by then), popularity.
     'num_negatives': 1,
     'negatives': 'uniform',
     'regularization': 0.0,  # lambda of SPEC 3.9

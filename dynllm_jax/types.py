@@ -262,6 +262,9 @@ class Inputs(Pytree):
   num_users: int = static_field()  # padding not counted, here and below
   num_items: int = static_field()
   train_graph: TrainGraph | None = None  # where System.reads_train_graph
+  # i32[events], the last item in order of appearance that has been sold by an
+  # event's time; where train.negatives is 'sold'.
+  sold: Array | None = None
 
 
 class NodeMemory(Pytree):

@@ -83,10 +83,14 @@ def agreement(
 def of_run(folder: pathlib.Path) -> RankArrays:
   """The arrays of a finished run of `dynllm_jax.main`, from its run folder."""
   with np.load(folder / 'ranks.npz') as stored:
-    doubled = np.minimum(stored['test'] * 2, _LARGEST)
     return RankArrays(
-      doubled.astype(np.uint16), stored['test_users'].astype(np.int32)
+      doubled(stored['test']), stored['test_users'].astype(np.int32)
     )
+
+
+def doubled(ranks: np.ndarray) -> np.ndarray:
+  """f[events] ranks as they are kept, u16[events]."""
+  return np.minimum(ranks * 2, _LARGEST).astype(np.uint16)
 
 
 def write(folder: pathlib.Path, key: str, arrays: RankArrays) -> None:

@@ -186,6 +186,7 @@ def build(
         batching.MAX_ROWS_BY_TIME,
       ),
       train_graph=system.reads_train_graph,
+      sold=config.train.negatives == 'sold',
     ),
   )
   trainer = train.make_trainer(system, config, mesh, len(plan.batches))

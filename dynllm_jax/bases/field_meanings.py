@@ -27,6 +27,7 @@ MEANINGS = {
   'distill.order': 'how the most telling coordinates of a facet are found, '
   'SPEC 3.7',
   'distill.top_r': 'how many of them are kept',
+  'distill.gate': 'what a coordinate is multiplied by, SPEC 3.7',
   'fusion.mode': 'how graph embedding and facets are combined, SPEC 3.8',
   'fusion.num_layers': 'layers of the perceptron that merges them',
   'fusion.alpha': 'the share of the graph embedding where they are blended',

@@ -17,6 +17,7 @@ def build_inputs(
   facets: FacetBank,
   padding: int,
   train_graph: bool = False,
+  sold: bool = False,
 ) -> Inputs:
   """Indexes the log, on the host.
 
@@ -26,6 +27,7 @@ def build_inputs(
     facets: of the log's users.
     padding: rows added to the log, as many as the largest batch has.
     train_graph: whether the graph of training pairs is built.
+    sold: whether it is built which items have been sold by each event's time.
 
   Returns:
     Inputs of numpy arrays.
@@ -56,7 +58,18 @@ def build_inputs(
     num_users=log.num_users,
     num_items=log.num_items,
     train_graph=training_graph.train_graph(log) if train_graph else None,
+    sold=padded(_sold(log)) if sold else None,
   )
+
+
+def _sold(log: EventLog) -> np.ndarray:
+  """i32[events], the largest item of events not later than each event.
+
+  Items are numbered in order of first appearance (SPEC 2.2): those up to it
+  have been sold by then, all others will be later.
+  """
+  last = np.searchsorted(log.times, log.times, side='right') - 1
+  return np.maximum.accumulate(log.items)[last]
 
 
 def _mean(texts: np.ndarray, items: np.ndarray) -> np.ndarray:

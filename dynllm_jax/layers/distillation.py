@@ -7,9 +7,12 @@ from dynllm_jax.kernels import counted_top_r
 from dynllm_jax.types import Array
 
 ORDERS = ('score', 'index', 'mask', 'none')
+GATES = ('tanh', 'sigmoid')
 
 
-def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
+def distill(
+  facet: Array, query: Array, top_r: int, order: str, gate: str = 'tanh'
+) -> Array:
   """`h_hat = [h * tanh(s)]_j` with `s = h q / |q|`, j the top r of s.
 
   Args:
@@ -19,6 +22,8 @@ def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
     order: 'score' (paper: slots in descending score), 'index' (slots in the
       order of the coordinates), 'mask' (all d coordinates, the others zero) or
       'none' (no distillation, for ablations).
+    gate: 'tanh' (paper; even in h, whose sign is lost) or 'sigmoid', which
+      keeps the sign.
 
   Returns:
     f32[..., r], or f32[..., d] for 'mask' and 'none'.
@@ -26,7 +31,7 @@ def distill(facet: Array, query: Array, top_r: int, order: str) -> Array:
   if order == 'none':
     return facet
   scores = facet * query / jnp.linalg.norm(query, axis=-1, keepdims=True)
-  gated = facet * jnp.tanh(scores)
+  gated = facet * {'tanh': jnp.tanh, 'sigmoid': jax.nn.sigmoid}[gate](scores)
   return counted_top_r.select(
     gated, jax.lax.stop_gradient(scores), top_r, order
   )

@@ -17,12 +17,14 @@ class FacetTokens(nn.Module):
     dim: d.
     top_r: r of the distillation.
     order: of the distillation.
+    gate: of the distillation.
     dropout: rate.
   """
 
   dim: int
   top_r: int
   order: str
+  gate: str = 'tanh'
   dropout: float = 0.0
 
   @nn.compact
@@ -58,6 +60,6 @@ class FacetTokens(nn.Module):
       return facets
     query = self.param('query', nn.initializers.normal(1.0), shape)
     if self.is_mutable_collection('intermediates'):
-      kept = distill(facets, query, self.top_r, 'mask')
+      kept = distill(facets, query, self.top_r, 'mask', self.gate)
       self.sow('intermediates', 'kept', kept)
-    return distill(facets, query, self.top_r, self.order)
+    return distill(facets, query, self.top_r, self.order, self.gate)

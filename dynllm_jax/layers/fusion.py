@@ -8,18 +8,20 @@ from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.types import Array
 
-FUSIONS = ('merge', 'blend')
+FUSIONS = ('merge', 'blend', 'residual')
 
 
 class Fusion(nn.Module):
-  """Attention of `h_u^G` over the facet tokens, then merge or blend.
+  """Attention of `h_u^G` over the facet tokens, then one of three sums.
 
   Attributes:
     dim: d.
     num_heads: H.
     num_layers: depth; the query of a deeper layer is the previous output.
-    mode: 'merge' `MLP(h^G || Attn)` or 'blend'
-      `alpha Attn + (1 - alpha) MLP(Dropout(h^A))`.
+    mode: 'merge' `MLP(h^G || Attn)`, 'blend'
+      `alpha Attn + (1 - alpha) MLP(Dropout(h^A))`, or 'residual'
+      `MLP(h^G) + gate * Attn`, the gate learned and zero at the start: the
+      network without facets, to which they are added.
     alpha: of 'blend'.
     dropout: rate on attention weights and, for 'blend', on the tokens.
   """
@@ -54,6 +56,9 @@ class Fusion(nn.Module):
       query = attended.product()
     if self.mode == 'merge':
       return MLP(self.dim)(graph_embedding, attended)
+    if self.mode == 'residual':
+      gate = self.param('gate', nn.initializers.zeros_init(), (self.dim,))
+      return MLP(self.dim)(graph_embedding) + gate * query
     dropped = Dropout(self.dropout)(tokens, deterministic)
     flat = dropped.reshape(len(dropped), -1)
     return self.alpha * query + (1 - self.alpha) * MLP(self.dim)(flat)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from dynllm_jax.layers.mlp import normalize
 from dynllm_jax.types import Array
 
-PROJECTIONS = ('interval', 'linear', 'none')
+PROJECTIONS = ('interval', 'log_interval', 'linear', 'none')
 
 
 class IntervalProjection(nn.Module):
@@ -15,7 +15,13 @@ class IntervalProjection(nn.Module):
   `E(h) = sqrt(pi / (2 exp(h . a)))`, and
   `h^p = h (1 + W_early (dt - E) + b_early)` where `dt < E`, with `W_late` and
   `b_late` otherwise; the result is normalized.
+
+  Attributes:
+    log: whether `log(1 + dt)` takes the place of dt, which is twenty times the
+      mean return where a user has been away for long.
   """
+
+  log: bool = False
 
   @nn.compact
   def __call__(self, state: Array, elapsed: Array) -> Array:
@@ -29,6 +35,8 @@ class IntervalProjection(nn.Module):
     Returns:
       f32[batch, d].
     """
+    if self.log:
+      elapsed = jnp.log1p(elapsed)
     dim = state.shape[-1]
     small = nn.initializers.normal(dim**-0.5 / 10)
     rate = state @ self.param('interval', small, (dim,))

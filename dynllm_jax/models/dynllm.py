@@ -49,13 +49,16 @@ def default_config() -> ml_collections.ConfigDict:
       'dropout': 0.1,
       'memory': True,
       'neighborhood': True,
-      'projection': 'interval',  # interval, linear, none
+      # interval, log_interval, linear, none
+      'projection': 'interval',
       'update_ties': 'mean',  # mean, each
       'item_text': True,
       'item_id_embedding': False,
       'event_features': False,
       'facets': FACETS,  # any of them, () for none
-      'distill': {'order': 'score', 'top_r': 80},  # score, index, mask, none
+      # score, index, mask, none; tanh, sigmoid
+      'distill': {'order': 'score', 'top_r': 80, 'gate': 'tanh'},
+      # merge, blend, residual
       'fusion': {'mode': 'merge', 'num_layers': 1, 'alpha': 0.5},
       'copy_term': False,  # SPEC 3.11
       'copy_neighbors': 20,
@@ -94,9 +97,9 @@ class DynLLM(StreamNetwork):
       )
     if c.projection != 'none':
       self.project = (
-        projection.IntervalProjection()
-        if c.projection == 'interval'
-        else projection.LinearProjection()
+        projection.LinearProjection()
+        if c.projection == 'linear'
+        else projection.IntervalProjection(log=c.projection == 'log_interval')
       )
 
     # One linear map of all that is known of a node (SPEC 3.5).
@@ -105,7 +108,7 @@ class DynLLM(StreamNetwork):
 
     if c.facets:
       self.facet_tokens = FacetTokens(
-        c.dim, c.distill.top_r, c.distill.order, c.dropout
+        c.dim, c.distill.top_r, c.distill.order, c.distill.gate, c.dropout
       )
       self.fuse = fusion.Fusion(
         dim=c.dim,
@@ -246,6 +249,7 @@ def build(config: ml_collections.ConfigDict) -> System:
       checks.one_of('projection', projection.PROJECTIONS),
       facets,
       checks.one_of('distill.order', distillation.ORDERS),
+      checks.one_of('distill.gate', distillation.GATES),
       top_r,
       checks.one_of('fusion.mode', fusion.FUSIONS),
       checks.at_least('fusion.num_layers', 1),

@@ -8,7 +8,7 @@ from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 
-NEGATIVES = ('uniform', 'popularity')
+NEGATIVES = ('uniform', 'sold', 'popularity')
 
 
 def sample_negatives(
@@ -24,8 +24,9 @@ def sample_negatives(
     events: i32[batch], positions in the log.
     shape: [batch, negatives] for negatives of each event's own, or [negatives]
       where the batch shares them.
-    how: 'uniform' over the catalogue, or 'popularity', in proportion to
-      training events.
+    how: 'uniform' over the catalogue; 'sold', uniform over what has been sold
+      by the event's time (by that of the batch's last event, where the batch
+      shares them); or 'popularity', in proportion to training events.
 
   Returns:
     i32[shape] items, and bool[batch, negatives], which of them are allowed.
@@ -37,9 +38,12 @@ def sample_negatives(
       jax.random.randint(key, (tries, *shape), 0, inputs.train_events),
     )
   else:
-    drawn = jax.random.randint(
-      key, (tries, *shape), 1, inputs.num_items + 1, jnp.int32
-    )
+    largest: Array | int = inputs.num_items
+    if how == 'sold':
+      assert inputs.sold is not None
+      sold = sharded_table.read_rows(inputs.sold, events)
+      largest = jnp.max(sold) if len(shape) == 1 else sold[:, None]
+    drawn = jax.random.randint(key, (tries, *shape), 1, largest + 1, jnp.int32)
 
   if len(shape) == 1:
     each = jnp.broadcast_to(drawn[0], (len(events), *shape))

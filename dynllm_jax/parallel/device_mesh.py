@@ -37,7 +37,7 @@ ROW_SHARDED = {
   TemporalGraph: ('offsets', 'neighbors', 'times'),
   SameTimeItems: ('offsets', 'items', 'group'),
   FacetBank: ('texts', 'offsets', 'closes', 'index'),
-  Inputs: ('users', 'items', 'times', 'item_text'),
+  Inputs: ('users', 'items', 'times', 'item_text', 'sold'),
 }
 
 
@@ -263,6 +263,7 @@ def cut_into_blocks(mesh: Mesh, inputs: Inputs) -> Inputs:
     **{
       name: _cut_table(getattr(inputs, name), count)
       for name in ROW_SHARDED[Inputs]
+      if getattr(inputs, name) is not None
     },
   )
 

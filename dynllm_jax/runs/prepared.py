@@ -197,6 +197,7 @@ def prepare(
           bank,
           padding=largest_batch,
           train_graph=system.reads_train_graph,
+          sold=config.train.negatives == 'sold',
         ),
       ),
     )

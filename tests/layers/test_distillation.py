@@ -37,6 +37,18 @@ def oracle(facet, query, top_r, order):
   return [gated[k] for k in best]
 
 
+def test_the_sigmoid_keeps_the_sign_that_tanh_loses():
+  facet = np.array([1.0, -1.0, 2.0, -2.0, 0.5, -0.5], np.float32)
+  query = np.ones(6, np.float32)
+  tanh, sigmoid = (
+    distillation.distill(facet, query, 6, 'mask', gate)
+    for gate in distillation.GATES
+  )
+  np.testing.assert_allclose(tanh[::2], tanh[1::2], atol=1e-6)
+  scores = facet / np.sqrt(6)
+  np.testing.assert_allclose(sigmoid, facet / (1 + np.exp(-scores)), atol=1e-6)
+
+
 def distinct(facet, query):
   """Whether float32 can tell the scores apart, in any order of rounding."""
   scores = sorted(h * q for h, q in zip(facet, query))

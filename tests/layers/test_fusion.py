@@ -60,6 +60,18 @@ def test_blend_is_a_weighted_sum(alpha, depth):
   )
 
 
+def test_residual_adds_the_facets_by_a_gate_that_starts_at_zero():
+  params, found = build(mode='residual')
+  without = logs.perceptron(params['MLP_0'], GRAPH)
+  np.testing.assert_allclose(
+    found, without + params['gate'] * attended(params, 1), atol=1e-5
+  )
+  first = Fusion(DIM, HEADS, mode='residual').init(
+    jax.random.key(0), GRAPH, TOKENS, True
+  )
+  assert not np.any(first['params']['gate'])
+
+
 @pytest.mark.parametrize('mode', fusion.FUSIONS)
 def test_output_is_an_embedding_whatever_the_tokens(mode):
   module = Fusion(DIM, HEADS, mode=mode)

@@ -57,6 +57,16 @@ def test_interval_has_a_drift_on_each_side_of_the_expected_return():
   assert sides == {'early', 'late'}
 
 
+def test_the_logarithm_takes_the_place_of_the_elapsed_time():
+  params = {'params': interval_params()}
+  elapsed = np.array([0.0, 0.5, 2.0, 30.0], np.float32)
+  np.testing.assert_allclose(
+    IntervalProjection(log=True).apply(params, STATE, elapsed),
+    IntervalProjection().apply(params, STATE, np.log1p(elapsed)),
+    atol=1e-6,
+  )
+
+
 def test_exactly_the_expected_return_is_late():
   params = interval_params()
   params['interval'] = np.zeros(DIM, np.float32)

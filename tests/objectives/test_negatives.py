@@ -27,7 +27,7 @@ _negatives = jax.jit(negatives.sample_negatives, static_argnums=(3, 4))
 @pytest.mark.parametrize('how', negatives.NEGATIVES)
 def test_own_negatives_are_never_taken_then(how):
   log = logs.random_log(1, num_users=3, num_items=9, num_times=4)
-  inputs = logs.random_inputs(log)
+  inputs = logs.random_inputs(log, sold=True)
   events = jnp.arange(log.num_events)
   taken = taken_by_event(log)
   assert max(map(len, taken)) >= 6  # few items are left to these
@@ -52,7 +52,7 @@ def test_own_negatives_are_never_taken_then(how):
 @pytest.mark.parametrize('how', negatives.NEGATIVES)
 def test_shared_negatives_are_masked_where_taken(how):
   log = logs.random_log(2, num_users=3, num_items=9, num_times=4)
-  inputs = logs.random_inputs(log)
+  inputs = logs.random_inputs(log, sold=True)
   taken = taken_by_event(log)
   items, allowed = _negatives(
     jax.random.key(0), inputs, jnp.arange(log.num_events), (30,), how
@@ -111,6 +111,22 @@ def test_uniform_is_uniform_over_the_catalogue(shape):
         items[rows][allowed[rows]],
         [0] + [float(k != item) for k in range(1, 7)],
       )
+
+
+@pytest.mark.parametrize('shape', [(20, 400), (8000,)])
+def test_sold_is_uniform_over_what_has_been_sold(shape):
+  inputs = logs.random_inputs(popular_log(), sold=True)
+  items, allowed = map(
+    np.asarray,
+    _negatives(jax.random.key(3), inputs, jnp.arange(14), shape, 'sold'),
+  )
+  # Event 13 is the last one of item 4; item 5 is sold later, item 6 never.
+  if len(shape) == 1:
+    assert_drawn_like(items, [0, 1, 1, 1, 1, 0, 0])
+    return
+  assert not allowed[0].any()  # nothing but its own item has been sold
+  assert_drawn_like(items[3:6][allowed[3:6]], [0, 1, 1, 0, 0, 0, 0])
+  assert_drawn_like(items[6:14][allowed[6:14]], [0, 1, 1, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize('shape', [(20, 400), (8000,)])

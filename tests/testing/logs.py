@@ -146,7 +146,9 @@ def random_bank(log, llm_dim, seed=0, max_profiles=3) -> FacetBank:
   )
 
 
-def random_inputs(log, llm_dim=5, padding=8, seed=0, num_events=None) -> Inputs:
+def random_inputs(
+  log, llm_dim=5, padding=8, seed=0, num_events=None, sold=False
+) -> Inputs:
   """The inputs of a log on the device, with random facets and item texts.
 
   Args:
@@ -156,6 +158,7 @@ def random_inputs(log, llm_dim=5, padding=8, seed=0, num_events=None) -> Inputs:
     seed: of facets and texts.
     num_events: shapes are those of a log of so many events, if not None: what
       is compiled for the longer log serves this one.
+    sold: as `build_inputs` has it.
   """
   num_events = num_events or log.num_events
   rng = np.random.default_rng(seed)
@@ -166,6 +169,7 @@ def random_inputs(log, llm_dim=5, padding=8, seed=0, num_events=None) -> Inputs:
     item_text.astype(np.float16),
     random_bank(log, llm_dim, seed),
     padding + num_events - log.num_events,
+    sold=sold,
   )
   return jax.tree.map(jnp.asarray, one_shape(inputs, num_events))
 

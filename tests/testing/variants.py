@@ -9,10 +9,13 @@ from dynllm_jax import config as config_lib
 _OPTIONS = {
   'linear': {'projection': 'linear'},
   'no projection': {'projection': 'none'},
+  'log projection': {'projection': 'log_interval'},
   'index': {'distill.order': 'index'},
   'mask': {'distill.order': 'mask'},
+  'sigmoid': {'distill.order': 'mask', 'distill.gate': 'sigmoid'},
   'no distillation': {'distill.order': 'none'},
   'blend': {'fusion.mode': 'blend'},
+  'residual': {'fusion.mode': 'residual'},
   'deep fusion': {'fusion.num_layers': 2},
   'two layers': {'num_layers': 2},
   'three layers': {'num_layers': 3},
