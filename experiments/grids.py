@@ -138,9 +138,7 @@ def updates_per_epoch(log: Log, system: str, point: Fields) -> int:
   Raises:
     InputError: for whatever is wrong with the log.
   """
-  config = log.config(system)
-  config.data.events = log.events or config.data.events
-  config.data['items'] = log.items or config.data['items']
+  config = log.config_with_data(system)
   batch = dict(point).get('train.batch_size', config.train.batch_size)
   events = loading.load(config.data, lambda line: None)
   return len(feeds.training_plan(system_of(system), events, batch).batches)

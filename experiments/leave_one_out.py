@@ -53,9 +53,7 @@ def _run() -> None:
   """
   for text in _LOGS.value:
     named = result_rows.parse_log('leave_one_out', text)
-    config = named.config(_SYSTEM.value)
-    config.data.events, config.data['items'] = named.events, named.items
-    config.data.dir = _DATA.value
+    config = named.config_with_data(_SYSTEM.value, _DATA.value)
     config.train.num_epochs, config.seed = _EPOCHS.value, _SEED.value
     config.train.batch_size = _BATCH.value or config.train.batch_size
     log = last_events.leave_one_out(loading.load(config.data, progress.say))

@@ -84,6 +84,21 @@ class Log:
     """The configuration of a system before anything is overridden."""
     return runpy.run_path(f'configs/{self.name}.py')['get_config'](system)
 
+  def config_with_data(
+    self, system: str, data_dir: str = ''
+  ) -> ml_collections.ConfigDict:
+    """The configuration of a system, which names the data.
+
+    Args:
+      system: its name, with or without a variant.
+      data_dir: where prepared logs are kept, '' for the usual place.
+    """
+    config = self.config(system)
+    config.data.events = self.events or config.data.events
+    config.data['items'] = self.items or config.data['items']
+    config.data.dir = data_dir or config.data.dir
+    return config
+
   def flags(self) -> list[str]:
     """The flags of a run that name the data."""
     paths = {'events': self.events, 'items': self.items}

@@ -43,9 +43,7 @@ def _run() -> None:
   """
   for text in _LOGS.value:
     named = result_rows.parse_log('retrained', text)
-    config = named.config(_SYSTEM.value)
-    config.data.events, config.data['items'] = named.events, named.items
-    config.data.dir = _DATA.value
+    config = named.config_with_data(_SYSTEM.value, _DATA.value)
     config.train.num_epochs, config.seed = _EPOCHS.value, _SEED.value
     log = loading.load(config.data, progress.say)
     for parts, more in ((1, 0), (_PARTS.value, _MORE.value)):

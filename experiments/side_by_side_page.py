@@ -150,34 +150,44 @@ def _tests(
 ) -> list[str]:
   """The paired tests of a log: Recall@10, by events, users resampled."""
   body = []
-  for (one, other), split in itertools.product(pairs, ('validation', 'test')):
-    seeds = sorted(
-      set.intersection(
-        *(
-          {r['seed'] for r in settings.get(label, ()) if split in r}
-          for label in (one, other)
+  for split in ('validation', 'test'):
+    compared = []
+    for one, other in pairs:
+      seeds = sorted(
+        set.intersection(
+          *(
+            {r['seed'] for r in settings.get(label, ()) if split in r}
+            for label in (one, other)
+          )
         )
       )
-    )
-    if not seeds:
+      if seeds:
+        compared.append((one, other, seeds))
+    if not compared:
       continue
+
     gains = [
-      _gains(settings[label], seeds, arrays, split) for label in (one, other)
+      [_gains(settings[label], seeds, arrays, split) for label in labels]
+      for *labels, seeds in compared
     ]
     users = arrays[f'{log}.users']
-    events = len(gains[0])
+    events = len(gains[0][0])
     users = users[:events] if split == 'validation' else users[-events:]
-    ratio = gains[0].mean() / max(gains[1].mean(), 1e-12)
-    body.append(
+    # All differences are resampled together, which is most of the work.
+    means = significance.resampled_means([a - b for a, b in gains], users)
+    body += [
       [
         one,
         other,
         split,
         len(seeds),
-        f'{ratio - 1:+.1%}',
-        f'{significance.p_value(*gains, users):.3f}',
+        f'{a.mean() / max(b.mean(), 1e-12) - 1:+.1%}',
+        f'{significance.p_of(difference):.3f}',
       ]
-    )
+      for (one, other, seeds), (a, b), difference in zip(
+        compared, gains, means, strict=True
+      )
+    ]
   if not body:
     return []
   head = ['setting', 'against', 'events of', 'seeds', 'recall@10', 'p']

@@ -70,9 +70,8 @@ class Job:
     Raises:
       InputError: naming a field that is wrong.
     """
-    config = self.data.config(self.system)
-    config.data.events, config.data['items'] = self.data.events, self.data.items
-    config.data.dir, config.eval.compare = str(folder), ()
+    config = self.data.config_with_data(self.system, str(folder))
+    config.eval.compare = ()
     for name, value in self.fields.items():
       value = tuple(value) if isinstance(value, list) else value
       try:
