@@ -40,6 +40,7 @@ import numpy as np
 
 from configs import tmall
 from dynllm_jax import progress
+from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs import prepared
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
@@ -142,6 +143,7 @@ def work() -> None:
   Writes a line of figures first, and for each line `{"events", "seconds"}`.
   The line `profile` instead traces a slice and writes its kernels.
   """
+  jax_settings.pin()
   began = time.perf_counter()
   with contextlib.redirect_stdout(sys.stderr):
     slices, _ = slices_lib.of_config(

@@ -1,7 +1,7 @@
 r"""Many short trainings side by side, on one machine and by a deadline.
 
     python -m experiments.side_by_side --study=study.json --out=results/first \
-        --workdir=/tmp/side_by_side --jobs=16 --seconds=220
+        --workdir=runs/side_by_side --jobs=16 --seconds=220
 
 A study asks which of some settings is better, so it needs every seed of each,
 on several logs. Most of a short training is spent on compiling, which the seeds
