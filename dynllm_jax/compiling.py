@@ -22,7 +22,6 @@ _WHAT = {
   'train_chunk': 'the training steps',
   'replay_chunk': 'the replay that ranks and updates',
   'memory_for_replay': 'the start of a replay',
-  'start_replay': 'the start of a replay',
   'terms_of_block': 'the scores of the report',
 }
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import tempfile
 
 # Workers, and the processes that tests start, take from one another what is
@@ -41,23 +42,27 @@ def few_compiled_programs():
     jax.clear_caches()
 
 
+_FLAGS = ['--xla_backend_optimization_level=0']
+# The older emitters of fused loops: a step of dynllm+text+counts takes 8 s of
+# processor time to compile, not 15. They round a product and a sum at once
+# where both are in one loop, and programs that should agree bit for bit would
+# not; AVX has no instruction for that, unlike its successors. An unknown flag
+# would end the process: these are for the version that was tried.
+if jax.__version__.startswith('0.10.'):
+  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+  if platform.machine() == 'x86_64':
+    _FLAGS.append('--xla_cpu_max_isa=AVX')
+
+
 def pytest_configure(config):
   """Chooses how many examples there are, and how XLA compiles.
 
-  Most of the time goes into compiling programs that run for milliseconds. XLA
-  reads its flags when the first array is made, which is after this; processes
-  that tests start inherit them.
+  Most of the time goes into compiling. XLA reads its flags when the first array
+  is made, which is after this; processes that tests start inherit them.
   """
   quick = config.getoption('quick')
   hypothesis.settings.load_profile('quick' if quick else 'tests')
-  flags = ['--xla_backend_optimization_level=0']
-  # The older emitters of fused loops: a step of dynllm+text compiles in 5 s of
-  # processor time instead of 12. Two programs that should agree bit for bit may
-  # round differently with them, so that only a quick run takes them. Unknown
-  # flags end the process: this one is for the version that was tried.
-  if quick and jax.__version__.startswith('0.10.'):
-    flags.append('--xla_cpu_use_fusion_emitters=false')
-  os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *flags])
+  os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])
 
 
 def pytest_addoption(parser):

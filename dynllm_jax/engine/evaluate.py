@@ -206,17 +206,27 @@ def memory_for_replay(
   return bound.propagate(memory)
 
 
-@functools.partial(jax.jit, static_argnames='capacity')
 def start_replay(
   bound: BoundSystem, memory: SystemMemory, capacity: int
 ) -> ReplayState:
   """The state before a replay's first batch; nothing is pending.
 
   The carry of a scan has fixed shapes: an update of nothing brings the memory
-  to the plan's capacity.
+  to the plan's capacity. Where training's was as large, that is the program
+  that `memory_for_replay` has compiled already.
   """
-  pending = pending_updates.empty_pending_for(bound, memory, capacity)
+  pending = _empty_pending(bound, memory, capacity)
   return ReplayState(memory_for_replay(bound, memory, pending), pending)
+
+
+@functools.partial(jax.jit, static_argnames='capacity', keep_unused=True)
+def _empty_pending(
+  bound: BoundSystem, memory: SystemMemory, capacity: int
+) -> Pending:
+  """Compiled, so that it is placed as the pending batch that a step returns."""
+  return sharded_table.replicate(
+    pending_updates.empty_pending_for(bound, memory, capacity)
+  )
 
 
 def split_plans(

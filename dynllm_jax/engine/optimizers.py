@@ -18,11 +18,16 @@ def adam(
     config: `config.train`.
     num_steps: of the whole training.
   """
-  rate = optax.cosine_decay_schedule(
-    config.learning_rate,
-    max(1, num_steps - config.warmup_steps),
-    config.final_learning_rate,
-  )
+  if config.final_learning_rate == 1.0:
+    # The cosine from 1 to 1, without the length of the training: a run that is
+    # resumed for more epochs finds its program compiled.
+    rate = optax.constant_schedule(config.learning_rate)
+  else:
+    rate = optax.cosine_decay_schedule(
+      config.learning_rate,
+      max(1, num_steps - config.warmup_steps),
+      config.final_learning_rate,
+    )
   if config.warmup_steps:
     warmup = optax.linear_schedule(
       0.0, config.learning_rate, config.warmup_steps

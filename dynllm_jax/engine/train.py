@@ -21,14 +21,17 @@ from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.objectives import losses
 from dynllm_jax.objectives import negatives
+from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Params
+from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import System
+from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainState
 
 GENERATOR = 'threefry2x32'  # of random numbers; checkpoints hold its state
@@ -144,15 +147,25 @@ def train_chunk(
 
 def start_epoch(trainer: Trainer, state: TrainState) -> TrainState:
   """Memory and pending batch as before the first event (SPEC 4)."""
-  mask = jnp.zeros_like(state.pending.events.mask)
-  events = state.pending.events.replace(mask=mask)
-  return TrainState(
-    step=state.step,
-    params=state.params,
-    opt_state=state.opt_state,
-    memory=trainer.system.reset(state.memory),
-    pending=state.pending.replace(events=events),
-    key=state.key,
+  memory, pending = _before_first_event(
+    trainer.system, state.memory, state.pending
+  )
+  return state.replace(memory=memory, pending=pending)
+
+
+@functools.partial(jax.jit, static_argnums=0, keep_unused=True)
+def _before_first_event(
+  system: System, memory: SystemMemory, pending: Pending
+) -> tuple[SystemMemory, Pending]:
+  """Compiled, so that what it makes is placed as what a step returns.
+
+  Otherwise an epoch's second chunk would be compiled again. An argument that is
+  not kept has no say in where a result is placed.
+  """
+  mask = jnp.zeros_like(pending.events.mask)
+  events = pending.events.replace(mask=mask)
+  return device_mesh.constrain(
+    (system.reset(memory), pending.replace(events=events))
   )
 
 

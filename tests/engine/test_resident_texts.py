@@ -43,6 +43,8 @@ def test_a_chunk_has_the_texts_of_its_events_and_few_others():
 def test_training_and_ranking_are_the_same_wherever_texts_are():
   log = logs.random_log(3, num_events=200, num_times=120)
   config = variants.tiny_config('dynllm')
+  # Facets are all that a text reaches; the rest would only be compiled.
+  config.model.update({'memory': False, 'neighborhood': False})
   config.train.chunk = 2
   whole = tiny_runs.prepare(config, log, batch=32)
   facets = whole.inputs.facets
