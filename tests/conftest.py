@@ -14,6 +14,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 import hypothesis
 import jax
+import jax.monitoring
 import pytest
 
 # Helpers' assertions say what differs, as those of test modules do.
@@ -29,17 +30,29 @@ jax.config.update('jax_default_matmul_precision', 'highest')
 
 
 # Linux allows a process 65,530 mappings, every compiled program takes several,
-# and past the limit the compiler crashes.
+# and past the limit the compiler crashes. To count them takes milliseconds.
 _MAPPINGS = pathlib.Path('/proc/self/maps')
 _MAX_MAPPINGS = 30_000
+_PROGRAMS_BETWEEN = 100
+_COMPILE = '/jax/core/compile/backend_compile_duration'
+_compiled_since = []
 
 
 @pytest.fixture(autouse=True)
 def few_compiled_programs():
   """Forgets compiled programs long before a process has too many."""
   yield
-  if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b'\n') > _MAX_MAPPINGS:
+  if len(_compiled_since) < _PROGRAMS_BETWEEN or not _MAPPINGS.exists():
+    return
+  _compiled_since.clear()
+  if _MAPPINGS.read_bytes().count(b'\n') > _MAX_MAPPINGS:
     jax.clear_caches()
+
+
+def _count_compiled(event, duration_secs, **about):
+  del duration_secs, about
+  if event == _COMPILE:
+    _compiled_since.append(event)
 
 
 _FLAGS = ['--xla_backend_optimization_level=0']
@@ -60,6 +73,7 @@ def pytest_configure(config):
   Most of the time goes into compiling. XLA reads its flags when the first array
   is made, which is after this; processes that tests start inherit them.
   """
+  jax.monitoring.register_event_duration_secs_listener(_count_compiled)
   quick = config.getoption('quick')
   hypothesis.settings.load_profile('quick' if quick else 'tests')
   os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *_FLAGS])

@@ -6,6 +6,7 @@ lies strictly before it, and what was bought next lies in the test split.
 """
 
 from collections.abc import Mapping
+import functools
 import json
 import pathlib
 from typing import Any
@@ -171,7 +172,11 @@ def _score(
   return _Scored(np.where(allowed, total, -np.inf), terms)
 
 
-@jax.jit
+# A dozen users are scored once: that need not be fast, and compiles in a third
+# of the time.
+@functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
 def terms_of_block(
   bound: BoundSystem,
   memory: SystemMemory,

@@ -35,6 +35,19 @@ def home(tmp_path_factory):
   return folder
 
 
+# For runs whose floors nobody looks at.
+ONE_FLOOR = '--config.eval.compare=("repeat",)'
+
+
+@pytest.fixture(scope='module')
+def one_epoch(home):
+  """The folder of a run of one epoch, to be copied."""
+  tiny_command(
+    '--config.train.num_epochs=1', ONE_FLOOR, cwd=home, workdir='one'
+  )
+  return home / 'one'
+
+
 # ------------------------------------------------------------ what a run leaves
 
 
@@ -279,11 +292,11 @@ def test_evaluate_gives_the_same_figures(home):
   assert 'dynllm+text' in done.stdout and 'simulated' in done.stdout
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(home):
-  for epochs in (1, 2):
-    tiny_command(
-      f'--config.train.num_epochs={epochs}', cwd=home, workdir='parts'
-    )
+def test_a_resumed_run_equals_an_uninterrupted_one(home, one_epoch):
+  shutil.copytree(one_epoch, home / 'parts')
+  tiny_command(
+    '--config.train.num_epochs=2', ONE_FLOOR, cwd=home, workdir='parts'
+  )
   whole, parts = read_json(home / 'whole'), read_json(home / 'parts')
   for key in ('validation', 'test', 'best_epoch', 'epochs'):
     assert whole[key] == parts[key], key
@@ -296,27 +309,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(home):
   assert without_times(whole) == without_times(parts)
 
 
-def test_a_run_killed_between_its_two_saves_loses_nothing(home):
+def test_a_run_killed_between_its_two_saves_loses_nothing(home, one_epoch):
   """The best epoch is saved first; figures at other cut-offs follow from it."""
   folder = home / 'killed'
+  shutil.copytree(one_epoch, folder)
 
-  def run(epochs, *args):
+  def run(epochs):
     return tiny_command(
       f'--config.train.num_epochs={epochs}',
-      '--config.eval.compare=("repeat",)',
-      *args,
+      ONE_FLOOR,
+      '--config.eval.ks=(5,20)',
       cwd=home,
       workdir='killed',
     )
 
-  run(1)
   before = read_json(folder)
   for name in ('checkpoints/latest', 'tensorboard'):
     shutil.rmtree(folder / name)
   for name in ('results.json', 'metrics.jsonl'):
     (folder / name).unlink()
 
-  done = run(1, '--config.eval.ks=(5,20)')
+  done = run(1)
   assert 'resuming after epoch 1' in done.stdout
   assert 'epoch 1: ' not in done.stdout
   after = read_json(folder)
@@ -330,7 +343,7 @@ def test_a_run_killed_between_its_two_saves_loses_nothing(home):
   assert record['epoch'] == 1
   assert len(list((folder / 'tensorboard').iterdir())) == 1
 
-  run(2, '--config.eval.ks=(5,20)')
+  run(2)
   assert read_json(folder)['epochs'] == 2
 
 
