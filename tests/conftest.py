@@ -1,5 +1,6 @@
 """Settings and options of all tests; `tests/testing/` makes their data."""
 
+import gc
 import os
 import pathlib
 import platform
@@ -16,6 +17,8 @@ import hypothesis
 import jax
 import jax.monitoring
 import pytest
+
+from dynllm_jax.runs import jax_settings
 
 # Helpers' assertions say what differs, as those of test modules do.
 pytest.register_assert_rewrite('tests.testing')
@@ -73,6 +76,7 @@ def pytest_configure(config):
   Most of the time goes into compiling. XLA reads its flags when the first array
   is made, which is after this; processes that tests start inherit them.
   """
+  gc.set_threshold(*jax_settings.COLLECT_EVERY)
   jax.monitoring.register_event_duration_secs_listener(_count_compiled)
   quick = config.getoption('quick')
   hypothesis.settings.load_profile('quick' if quick else 'tests')

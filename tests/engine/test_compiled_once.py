@@ -13,7 +13,11 @@ COMPILE = '/jax/core/compile/backend_compile_duration'
 
 def test_chunks_epochs_and_splits_share_their_programs(tmp_path):
   """Arrays of another placement would compile for minutes what is there."""
-  log = logs.random_log(3, num_users=12, num_items=15, num_events=240)
+  # No group of equal times is larger than a batch, so that all capacities are
+  # one.
+  log = logs.random_log(
+    3, num_users=12, num_items=15, num_events=450, num_times=220
+  )
   config = run_folders.config_of('blend', log, tmp_path)
   config.train.chunk = 3
   run = prepared.prepare(config)
