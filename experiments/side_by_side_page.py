@@ -151,24 +151,17 @@ def _tests(
   """The paired tests of a log: Recall@10, by events, users resampled."""
   body = []
   for split in ('validation', 'test'):
-    compared = []
-    for one, other in pairs:
-      seeds = sorted(
-        set.intersection(
-          *(
-            {r['seed'] for r in settings.get(label, ()) if split in r}
-            for label in (one, other)
-          )
-        )
-      )
-      if seeds:
-        compared.append((one, other, seeds))
+    found = {
+      label: [record for record in rows if split in record]
+      for label, rows in settings.items()
+    }
+    compared = [pair for pair in pairs if all(map(found.get, pair))]
     if not compared:
       continue
 
     gains = [
-      [_gains(settings[label], seeds, arrays, split) for label in labels]
-      for *labels, seeds in compared
+      [_gains(found[label], arrays, split) for label in pair]
+      for pair in compared
     ]
     users = arrays[f'{log}.users']
     events = len(gains[0][0])
@@ -180,11 +173,11 @@ def _tests(
         one,
         other,
         split,
-        len(seeds),
+        f'{len(found[one])}, {len(found[other])}',
         f'{a.mean() / max(b.mean(), 1e-12) - 1:+.1%}',
         f'{significance.p_of(difference):.3f}',
       ]
-      for (one, other, seeds), (a, b), difference in zip(
+      for (one, other), (a, b), difference in zip(
         compared, gains, means, strict=True
       )
     ]
@@ -194,21 +187,18 @@ def _tests(
   return [
     *pages.table(head, body),
     '',
-    "An event's gain is the mean over the seeds that both have; p is of a "
-    'bootstrap over users (SPEC 5.4), so that it says nothing of other seeds.',
+    "An event's gain is the mean over a setting's seeds; p is of a bootstrap "
+    'over users (SPEC 5.4), so that it says nothing of other seeds.',
     '',
   ]
 
 
-def _gains(
-  records: list[Record], seeds: list[int], arrays: Arrays, split: str
-) -> np.ndarray:
-  """f64[events], what each event adds to Recall@10, a mean over seeds."""
+def _gains(records: list[Record], arrays: Arrays, split: str) -> np.ndarray:
+  """f64[events], what each event adds to Recall@10, a mean over the runs."""
   return np.mean(
     [
       significance.gains(arrays[f'{r["key"]}.{split}'] / 2, 'recall@10')
       for r in records
-      if r['seed'] in seeds
     ],
     axis=0,
   )

@@ -128,7 +128,7 @@ def test_the_page_has_means_ratios_and_paired_tests():
   assert second.startswith('| blend') and '| 1.333 | 1.000 |' in second
   assert third.startswith('| repeat | 1 | .3000 |')
   # Each user gains as much, so that no resample says otherwise.
-  assert '| tgn | blend | test | 2 | +50.0% | 0.002 |' in page
+  assert '| tgn | blend | test | 2, 2 | +50.0% | 0.002 |' in page
   assert 'absent' not in page
 
 
