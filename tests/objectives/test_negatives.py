@@ -129,6 +129,19 @@ def test_sold_is_uniform_over_what_has_been_sold(shape):
   assert_drawn_like(items[6:14][allowed[6:14]], [0, 1, 1, 1, 0, 0, 0])
 
 
+def test_what_is_sold_later_is_not_known_earlier():
+  log = popular_log()
+  later = np.arange(log.num_events) >= 12
+  other = logs.make_log(
+    log.users, np.where(later, 6, log.items), log.times, num_items=6
+  )
+  found, changed = (
+    np.asarray(logs.random_inputs(x, sold=True).sold) for x in (log, other)
+  )
+  np.testing.assert_array_equal(found[:12], changed[:12])
+  assert found[12] == 4 and changed[12] == 6
+
+
 @pytest.mark.parametrize('shape', [(20, 400), (8000,)])
 def test_popularity_is_proportional_to_training_events(shape):
   inputs = logs.random_inputs(popular_log())

@@ -103,7 +103,8 @@ def prepare(
   system = make_system(config)
   log = log or small_log()
   if inputs is None:
-    inputs = logs.random_inputs(log, padding=batch)
+    sold = config.train.negatives == 'sold'
+    inputs = logs.random_inputs(log, padding=batch, sold=sold)
     if system.reads_train_graph:
       graph = jax.tree.map(jnp.asarray, training_graph.train_graph(log))
       inputs = inputs.replace(train_graph=graph)

@@ -44,6 +44,7 @@ _OPTIONS = {
     'train.negatives': 'popularity',
     'train.num_negatives': 3,
   },
+  'sold negatives': {'train.negatives': 'sold', 'train.num_negatives': 3},
   'regularized': {'train.regularization': 0.01},
 }
 
