@@ -20,7 +20,6 @@ Writes `experiments/results/accelerator.json` and `.md`.
 """
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 import contextlib
 import json
 import os
@@ -45,9 +44,9 @@ from dynllm_jax.runs import prepared
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from dynllm_jax.types import InputError
+from experiments import accelerator_results as results
 from experiments import exit_status
 from experiments import machine_use
-from experiments import pages
 from experiments import slices as slices_lib
 from experiments.timed_process import TimedProcess
 
@@ -67,10 +66,12 @@ _PEER = flags.DEFINE_string(
   sys.executable,
   "Python that has torch_geometric; '' leaves the peer out.",
 )
-_RUNS = flags.DEFINE_list('runs', ['tgn', 'dynllm'], 'Systems of whole runs.')
+_RUNS = flags.DEFINE_list(
+  'whole_runs', ['tgn', 'dynllm'], 'Systems of whole runs.'
+)
 _EVENTS = flags.DEFINE_string('events', '', 'Log of the runs; else simulated.')
 _ITEMS = flags.DEFINE_string('items', '', 'Its item texts.')
-_SLICES = flags.DEFINE_integer('slices', 7, 'Slices that are counted.')
+_SLICES = flags.DEFINE_integer('timed_slices', 7, 'Slices that are counted.')
 _SLICE_EVENTS = flags.DEFINE_integer(
   'slice_events', 65_536, 'Events of a slice.'
 )
@@ -88,39 +89,7 @@ _OUT = flags.DEFINE_string(
   'Where .json and .md go.',
 )
 
-_BATCH, _NEIGHBORS = 2048, 10  # of TGN, ours and the peer's
-
-
-class Case(NamedTuple):
-  """A system that is timed.
-
-  Attributes:
-    label: its name on the page.
-    system: as --config=FILE:SYSTEM takes it.
-    xla_flags: added to the environment's.
-  """
-
-  label: str
-  system: str
-  xla_flags: str
-
-
-def cases(systems: Sequence[str], also: Sequence[str]) -> list[Case]:
-  """What is timed.
-
-  Args:
-    systems: with the flags of the environment.
-    also: values of --also.
-
-  Raises:
-    InputError: if one of these has not three parts.
-  """
-  found = [Case(system, system, '') for system in systems]
-  for value in also:
-    if value.count('|') != 2:
-      raise InputError(f'--also: {value!r}; allowed: LABEL|SYSTEM|XLA_FLAGS')
-    found.append(Case(*value.split('|')))
-  return found
+_NEIGHBORS = 10  # of TGN, ours and the peer's
 
 
 def training_config(system: str, data: str) -> Any:
@@ -128,7 +97,7 @@ def training_config(system: str, data: str) -> Any:
   config = tmall.get_config(system)
   config.data.size, config.data.dir = _SIZE.value, data
   config.eval.compare = ()
-  config.train.batch_size = _BATCH
+  config.train.batch_size = results.BATCH
   if system.partition('+')[0] == 'tgn':
     config.model.num_neighbors = _NEIGHBORS
   return config
@@ -165,7 +134,7 @@ def work() -> None:
 
   for line in sys.stdin:
     if line.strip() == 'profile':
-      print(json.dumps(profile(slices)), flush=True)
+      print(json.dumps(results.profile(slices)), flush=True)
       continue
     events, seconds = slices.step()
     print(
@@ -186,53 +155,10 @@ def device_peak_bytes() -> int:
   return int(stats.get('peak_bytes_in_use', 0))
 
 
-def profile(slices: slices_lib.Slices) -> dict[str, Any]:
-  """The kernels of one slice.
-
-  Args:
-    slices: already compiled.
-
-  Returns:
-    `steps`, `wall_ms` (under the tracer), `kernels` (launches), `busy_ms` (the
-    union of their times on the device), and `top`, the costliest names as
-    (name, launches, ms).
-  """
-  with tempfile.TemporaryDirectory() as folder:
-    with jax.profiler.trace(folder):
-      events, seconds = slices.step()
-    path = next(pathlib.Path(folder).rglob('*.xplane.pb'))
-    data = jax.profiler.ProfileData.from_file(str(path))
-
-  spans, totals = [], {}
-  for plane in data.planes:
-    if not plane.name.startswith('/device:'):
-      continue
-    for line in plane.lines:
-      if not line.name.startswith('Stream'):
-        continue
-      for event in line.events:
-        spans.append((event.start_ns, event.start_ns + event.duration_ns))
-        count, spent = totals.get(event.name, (0, 0.0))
-        totals[event.name] = count + 1, spent + event.duration_ns
-
-  busy, end = 0.0, 0.0
-  for start, stop in sorted(spans):
-    busy += max(0.0, stop - max(start, end))
-    end = max(end, stop)
-  top = sorted(totals.items(), key=lambda entry: -entry[1][1])[:40]
-  return {
-    'steps': -(-events // slices.plan.batch_size),
-    'wall_ms': 1e3 * seconds,
-    'kernels': len(spans),
-    'busy_ms': busy / 1e6,
-    'top': [[name, count, ns / 1e6] for name, (count, ns) in top],
-  }
-
-
 # What the script does with them.
 
 
-def speed(timed: list[Case], data: str) -> dict[str, Any]:
+def speed(timed: list[results.Case], data: str) -> dict[str, Any]:
   """Times all cases in turn, and profiles them if that was asked for.
 
   Args:
@@ -299,7 +225,7 @@ def _ask(process: TimedProcess, what: str = '') -> dict[str, Any]:
     return {'failed': str(error)}
 
 
-def _start(case: Case, data: str) -> TimedProcess:
+def _start(case: results.Case, data: str) -> TimedProcess:
   """A process that compiles a case."""
   environment = _environment()
   environment['XLA_FLAGS'] = (
@@ -338,9 +264,13 @@ def _peer(data: str) -> tuple[TimedProcess | None, int]:
     },
   )
   # Slices of the peer are short: its rate does not depend on their length.
-  events = min(_SLICE_EVENTS.value, 16_384, log.train_end) // _BATCH * _BATCH
+  events = (
+    min(_SLICE_EVENTS.value, 16_384, log.train_end)
+    // results.BATCH
+    * results.BATCH
+  )
   device = 'cuda' if jax.devices()[0].platform == 'gpu' else 'cpu'
-  arguments = [path, _BATCH, _NEIGHBORS, 128, events, device]
+  arguments = [path, results.BATCH, _NEIGHBORS, 128, events, device]
   script = pathlib.Path(__file__).parent / 'peer_tgn.py'
   line = [_PEER.value, str(script), *map(str, arguments)]
   return TimedProcess(line, _environment()), events
@@ -403,45 +333,6 @@ def finish_run(run: Run) -> float:
   return time.perf_counter() - run.began
 
 
-def compare_runs(one: pathlib.Path, other: pathlib.Path) -> dict[str, Any]:
-  """How far the ranks and the parameters of two runs are apart.
-
-  Args:
-    one: a run folder.
-    other: of the same configuration.
-
-  Returns:
-    By split, `equal` ranks as a share and the `largest` difference of a rank;
-    `identical`, whether all ranks are equal; and how many `arrays` a checkpoint
-    has, with how many of them `arrays_equal`.
-  """
-  found: dict[str, Any] = {}
-  sums = [_checksums(folder) for folder in (one, other)]
-  found['arrays'] = len(sums[0])
-  found['arrays_equal'] = sum(
-    sums[1].get(name) == value for name, value in sums[0].items()
-  )
-  ranks = [np.load(folder / 'ranks.npz') for folder in (one, other)]
-  splits = [name for name in ranks[0].files if not name.endswith('_users')]
-  for name in splits:
-    a, b = (np.asarray(r[name], np.int64) for r in ranks)
-    found[name] = {
-      'events': int(a.size),
-      'equal': float(np.mean(a == b)),
-      'largest': int(np.max(np.abs(a - b), initial=0)),
-    }
-  found['identical'] = all(
-    np.array_equal(ranks[0][name], ranks[1][name]) for name in splits
-  )
-  return found
-
-
-def _checksums(workdir: pathlib.Path) -> dict[str, Any]:
-  """The checksums of the latest checkpoint's arrays."""
-  record = max(workdir.glob('checkpoints/latest/*/status/metadata'))
-  return json.loads(record.read_text())['arrays']
-
-
 def whole_runs(folder: str) -> dict[str, Any]:
   """Runs every system twice on the device and once on the processors.
 
@@ -465,8 +356,8 @@ def whole_runs(folder: str) -> dict[str, Any]:
       seconds[label] = finish_run(runs[label])
     at = {label: run.workdir for label, run in runs.items()}
     found[system] = {
-      'two_runs': compare_runs(at['first'], at['second']),
-      'device_and_cpu': compare_runs(at['first'], at['cpu']),
+      'two_runs': results.compare_runs(at['first'], at['second']),
+      'device_and_cpu': results.compare_runs(at['first'], at['cpu']),
       'seconds': seconds,
     }
     progress.say(f'{system}: {json.dumps(found[system])}')
@@ -494,7 +385,7 @@ def _run() -> None:
         f'--parts: {part!r}; allowed: speed, profile, runs, kernel'
       )
   # Wrong flags are found before anything starts.
-  timed = cases(_SYSTEMS.value, _ALSO.value)
+  timed = results.cases(_SYSTEMS.value, _ALSO.value)
 
   device = jax.devices()[0]
   about = {
@@ -503,7 +394,7 @@ def _run() -> None:
     'platform': device.platform,
     'jax': jax.__version__,
     'machine': provenance.machine(),
-    'log': f'simulated, size {_SIZE.value}, B {_BATCH}',
+    'log': f'simulated, size {_SIZE.value}, B {results.BATCH}',
     'medians': f'of {_SLICES.value} slices of {_SLICE_EVENTS.value:,} events',
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
   }
@@ -545,9 +436,9 @@ def _write(about: dict[str, Any], found: dict[str, Any]) -> None:
     '',
   ]
   if 'speed' in found:
-    lines += speed_page(found['speed'])
+    lines += results.speed_page(found['speed'])
   for system, run in found.get('runs', {}).items():
-    lines += run_page(system, run)
+    lines += results.run_page(system, run)
   if 'kernel' in found:
     lines += ['## The kernel of the ordered update', '']
     lines += [f'- {line}' for line in found['kernel'].get('said', ['failed'])]
@@ -559,80 +450,6 @@ def _write(about: dict[str, Any], found: dict[str, Any]) -> None:
   atomic.write_atomically(
     pathlib.Path(_OUT.value + '.md'), '\n'.join(lines).rstrip('\n') + '\n'
   )
-
-
-def speed_page(found: dict[str, Any]) -> list[str]:
-  """The table of speeds."""
-  rows = []
-  for label, of_one in found.items():
-    if not isinstance(of_one, dict):
-      continue
-    kernels = of_one.get('profile', {})
-    steps = kernels.get('steps', 1)
-    rows.append(
-      [
-        label,
-        _shown(of_one, 'events_per_s'),
-        f'{1e3 * _BATCH / of_one["events_per_s"]:.2f}'
-        if 'events_per_s' in of_one
-        else 'failed',
-        f'{kernels["kernels"] / steps:.0f}' if 'kernels' in kernels else '-',
-        f'{kernels["busy_ms"] / steps:.2f}' if 'kernels' in kernels else '-',
-        _shown(of_one, 'device_peak_mb'),
-        _shown(of_one, 'compile_s'),
-      ]
-    )
-  headings = [
-    'system',
-    'events/s',
-    'ms a step',
-    'kernels a step',
-    'busy ms a step',
-    'peak MB',
-    'compile s',
-  ]
-  return [
-    '## Training speed',
-    '',
-    *pages.table(headings, rows),
-    '',
-    f'A product of two matrices of side {found["gemm_side"]:,} in float32, at '
-    "JAX's default precision, reaches "
-    f'{found["gemm_peak_tflop_per_s"]:.0f} TFLOP/s.',
-    '',
-  ]
-
-
-def _shown(figures: dict[str, Any], name: str) -> str:
-  return f'{figures[name]:,.0f}' if name in figures else '-'
-
-
-def run_page(system: str, run: dict[str, Any]) -> list[str]:
-  """What two runs on the device, and one beside it, have in common."""
-  two, beside = run['two_runs'], run['device_and_cpu']
-  splits = [name for name, value in beside.items() if isinstance(value, dict)]
-  return [
-    f'## One epoch of {system}, by the command',
-    '',
-    '- two runs on the device: '
-    + (
-      'equal bit for bit, ranks and every array of the checkpoint'
-      if two['identical'] and two['arrays_equal'] == two['arrays']
-      else f'not equal: {two["arrays_equal"]} of {two["arrays"]} arrays of '
-      'the checkpoint'
-    ),
-    *(
-      f'- {name}, device beside processors: {beside[name]["equal"]:.4%} of '
-      f'{beside[name]["events"]:,} ranks are equal, the largest difference is '
-      f'{beside[name]["largest"]:,}'
-      for name in splits
-    ),
-    '- seconds of the whole command: '
-    + ', '.join(
-      f'{name} {value:.0f}' for name, value in run['seconds'].items()
-    ),
-    '',
-  ]
 
 
 if __name__ == '__main__':
