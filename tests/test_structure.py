@@ -26,10 +26,10 @@ FLOORS = [
   'objectives',  # negatives, scores, losses
   'layers',
   'graph',  # neighborhoods, node memories
-  'kernels',
   'facets',
   'text',
   'datasets',
+  'kernels',  # forms of one computation
   'parallel',  # mesh, sharded tables, processes
   'storage',
   'plugins',

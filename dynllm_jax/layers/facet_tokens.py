@@ -51,6 +51,7 @@ class FacetTokens(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     unknown = self.param('unknown', nn.initializers.normal(1.0), shape)
+
     rows = einsum('bfl,fld->bfd', 'f', texts.astype(jnp.float32), weights)
     dropped = Dropout(self.dropout)(rows, deterministic)
     facets = jnp.where(
@@ -58,6 +59,7 @@ class FacetTokens(nn.Module):
     )
     if self.order == 'none':
       return facets
+
     query = self.param('query', nn.initializers.normal(1.0), shape)
     if self.is_mutable_collection('intermediates'):
       kept = distill(facets, query, self.top_r, 'mask', self.gate)

@@ -247,12 +247,9 @@ def random_params(init, *args, seed=0):
 def perceptron(params, x):
   """`W_2 relu(W_1 x)` with biases in float64, of `layers.mlp.MLP`'s weights.
 
-  The first layer is known by its width, which must differ from the second's.
+  The second layer is made first, so it has the first name.
   """
-  first, second = sorted(
-    params.values(), key=lambda p: p['kernel'].shape[0] != x.shape[-1]
-  )
-  assert second['kernel'].shape[0] != x.shape[-1]
+  second, first = (params[name] for name in sorted(params))
   first, second = jax.tree.map(lambda w: np.asarray(w, float), (first, second))
   hidden = np.maximum(np.asarray(x) @ first['kernel'] + first['bias'], 0)
   return hidden @ second['kernel'] + second['bias']
