@@ -8,6 +8,7 @@ import pytest
 from dynllm_jax.layers import fusion
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.fusion import Fusion
+from dynllm_jax.layers.mlp import MLP
 from tests.testing import logs
 
 DIM, HEADS, FACETS, WIDTH, BATCH = 4, 2, 4, 3, 5
@@ -62,7 +63,7 @@ def test_blend_is_a_weighted_sum(alpha, depth):
 
 def test_residual_adds_the_facets_by_a_gate_that_starts_at_zero():
   params, found = build(mode='residual')
-  without = logs.perceptron(params['MLP_0'], GRAPH)
+  without = MLP(DIM).apply({'params': params['MLP_0']}, GRAPH)
   np.testing.assert_allclose(
     found, without + params['gate'] * attended(params, 1), atol=1e-5
   )
