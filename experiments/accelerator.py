@@ -281,7 +281,6 @@ class Run(NamedTuple):
 
   workdir: pathlib.Path
   process: subprocess.Popen[bytes]
-  began: float
 
 
 def start_run(
@@ -318,11 +317,11 @@ def start_run(
     process = subprocess.Popen(
       line, env=environment, stdout=log, stderr=subprocess.STDOUT
     )
-  return Run(workdir, process, time.perf_counter())
+  return Run(workdir, process)
 
 
-def finish_run(run: Run) -> float:
-  """Waits for a run and returns the seconds since its start.
+def finish_run(run: Run) -> None:
+  """Waits for a run.
 
   Raises:
     RuntimeError: with the end of its output, if it failed.
@@ -330,7 +329,6 @@ def finish_run(run: Run) -> float:
   if run.process.wait():
     text = pathlib.Path(f'{run.workdir}.log').read_text()[-2_000:]
     raise RuntimeError(f'{run.workdir.name} failed: {text}')
-  return time.perf_counter() - run.began
 
 
 def whole_runs(folder: str) -> dict[str, Any]:
@@ -340,25 +338,30 @@ def whole_runs(folder: str) -> dict[str, Any]:
     folder: for the runs.
 
   Returns:
-    By system, `two_runs` and `device_and_cpu` (`compare_runs`), and `seconds`.
+    By system, `two_runs` and `device_and_cpu` (`compare_runs`).
   """
+  cpu = _environment(JAX_PLATFORMS='cpu')
+  first, beside = (
+    {
+      system: start_run(system, folder, label, environment)
+      for system in _RUNS.value
+    }
+    for label, environment in (('first', _environment()), ('cpu', cpu))
+  )
+  second = {}
+  for system in _RUNS.value:
+    finish_run(first[system])
+    # Its programs are compiled.
+    second[system] = start_run(system, folder, 'second', _environment())
+
   found = {}
   for system in _RUNS.value:
-    runs = {
-      'first': start_run(system, folder, 'first', _environment()),
-      'cpu': start_run(
-        system, folder, 'cpu', _environment(JAX_PLATFORMS='cpu')
-      ),
-    }
-    seconds = {'first': finish_run(runs['first'])}
-    runs['second'] = start_run(system, folder, 'second', _environment())
-    for label in ('second', 'cpu'):
-      seconds[label] = finish_run(runs[label])
-    at = {label: run.workdir for label, run in runs.items()}
+    finish_run(second[system])
+    finish_run(beside[system])
+    at = first[system].workdir
     found[system] = {
-      'two_runs': results.compare_runs(at['first'], at['second']),
-      'device_and_cpu': results.compare_runs(at['first'], at['cpu']),
-      'seconds': seconds,
+      'two_runs': results.compare_runs(at, second[system].workdir),
+      'device_and_cpu': results.compare_runs(at, beside[system].workdir),
     }
     progress.say(f'{system}: {json.dumps(found[system])}')
   return found

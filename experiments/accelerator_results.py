@@ -197,9 +197,5 @@ def run_page(system: str, run: dict[str, Any]) -> list[str]:
       f'{beside[name]["largest"]:,}'
       for name in splits
     ),
-    '- seconds of the whole command: '
-    + ', '.join(
-      f'{name} {value:.0f}' for name, value in run['seconds'].items()
-    ),
     '',
   ]

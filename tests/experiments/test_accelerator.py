@@ -45,7 +45,6 @@ def test_the_page_says_what_failed_and_what_is_not_equal():
   run = {
     'two_runs': {'identical': True, 'arrays': 2, 'arrays_equal': 1},
     'device_and_cpu': {'identical': False, **splits},
-    'seconds': {'first': 1.0},
   }
   text = '\n'.join(accelerator_results.run_page('tgn', run))
   assert 'not equal: 1 of 2 arrays' in text and '75.0000% of 4 ranks' in text
