@@ -143,6 +143,19 @@ class EventLog:
 # ----------------------------------------------------------- device pytrees
 
 
+class OwnLimits(NamedTuple):
+  """How much of any update of a plan falls to one device; hashable.
+
+  See parallel/owners.py. 0: not known, so that there is room for all.
+  """
+
+  events: int = 0  # of nodes that one device owns, at most
+  sent: int = 0  # from one device to another, at most
+
+
+ROOM_FOR_ALL = OwnLimits()
+
+
 class EventBatch(Pytree):
   """Events of the log. Padding rows have `mask` False and ids 0.
 
@@ -153,6 +166,7 @@ class EventBatch(Pytree):
   items: Array  # i32[batch]
   times: Array  # i32[batch], seconds
   mask: Array  # bool[batch]
+  limits: OwnLimits = static_field(default=ROOM_FOR_ALL)  # of an update
 
 
 class PlannedBatch(Pytree):
@@ -265,6 +279,8 @@ class Inputs(Pytree):
   # i32[events], the last item in order of appearance that has been sold by an
   # event's time; where train.negatives is 'sold'.
   sold: Array | None = None
+  # f32[items + 1 or more, width] of System.map_texts; None: mapped where read
+  mapped_texts: Array | None = None
 
 
 class NodeMemory(Pytree):
@@ -439,6 +455,10 @@ class System(NamedTuple):
     attention: `(params, memory, inputs, users [batch], user_times [batch]) ->
       FacetAttention`, what was made of each user's facets, for explanations;
       None where there is nothing of the kind.
+    map_texts: `(params, inputs) -> f32[items + 1 or more, width]`, what the
+      parameters make of each item's text. A replay, in which they stand still,
+      takes it once and hands it on as `Inputs.mapped_texts`. None where no text
+      is mapped.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.
     learns_quickly: whether training takes seconds, since a few numbers are
@@ -455,6 +475,7 @@ class System(NamedTuple):
   loss: Callable[..., Loss] | None = None
   sequence_length: int = 0
   attention: Callable[..., FacetAttention] | None = None
+  map_texts: Callable[..., Array] | None = None
   reads_train_graph: bool = False
   reads_facets: bool = False
   learns_quickly: bool = False

@@ -4,6 +4,7 @@ Programs are lowered from shapes alone, so that a log of billions of events
 takes no memory.
 """
 
+from collections.abc import Mapping
 import functools
 import math
 import re
@@ -28,7 +29,9 @@ from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
@@ -167,6 +170,7 @@ def lower(
   size: LogSize,
   mesh: jax.sharding.Mesh,
   num_batches: int = 2,
+  own_limits: Mapping[str, OwnLimits] | None = None,
 ) -> Programs:
   """Lowers training and ranking for a mesh, also of devices not here.
 
@@ -176,6 +180,7 @@ def lower(
     mesh: with the axes `data` and `nodes`.
     num_batches: of a chunk. It hardly matters, as a program contains the code
       of one step, whatever the number.
+    own_limits: of the plans of 'train' and 'eval'; None for room for all.
 
   Returns:
     The lowered programs, as the package runs them.
@@ -183,6 +188,7 @@ def lower(
   system = config_lib.system_module(config.model.name).build(config.model)
   trainer = train.make_trainer(system, config, mesh, 1000)
   inputs = abstract_inputs(size, mesh)
+  limits = own_limits or {'train': ROOM_FOR_ALL, 'eval': ROOM_FOR_ALL}
 
   with sharded_table.use_mesh(mesh):
     state = jax.eval_shape(
@@ -212,9 +218,21 @@ def lower(
       ready=column(jnp.bool),
     )
     bound = BoundSystem(system, state.params, inputs)
+    replayed = bound.replace(
+      inputs=on_mesh(
+        mesh, jax.eval_shape(evaluate.with_texts_mapped, bound).inputs
+      )
+    )
     memory = on_mesh(
       mesh,
-      jax.eval_shape(evaluate.memory_for_replay, bound, state.memory, pending),
+      jax.eval_shape(
+        functools.partial(
+          evaluate.memory_for_replay, own_limits=limits['eval']
+        ),
+        replayed,
+        state.memory,
+        pending,
+      ),
     )
     candidates = jax.ShapeDtypeStruct(
       [size.items + 1], jnp.bool, sharding=everywhere
@@ -223,17 +241,23 @@ def lower(
     lowered = (
       train.train_chunk.lower(
         trainer,
-        feeds.EpochData(inputs, None, config.train.batch_size),
+        feeds.EpochData(
+          inputs,
+          None,
+          config.train.batch_size,
+          own_limits=limits['train'],
+        ),
         state,
         batches,
       ),
       evaluate.replay_chunk.lower(
-        bound,
+        replayed,
         Ranking(candidates, config.eval.block_size),
         evaluate.ReplayState(memory, pending),
         batches,
         column(jnp.bool),
         batch_size=config.eval.batch_size,
+        own_limits=limits['eval'],
       ),
     )
     return Programs(*lowered, _tables({'memory': memory, 'inputs': inputs}))

@@ -24,15 +24,14 @@ from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from experiments import pages
+from experiments import projection
+from experiments import update_load
+from experiments.update_load import Load
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 TMALL = dict(
   users=5_651, items=10_333, events=258_390, windows=24, texts=60_000
 )
-# Of a v5e chip, as published by its vendor.
-FLOPS_PER_S = 197e12 / 4  # float32 products take several bfloat16 passes
-MEMORY_BYTES_PER_S = 819e9
-LINK_BYTES_PER_S = 45e9  # a direction of one of four links of 1,600 Gbit/s
 
 
 def measure(
@@ -90,26 +89,6 @@ def _measure_here(shape: tuple[int, int], batch_size: int) -> dict[str, Any]:
   programs = compiled.lower(config, compiled.LogSize(**TMALL), mesh)
   facts = compiled.facts(programs.train.compile())
   return {'shape': list(shape), 'batch_size': batch_size, **facts}
-
-
-def step_seconds(facts: dict[str, Any]) -> dict[str, float]:
-  """The seconds that a step needs on a v5e chip, for each thing that limits it.
-
-  Assumed are the vendor's rates, the bandwidth of one link for every
-  collective, and the bytes that XLA counts. XLA counts the whole table for a
-  gather, so `memory` is an upper bound; `compute` and `links` are lower bounds.
-
-  Args:
-    facts: of a program, of experiments/compiled.py.
-
-  Returns:
-    Seconds of `compute`, `memory` and `links`, each alone.
-  """
-  return {
-    'compute': facts['flops'] / FLOPS_PER_S,
-    'memory': facts['bytes_accessed'] / MEMORY_BYTES_PER_S,
-    'links': facts['collective_bytes'] / LINK_BYTES_PER_S,
-  }
 
 
 class Aim(NamedTuple):
@@ -179,6 +158,7 @@ def page(
   tpu: dict[str, dict[str, Any]],
   found: list[Aim],
   commit: str,
+  load: Load | None = None,
 ) -> str:
   """The results as a page.
 
@@ -187,6 +167,7 @@ def page(
     tpu: as of `judge`.
     found: of `judge`.
     commit: that `rows` were compiled at.
+    load: of the ordered update on 256 chips.
 
   Returns:
     Markdown.
@@ -225,6 +206,7 @@ def page(
       '',
       *table,
       *_tpu_page(tpu),
+      *projection.page(tpu, load),
       '',
       '## Aims',
       '',
@@ -246,7 +228,7 @@ def _tpu_page(tpu: dict[str, dict[str, Any]]) -> list[str]:
   if not tpu:
     return []
   commits = sorted({facts['commit'] for facts in tpu.values()})
-  lines = [
+  return [
     '',
     '## Compiled for TPU v5e',
     '',
@@ -279,30 +261,10 @@ def _tpu_page(tpu: dict[str, dict[str, Any]]) -> list[str]:
         ]
         for name, case in tpu.items()
         for part in ('train', 'rank')
+        if part in case
       ],
     ),
   ]
-
-  huge = tpu.get('v5e_16x16_huge')
-  if huge:
-    seconds = step_seconds(huge['train'])
-    lines += [
-      '',
-      '## Projection, 256 chips',
-      '',
-      f'A step of {huge["batch_size"]:,} events at '
-      f'{huge["size"]["users"]:,} users, {huge["size"]["items"]:,} items '
-      f'and {huge["size"]["events"]:,} events: '
-      + ', '.join(
-        f'{name} {1e3 * value:.1f} ms' for name, value in seconds.items()
-      )
-      + '. Assumed: a quarter of 197 TFLOP/s, 819 GB/s of memory, 45 GB/s '
-      'of one link for every collective, nothing overlapped. The memory '
-      'figure is far too high, as a gather of a few rows counts its whole '
-      'table. Rounds of the ordered update beyond the first are not counted. '
-      'Nothing was measured on a TPU.',
-    ]
-  return lines
 
 
 def run() -> None:
@@ -323,6 +285,15 @@ def run() -> None:
   for aim in found:
     progress.say(line(aim))
 
+  load = None
+  if 'v5e_16x16_huge' in tpu:
+    data, nodes = tpu['v5e_16x16_huge']['mesh'].split(' x ')
+    load = update_load.load(
+      update_load.simulated_log(),
+      tpu['v5e_16x16_huge']['batch_size'],
+      (int(data), int(nodes)),
+    )
+
   commit = provenance.commit()
   atomic.write_atomically(
     RESULTS / 'scaling_devices.json',
@@ -331,6 +302,7 @@ def run() -> None:
         'commit': commit,
         'steps': rows,
         'tpu': tpu,
+        'update': load and load._asdict(),
         'aims': [aim._asdict() for aim in found],
       },
       indent=1,
@@ -338,7 +310,7 @@ def run() -> None:
     + '\n',
   )
   atomic.write_atomically(
-    RESULTS / 'scaling_devices.md', page(rows, tpu, found, commit)
+    RESULTS / 'scaling_devices.md', page(rows, tpu, found, commit, load)
   )
 
 

@@ -59,7 +59,11 @@ class Slices:
     self.trainer, self.inputs, plan, state = training
     self.plan = plan
     self.data = feeds.EpochData(
-      self.inputs, None, plan.batch_size, plan.dedup_limits
+      self.inputs,
+      None,
+      plan.batch_size,
+      plan.dedup_limits,
+      plan.own_limits,
     )
     self.state = train.start_epoch(self.trainer, state)
 
@@ -173,7 +177,7 @@ def build(
   """
   mesh = device_mesh.make_mesh(config)
   system = config_lib.system_module(config.model.name).build(config.model)
-  plan = feeds.training_plan(system, log, config.train.batch_size)
+  plan = feeds.training_plan(system, log, config.train.batch_size, mesh)
   inputs = device_mesh.put_on_mesh(
     mesh,
     inputs_lib.build_inputs(

@@ -197,9 +197,10 @@ class StreamNetwork(nn.Module):
   ) -> Callable[[Array], Array]:
     """Makes the function that reads items' static vectors.
 
-    If more items will be read than there are, the text of every item is mapped
-    once, and rows of the result are read; otherwise each text is mapped where
-    it is read. A learned vector is always looked up where it is read.
+    A replay has mapped the text of every item. In training, if more items will
+    be read than there are, they are mapped once a step, and rows of the result
+    are read; otherwise each text is mapped where it is read. A learned vector
+    is always looked up where it is read.
 
     Args:
       inputs: for the texts.
@@ -219,14 +220,26 @@ class StreamNetwork(nn.Module):
       deterministic=deterministic,
       num_rows=num_items,
     )
-    if not c.item_text or num_items > num_reads:
+    read: Callable[[Array], Array]
+    mapped = inputs.mapped_texts
+    if mapped is not None:
+      read = functools.partial(sharded_table.read_rows, mapped)
+    elif not c.item_text or num_items > num_reads:
       return static
-    texts = sharded_table.replicate(
-      static(jnp.arange(num_items), with_id=False)
-    )
+    else:
+      texts = sharded_table.replicate(
+        static(jnp.arange(num_items), with_id=False)
+      )
+      read = lambda items: texts[items]
     if not c.item_id_embedding:
-      return lambda items: texts[items]
-    return lambda items: texts[items] + static(items, with_text=False)
+      return read
+    return lambda items: read(items) + static(items, with_text=False)
+
+  def map_texts(self, inputs: Inputs, items: Array) -> Array:
+    """What `static_reader` makes of items' texts alone, f32[items, width]."""
+    return self.item_static(
+      inputs.item_text, items, deterministic=True, with_id=False
+    )
 
   def join(self, static: Array, state: Array) -> Array:
     """Combines an item's static vector and memory into what attention reads.
@@ -283,11 +296,13 @@ class StreamNetwork(nn.Module):
         events,
         hidden=hidden,
         messages=received.messages,
-        encode=self.encode,
+        encode=self.encode.function(),
       )
 
     after_user, after_item = memory_update.apply_all(
-      prepare('user', events.users, user), prepare('item', events.items, item)
+      events.limits,
+      prepare('user', events.users, user),
+      prepare('item', events.items, item),
     )
     return Memory(user=after_user, item=after_item)
 

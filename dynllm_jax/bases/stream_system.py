@@ -19,6 +19,8 @@ from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
 
+_BLOCK = 1 << 12  # texts that are mapped at once
+
 
 def build(network: StreamNetwork, **hooks: Any) -> System:
   """Makes the system, trained on batches in the order of time.
@@ -107,6 +109,20 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
       )
     )
 
+  def map_texts(params: Params, inputs: Inputs) -> Array:
+    def of_block(items: Array) -> Array:
+      mapped: Any = network.apply(
+        {'params': params}, inputs, items, method='map_texts'
+      )
+      return mapped
+
+    # A block at a time, so that the rows that are read take little room.
+    num_rows = len(inputs.item_text)
+    items = jnp.arange(num_rows + -num_rows % _BLOCK, dtype=jnp.int32)
+    items = jnp.minimum(items, num_rows - 1).reshape(-1, _BLOCK)
+    mapped = jax.lax.map(of_block, items)
+    return mapped.reshape(-1, mapped.shape[-1])[:num_rows]
+
   return System(
     feed='stream',
     by_time=False,
@@ -114,5 +130,6 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
     reset=reset,
     embed=embed,
     update=update,
+    map_texts=map_texts if c.item_text else None,
     **hooks,
   )

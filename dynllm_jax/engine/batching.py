@@ -1,6 +1,9 @@
 """Chronological batches that never show an event its own time (SPEC 5)."""
 
+from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +11,16 @@ import numpy as np
 
 from dynllm_jax import checks
 from dynllm_jax.objectives import dedup
+from dynllm_jax.parallel import owners
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 
+_Chunk = TypeVar('_Chunk')
 MAX_ROWS_BY_TIME = 256  # of a batch of `plan_by_time`
 
 
@@ -32,6 +39,7 @@ class BatchPlan(NamedTuple):
       for none. A batch is then a range of its rows (feeds.py); None where a
       batch is a range of the log itself.
     dedup_limits: how many distinct visits and items a batch has at most.
+    own_limits: how much of an update falls to one device of the mesh.
   """
 
   batches: PlannedBatch
@@ -40,6 +48,7 @@ class BatchPlan(NamedTuple):
   num_split_groups: int
   events: np.ndarray | None = None
   dedup_limits: dedup.DedupLimits = dedup.DedupLimits()
+  own_limits: OwnLimits = ROOM_FOR_ALL
 
   @property
   def capacity(self) -> int:
@@ -143,6 +152,16 @@ def with_dedup_limits(plan: BatchPlan, log: EventLog) -> BatchPlan:
   return plan._replace(dedup_limits=limits)
 
 
+def with_own_limits(
+  plan: BatchPlan, log: EventLog, mesh: jax.sharding.Mesh | None
+) -> BatchPlan:
+  """The plan, with how much of an update falls to one device of a mesh."""
+  if mesh is None or plan.events is not None:  # then nothing ever waits
+    return plan
+  limits = owners.limits_of(log, plan.batches, plan.batch_size, mesh)
+  return plan._replace(own_limits=limits)
+
+
 def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
   """Cuts a plan into chunks of equal length, the last one padded.
 
@@ -159,6 +178,26 @@ def chunks(plan: BatchPlan, length: int) -> list[BatchPlan]:
     plan._replace(batches=padded[first : first + length])
     for first in range(0, len(padded), length)
   ]
+
+
+def one_behind(begun: Iterable[_Chunk]) -> Iterator[_Chunk]:
+  """Gives each chunk when the next one has begun.
+
+  Whoever reads a result waits for the device. So a chunk's results are read
+  when the device has the next one to do, and never waits itself.
+
+  Args:
+    begun: hands a chunk to the device each time that it is asked.
+
+  Yields:
+    What `begun` yields, one later.
+  """
+  waiting: list[_Chunk] = []
+  for chunk in begun:
+    waiting.append(chunk)
+    if len(waiting) > 1:
+      yield waiting.pop(0)
+  yield from waiting
 
 
 def slice_batch(

@@ -1,6 +1,7 @@
 """Chronological replay: events are ranked, then applied to memory (SPEC 5)."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import functools
 from typing import NamedTuple
 
@@ -16,14 +17,16 @@ from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.kernels import barriers
 from dynllm_jax.objectives import dedup
+from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
-from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
+from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 
@@ -36,7 +39,9 @@ class ReplayState(NamedTuple):
 
 
 @functools.partial(
-  jax.jit, static_argnames=('batch_size', 'num_visits'), donate_argnames='state'
+  jax.jit,
+  static_argnames=('batch_size', 'num_visits', 'own_limits'),
+  donate_argnames='state',
 )
 def replay_chunk(
   bound: BoundSystem,
@@ -47,6 +52,7 @@ def replay_chunk(
   *,
   batch_size: int,
   num_visits: int = 0,
+  own_limits: OwnLimits = ROOM_FOR_ALL,
 ) -> tuple[ReplayState, Array, Array]:
   """Replays a chunk of batches as one program: each is ranked, then applied.
 
@@ -58,6 +64,7 @@ def replay_chunk(
     chosen: bool[batches], which of them are ranked.
     batch_size: rows of a batch.
     num_visits: `visits` of the plan's `DedupLimits`.
+    own_limits: of the plan.
 
   Returns:
     The state, f32[batches, batch] ranks, and whether all scores were finite.
@@ -71,22 +78,22 @@ def replay_chunk(
       batching.slice_batch(bound.inputs, planned, batch_size)
     )
 
-    unranked = jnp.zeros([batch_size]), jnp.array(True)
-    if ranking is None:
-      ranks, finite = unranked
-    else:
-      ranks, finite = jax.lax.cond(
-        is_chosen,
-        lambda: ranking_lib.rank_batch(
-          bound, state.memory, ranking, batch, num_visits
-        ),
-        lambda: unranked,
-      )
+    def pass_by() -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+      embedded = ranking_lib.embed_batch(bound, state.memory, batch, num_visits)
+      return (jnp.zeros([batch_size]), jnp.array(True)), event_vectors(embedded)
 
-    user_vectors, item_vectors = embed_events(
-      bound, state.memory, batch, num_visits
+    def rank() -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+      embedded = ranking_lib.embed_batch(bound, state.memory, batch, num_visits)
+      assert ranking is not None
+      found = ranking_lib.rank_batch(
+        bound, state.memory, ranking, batch, embedded
+      )
+      return found, event_vectors(embedded)
+
+    (ranks, finite), (user_vectors, item_vectors) = (
+      pass_by() if ranking is None else jax.lax.cond(is_chosen, rank, pass_by)
     )
-    pending = sharded_table.replicate(
+    pending = device_mesh.constrain(
       pending_updates.add_pending(
         state.pending, batch, user_vectors, item_vectors, planned
       )
@@ -95,38 +102,23 @@ def replay_chunk(
     # All that reads the memory has done so before the update writes it.
     real = barriers.after(planned.size > 0, ranks)
     real = barriers.after(barriers.after(real, user_vectors), item_vectors)
-    memory = bound.update(state.memory, pending_updates.due(pending, real))
+    due = pending_updates.due(pending, real, own_limits)
+    memory = bound.update(state.memory, due)
     return ReplayState(memory, pending), (ranks, finite)
 
   state, (ranks, finite) = jax.lax.scan(step, state, (batches, chosen))
   return state, *sharded_table.replicate((ranks, finite.all()))
 
 
-def embed_events(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  batch: EventBatch,
-  num_visits: int = 0,
-) -> tuple[Array, Array]:
+def event_vectors(embedded: ranking_lib.Embedded) -> tuple[Array, Array]:
   """What the update after a batch is made from.
-
-  Args:
-    bound: the system.
-    memory: before the batch.
-    batch: the events.
-    num_visits: `visits` of the plan's `DedupLimits`.
 
   Returns:
     f32[batch, dim] vectors of the users, each at the event's time, and of the
     items, at the batch's first time (SPEC 3.9).
   """
-  visits = dedup.unique_visits(batch, num_visits)
-  users, times = sharded_table.shard_first_axis((visits.users, visits.times))
-  visitors, items = bound.embed(
-    memory, users, times, batch.items, batch.times[0]
-  )
-  users = dedup.expand_to_events(visitors, visits.of_event)
-  return sharded_table.shard_then_replicate((users.vector, items.vector))
+  users = dedup.expand_to_events(embedded.users, embedded.visits.of_event)
+  return sharded_table.shard_first_axis((users.vector, embedded.items.vector))
 
 
 def replay(
@@ -157,7 +149,8 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  state = start_replay(bound, memory, plan.capacity)
+  bound = with_texts_mapped(bound)
+  state = start_replay(bound, memory, plan.capacity, plan.own_limits)
 
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.batches) // 16).bit_length())
@@ -165,19 +158,27 @@ def replay(
     chosen = np.ones(len(plan.batches), bool)
   chosen = np.pad(chosen, (0, -len(chosen) % length)).reshape(-1, length)
 
+  def begin_chunks() -> Iterator[tuple[PlannedBatch, Array, Array, Array]]:
+    nonlocal state
+    for chunk, is_chosen in zip(batching.chunks(plan, length), chosen):
+      inputs = resident_texts.with_texts(bound.inputs, facet_texts, chunk)
+      state, chunk_ranks, finite = replay_chunk(
+        bound.replace(inputs=inputs),
+        ranking,
+        state,
+        chunk.batches,
+        is_chosen,
+        batch_size=plan.batch_size,
+        num_visits=plan.dedup_limits.visits,
+        own_limits=plan.own_limits,
+      )
+      yield chunk.batches, is_chosen, chunk_ranks, finite
+
   ranks = []
-  for chunk, is_chosen in zip(batching.chunks(plan, length), chosen):
-    inputs = resident_texts.with_texts(bound.inputs, facet_texts, chunk)
-    state, chunk_ranks, finite = replay_chunk(
-      bound.replace(inputs=inputs),
-      ranking,
-      state,
-      chunk.batches,
-      is_chosen,
-      batch_size=plan.batch_size,
-      num_visits=plan.dedup_limits.visits,
-    )
-    starts, sizes = chunk.batches.start, chunk.batches.size
+  for batches, is_chosen, chunk_ranks, finite in batching.one_behind(
+    begin_chunks()
+  ):
+    starts, sizes = batches.start, batches.size
     if not finite:
       raise InputError(
         f'a score is not finite (events {starts[0]} to {starts.max()} of the '
@@ -193,21 +194,43 @@ def replay(
   return state.memory, np.concatenate(ranks or [np.zeros(0)])
 
 
+def with_texts_mapped(bound: BoundSystem) -> BoundSystem:
+  """The system with the texts of all items mapped, for a replay."""
+  if bound.system.map_texts is None:
+    return bound
+  inputs = bound.inputs.replace(mapped_texts=_map_texts(bound))
+  return bound.replace(inputs=inputs)
+
+
 @jax.jit
+def _map_texts(bound: BoundSystem) -> Array:
+  assert bound.system.map_texts is not None
+  mapped = bound.system.map_texts(bound.params, bound.inputs)
+  inputs = bound.inputs.replace(mapped_texts=mapped)
+  return device_mesh.constrain(inputs).mapped_texts
+
+
+@functools.partial(jax.jit, static_argnames='own_limits')
 def memory_for_replay(
-  bound: BoundSystem, memory: SystemMemory, pending: Pending
+  bound: BoundSystem,
+  memory: SystemMemory,
+  pending: Pending,
+  own_limits: OwnLimits = ROOM_FOR_ALL,
 ) -> SystemMemory:
   """A copy of the memory from which a replay starts.
 
   What was pending is applied, and the node tables are computed (`propagate`).
   """
   memory = jax.tree.map(jnp.copy, memory)
-  memory = bound.update(memory, pending_updates.due(pending, True))
+  memory = bound.update(memory, pending_updates.due(pending, True, own_limits))
   return bound.propagate(memory)
 
 
 def start_replay(
-  bound: BoundSystem, memory: SystemMemory, capacity: int
+  bound: BoundSystem,
+  memory: SystemMemory,
+  capacity: int,
+  own_limits: OwnLimits = ROOM_FOR_ALL,
 ) -> ReplayState:
   """The state before a replay's first batch; nothing is pending.
 
@@ -216,7 +239,8 @@ def start_replay(
   that `memory_for_replay` has compiled already.
   """
   pending = _empty_pending(bound, memory, capacity)
-  return ReplayState(memory_for_replay(bound, memory, pending), pending)
+  memory = memory_for_replay(bound, memory, pending, own_limits=own_limits)
+  return ReplayState(memory, pending)
 
 
 @functools.partial(jax.jit, static_argnames='capacity', keep_unused=True)
@@ -224,13 +248,16 @@ def _empty_pending(
   bound: BoundSystem, memory: SystemMemory, capacity: int
 ) -> Pending:
   """Compiled, so that it is placed as the pending batch that a step returns."""
-  return sharded_table.replicate(
+  return device_mesh.constrain(
     pending_updates.empty_pending_for(bound, memory, capacity)
   )
 
 
 def split_plans(
-  system: System, log: EventLog, batch_size: int
+  system: System,
+  log: EventLog,
+  batch_size: int,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> dict[str, BatchPlan]:
   """The batch plans by which a system is ranked.
 
@@ -238,6 +265,7 @@ def split_plans(
     system: decides whether a batch is a distinct time or `batch_size` events.
     log: the prepared log.
     batch_size: events in a batch at most.
+    mesh: the devices; None for one.
 
   Returns:
     The plans of the splits 'train', 'validation' and 'test'.
@@ -259,7 +287,15 @@ def split_plans(
     for plan in plans.values()
   ]
   most = dedup.DedupLimits(visits=max(counts) if all(counts) else 0)
-  return {name: p._replace(dedup_limits=most) for name, p in plans.items()}
+  own = [
+    batching.with_own_limits(plan, log, mesh).own_limits
+    for plan in plans.values()
+  ]
+  own_limits = OwnLimits(*map(max, zip(*own)))
+  return {
+    name: plan._replace(dedup_limits=most, own_limits=own_limits)
+    for name, plan in plans.items()
+  }
 
 
 def sample_batches(plan: BatchPlan, events: int) -> np.ndarray:

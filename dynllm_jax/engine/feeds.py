@@ -22,9 +22,11 @@ from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import Loss
+from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import Pytree
+from dynllm_jax.types import ROOM_FOR_ALL
 from dynllm_jax.types import static_field
 from dynllm_jax.types import System
 
@@ -40,21 +42,29 @@ class EpochData(Pytree):
     order: of `epoch_order`; None for the log's own order.
     batch_size: rows of a batch, padding included.
     dedup_limits: of the plan; without it every event is embedded on its own.
+    own_limits: of the plan; without it a device has room for all events.
   """
 
   inputs: Inputs
   order: Array | None
   batch_size: int = static_field()
   dedup_limits: dedup.DedupLimits = static_field(default=dedup.DedupLimits())
+  own_limits: OwnLimits = static_field(default=ROOM_FOR_ALL)
 
 
-def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
+def training_plan(
+  system: System,
+  log: EventLog,
+  batch_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> BatchPlan:
   """The batches of the training split, as `system.feed` wants them.
 
   Args:
     system: to be trained.
     log: the prepared log.
     batch_size: rows of a batch: events, or sequences.
+    mesh: the devices; None for one.
 
   Returns:
     The plan. It is chronological for a system that is not trained, too.
@@ -66,7 +76,8 @@ def training_plan(system: System, log: EventLog, batch_size: int) -> BatchPlan:
     raise checks.not_allowed('System.feed', system.feed, ', '.join(FEEDS))
   if system.feed in ('stream', 'none'):
     plan = batching.plan_batches(log.times, 0, log.train_end, batch_size)
-    return batching.with_dedup_limits(plan, log)
+    plan = batching.with_dedup_limits(plan, log)
+    return batching.with_own_limits(plan, log, mesh)
   table = (
     sequence_table(log, system.sequence_length)
     if system.feed == 'sequences'
@@ -172,7 +183,9 @@ def epoch_data(
     The data, in the order of this epoch.
   """
   order = epoch_order(plan, key, step)
-  return EpochData(inputs, order, plan.batch_size, plan.dedup_limits)
+  return EpochData(
+    inputs, order, plan.batch_size, plan.dedup_limits, plan.own_limits
+  )
 
 
 def read_batch(

@@ -1,5 +1,7 @@
 """Ranks of events' items among the whole catalogue (SPEC 5)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -16,10 +18,12 @@ from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Neighborhood
 from dynllm_jax.types import Pytree
 from dynllm_jax.types import static_field
 from dynllm_jax.types import SystemMemory
+from dynllm_jax.types import UserEmbeddings
 
 _Sums = tuple[
   jax.Array, jax.Array, jax.Array
@@ -118,12 +122,42 @@ def candidate_mask(log: EventLog, which: str) -> np.ndarray:
   return mask
 
 
+class Embedded(NamedTuple):
+  """The events of a batch as a system knows them before it."""
+
+  visits: dedup.Visits
+  users: UserEmbeddings  # [visits]
+  items: ItemEmbeddings  # [batch], at the batch's first time (SPEC 3.9)
+
+
+def embed_batch(
+  bound: BoundSystem,
+  memory: SystemMemory,
+  batch: EventBatch,
+  num_visits: int = 0,
+) -> Embedded:
+  """Embeds the users of a batch, each visit once, and its items.
+
+  Args:
+    bound: the system.
+    memory: before the batch.
+    batch: the events.
+    num_visits: `visits` of the plan's `DedupLimits`.
+  """
+  visits = dedup.unique_visits(batch, num_visits)
+  users, times = sharded_table.shard_first_axis((visits.users, visits.times))
+  return Embedded(
+    visits,
+    *bound.embed(memory, users, times, batch.items, batch.times[0]),
+  )
+
+
 def rank_batch(
   bound: BoundSystem,
   memory: SystemMemory,
   ranking: Ranking,
   batch: EventBatch,
-  num_visits: int = 0,
+  embedded: Embedded | None = None,
 ) -> tuple[Array, Array]:
   """Ranks each event's item among all candidates.
 
@@ -137,7 +171,7 @@ def rank_batch(
     memory: before the batch.
     ranking: how.
     batch: the events.
-    num_visits: `visits` of the plan's `DedupLimits`.
+    embedded: the batch, where it is embedded already.
 
   Returns:
     f32[batch] ranks, and bool[], whether every score was finite.
@@ -148,7 +182,7 @@ def rank_batch(
   )
   num_blocks = -(-num_items // block)
   row = jnp.arange(len(batch.mask))
-  visits = dedup.unique_visits(batch, num_visits)
+  visits, visitors, _ = embedded or embed_batch(bound, memory, batch)
 
   def score_block(index: int | Array) -> tuple[Array, Array]:
     """Ids of a block of the catalogue, and f32[batch, block] their scores."""
@@ -156,13 +190,15 @@ def rank_batch(
       1 + index * block + jnp.arange(block, dtype=jnp.int32)
     )
     users, times = sharded_table.shard_first_axis((visits.users, visits.times))
-    visitors, items = bound.embed(
+    # Of the users only what belongs to the block is computed with it.
+    found, items = bound.embed(
       memory, users, times, jnp.minimum(ids, num_items), batch.times[0]
     )
+    users_here = visitors.replace(counts=found.counts)
 
     # Each device scores its shard of the catalogue for every user.
-    visitors = sharded_table.shard_then_replicate(visitors)
-    scores = sharded_table.shard_last_axis(scoring.score(visitors, items))
+    users_here = sharded_table.shard_then_replicate(users_here)
+    scores = sharded_table.shard_last_axis(scoring.score(users_here, items))
     if visits.of_event is not None:
       scores = scores[visits.of_event]
     return ids, scores

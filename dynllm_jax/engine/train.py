@@ -1,6 +1,7 @@
 """Training: trainer, first state, and epochs as compiled scans (SPEC 4)."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import functools
 import time
 from typing import Any
@@ -184,8 +185,8 @@ def run_epoch(
     state: its buffers are donated.
     inputs: on the device.
     plan: the training split's batches.
-    progress: called after each chunk with its number of events and their
-      mean loss.
+    progress: called for each chunk, once the next has begun, with its number
+      of events and their mean loss.
     facet_texts: f16[unique_texts, llm_dim], those that stay on the host
       (resident_texts.py); None where the device has all that is read.
 
@@ -204,18 +205,25 @@ def run_epoch(
   with sharded_table.use_mesh(trainer.mesh):
     state = start_epoch(trainer, state)
     data = feeds.epoch_data(plan, inputs, state.key, state.step)
-    for chunk in batching.chunks(plan, length):
-      chunk_inputs = resident_texts.with_texts(inputs, facet_texts, chunk)
-      state, (chunk_losses, chunk_sizes) = train_chunk(
-        trainer, data.replace(inputs=chunk_inputs), state, chunk.batches
-      )
+    step = int(state.step)
 
-      chunk_loss = float(np.sum(np.asarray(chunk_losses, np.float64)))
+    def begin_chunks() -> Iterator[tuple[PlannedBatch, tuple[Array, Array]]]:
+      nonlocal state
+      for chunk in batching.chunks(plan, length):
+        chunk_inputs = resident_texts.with_texts(inputs, facet_texts, chunk)
+        state, sums = train_chunk(
+          trainer, data.replace(inputs=chunk_inputs), state, chunk.batches
+        )
+        yield chunk.batches, sums
+
+    for batches, sums in batching.one_behind(begin_chunks()):
+      chunk_losses, chunk_sizes = map(np.asarray, sums)
+      step += int(np.count_nonzero(batches.size))
+      chunk_loss = float(np.sum(chunk_losses, dtype=np.float64))
       if not np.isfinite(chunk_loss):
         raise InputError(
           f'config.train.learning_rate: {trainer.config.learning_rate} makes '
-          f'the loss {chunk_loss} at step {int(state.step)}; '
-          'allowed: a lower one'
+          f'the loss {chunk_loss} at step {step}; allowed: a lower one'
         )
       total += chunk_loss
       sizes.append(int(np.sum(chunk_sizes)))

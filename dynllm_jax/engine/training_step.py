@@ -10,6 +10,7 @@ import optax
 
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import sparse_update
+from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import training_loss
@@ -90,7 +91,7 @@ def train_step(
   )(sparse_update.read_rows(rows, state.params))
   if loss.user_vectors is not None:
     loss = loss._replace(
-      **sharded_table.shard_then_replicate(
+      **sharded_table.shard_first_axis(
         {'user_vectors': loss.user_vectors, 'item_vectors': loss.item_vectors}
       )
     )
@@ -109,7 +110,8 @@ def train_step(
       step=state.step + real,
       params=params,
       opt_state=opt_state,
-      memory=memory,  # nothing was due in a step that is not real
+      # Nothing was due in a step that is not real.
+      memory=memory_lib.shaped_as(memory, state.memory),
       pending=jax.tree.map(
         functools.partial(jnp.where, real),
         feeds.add_pending(trainer.system, state.pending, batch, loss, planned),
@@ -131,7 +133,8 @@ def _objective(
   config = trainer.config
   bound = BoundSystem(trainer.system, params, data.inputs)
   memory = bound.update(
-    state.memory, pending_updates.due(state.pending, step.real)
+    state.memory,
+    pending_updates.due(state.pending, step.real, data.own_limits),
   )
   tables = bound.propagate(memory, jax.random.fold_in(step.key, _PROPAGATE))
 

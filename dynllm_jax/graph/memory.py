@@ -4,6 +4,8 @@ The table of all states stays out of the gradient, which reaches only the rows
 that the latest update wrote and the initial state (types.NodeMemory).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -95,7 +97,7 @@ def _read_backward(
   rows = cotangent.reshape(-1, cotangent.shape[-1])
   unseen = unseen.reshape(-1).astype(rows.dtype)
   return (
-    jnp.zeros_like(fresh).at[slot.reshape(-1)].add(rows, mode='drop'),
+    sharded_table.add_rows(len(fresh), slot.reshape(-1), rows),
     unseen @ rows,
     None,
     None,
@@ -122,14 +124,13 @@ def write(
 
   Args:
     memory: one side.
-    nodes: i32[capacity].
+    nodes: i32[capacity]; on a mesh, each device's own (owners.py).
     rows: f32[capacity, width].
     times: i32[capacity], seconds of each node's last event.
 
   Returns:
     The memory, with `rows` as its fresh rows.
   """
-  rows = sharded_table.replicate(rows)
   stopped = jax.lax.stop_gradient(rows)
   # The rows were computed from the table: all reads come before the write.
   state, time, slot = sharded_table.write_rows(
@@ -138,5 +139,32 @@ def write(
     (stopped, times, jnp.arange(len(nodes), dtype=jnp.int32)),
   )
   return NodeMemory(
-    state=state, time=time, fresh=rows, fresh_nodes=nodes, slot=slot
+    state=state,
+    time=time,
+    fresh=rows,
+    fresh_nodes=sharded_table.replicate(nodes),
+    slot=slot,
+  )
+
+
+def shaped_as(memory: Any, before: Any) -> Any:
+  """A memory with arrays in the shapes of an earlier one.
+
+  How many rows are fresh follows from the batch and the mesh. They serve the
+  gradients of the step that wrote them, and nobody reads them later: where
+  their number differs they are zeros.
+
+  Args:
+    memory: of a system.
+    before: the same, of another number of fresh rows.
+
+  Returns:
+    The memory.
+  """
+  return jax.tree.map(
+    lambda x, old: (
+      x if x.shape == old.shape else jnp.zeros(old.shape, old.dtype)
+    ),
+    memory,
+    before,
   )

@@ -7,8 +7,10 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import UserEmbeddings
 
@@ -68,7 +70,9 @@ def add_pending(
   # other rows of that group lose their mask.
   keep = pending.events.mask & (planned.part > 0)
   pending = pending.replace(events=pending.events.replace(mask=keep))
-  at = planned.part * len(batch.mask)
+  # Where no group is cut into parts, a batch replaces the one before.
+  whole = len(batch.mask) == len(keep)
+  at = 0 if whole else planned.part * len(batch.mask)
   return write_at(pending, batch, user_vectors, item_vectors, at).replace(
     ready=planned.ready
   )
@@ -79,7 +83,7 @@ def write_at(
   batch: EventBatch,
   user_vectors: Array,
   item_vectors: Array,
-  at: Array,
+  at: Array | int,
 ) -> Pending:
   """Writes events over the rows from a place on.
 
@@ -95,6 +99,8 @@ def write_at(
 
   def write(old: Array, new: Array) -> Array:
     new = jax.lax.stop_gradient(new)
+    if isinstance(at, int) and at == 0 and new.shape == old.shape:
+      return new
     return jax.lax.dynamic_update_slice_in_dim(old, new, at, axis=0)
 
   return pending.replace(
@@ -104,15 +110,19 @@ def write_at(
   )
 
 
-def due(pending: Pending, real: Array | bool) -> Pending:
+def due(
+  pending: Pending, real: Array | bool, limits: OwnLimits = ROOM_FOR_ALL
+) -> Pending:
   """The pending events whose update may be applied: all of them, or none.
 
   Args:
     pending: the events that wait.
     real: bool[], False in a padding step of a scan, which changes nothing.
+    limits: how much of it falls to one device, where a plan says so.
 
   Returns:
     Pending; its mask is True for the events that are due.
   """
   mask = pending.events.mask & pending.ready & real
-  return pending.replace(events=pending.events.replace(mask=mask))
+  events = pending.events.replace(mask=mask, limits=limits)
+  return pending.replace(events=events)

@@ -123,10 +123,6 @@ def make_chains(
   Returns:
     The chains.
   """
-  # What follows sorts and loops over the batch; every device does all of it.
-  nodes, times, mask, last_times = sharded_table.replicate(
-    (nodes, times, mask, last_times)
-  )
   size = len(nodes)
 
   # Events by node, then time, masked ones last. The sort is stable, so that
@@ -347,14 +343,6 @@ def _block(
 def _run_forward(
   cells: tuple[Cell, ...], sides: tuple[Side, ...]
 ) -> tuple[tuple[Array, ...], _Residuals]:
-  sides = tuple(
-    side._replace(
-      hidden=sharded_table.replicate(side.hidden),
-      inputs=sharded_table.replicate(side.inputs),
-    )
-    for side in sides
-  )
-
   # Round 0, all rows at once. This is right for the first update of every
   # chain; the others are written over, a block of a round at a time.
   first = tuple(
@@ -392,7 +380,6 @@ def _run_backward(
   cotangents: tuple[Array, ...],
 ) -> tuple[tuple[Side, ...]]:
   sides, states = residuals
-  cotangents = sharded_table.replicate(cotangents)
 
   # Every update with the state that it started from.
   sides = tuple(

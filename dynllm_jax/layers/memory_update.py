@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
 from dynllm_jax.graph import update_chains
-from dynllm_jax.graph.update_chains import Chains
 from dynllm_jax.kernels.chain_kernel import Gated
 from dynllm_jax.layers import gru
 from dynllm_jax.layers import rnn
+from dynllm_jax.parallel import owners
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import NodeMemory
+from dynllm_jax.types import OwnLimits
 
 
 class Cell(NamedTuple):
@@ -58,32 +59,47 @@ RNN = Cell(
 
 
 class Prepared(NamedTuple):
-  """A side's update before its recurrence runs, which both sides do at once."""
+  """A side's update before it is made, which is done for both sides at once.
+
+  Attributes:
+    memory: of the side.
+    events: of a batch, for the nodes of the side.
+    cell: of the recurrence.
+    start: what the updates of one device's events start from.
+  """
 
   memory: NodeMemory
+  events: owners.Events
   cell: update_chains.Cell
-  side: update_chains.Side
+  start: Callable[[owners.Events], update_chains.Side]
 
 
-def apply_all(*prepared: Prepared) -> tuple[NodeMemory, ...]:
+def apply_all(limits: OwnLimits, *prepared: Prepared) -> tuple[NodeMemory, ...]:
   """The memories of sides after a batch's events.
 
   Args:
+    limits: how much falls to one device.
     *prepared: the sides.
 
   Returns:
     Their memories, in this order.
   """
-  states = update_chains.run_chains(
-    tuple(p.cell for p in prepared), tuple(p.side for p in prepared)
-  )
 
-  def write(memory: NodeMemory, chain: Chains, states: Array) -> NodeMemory:
-    last = jnp.where(chain.last, chain.nodes, 0)
-    return memory_lib.write(memory, last, states, chain.times)
+  def after(sides: tuple[owners.Events, ...]) -> tuple[owners.Written, ...]:
+    starts = tuple(p.start(events) for p, events in zip(prepared, sides))
+    states = update_chains.run_chains(tuple(p.cell for p in prepared), starts)
+    return tuple(
+      owners.Written(
+        nodes=jnp.where(start.chain.last, start.chain.nodes, 0),
+        states=rows,
+        times=start.chain.times,
+      )
+      for start, rows in zip(starts, states)
+    )
 
+  written = owners.apply_own(after, tuple(p.events for p in prepared), limits)
   return tuple(
-    write(p.memory, p.side.chain, after) for p, after in zip(prepared, states)
+    memory_lib.write(p.memory, *rows) for p, rows in zip(prepared, written)
   )
 
 
@@ -120,17 +136,38 @@ class MemoryUpdate(nn.Module):
       hidden: f32[events, dim], the hidden state of a node's first update, as
         its first event has it.
       messages: f32[events, message_dim].
-      encode: phi, f32[...] days -> f32[..., time_dim].
+      encode: phi, f32[...] days -> f32[..., time_dim]; on a mesh a pytree.
 
     Returns:
       What `apply_all` takes.
     """
+    width = messages.shape[-1] + encode(jnp.zeros([])).shape[-1]
+    weights = self.param(
+      self.cell.name, lambda key: self.cell.init(key, width, self.dim)
+    )
+    return Prepared(
+      memory,
+      owners.Events(
+        shared=(weights, encode),
+        columns=(
+          nodes,
+          events.mask,
+          events.times,
+          memory_lib.last_times(memory, nodes),
+        ),
+        values=(hidden, messages),
+        num_rows=len(memory.time),
+      ),
+      self.cell.recurrence,
+      self._start,
+    )
+
+  def _start(self, events: owners.Events) -> update_chains.Side:
+    """What the updates of one device's events start from."""
+    (weights, encode), (hidden, messages) = events.shared, events.values
+    nodes, mask, times, last_times = events.columns
     chain = update_chains.make_chains(
-      nodes,
-      events.times,
-      events.mask,
-      last_times=memory_lib.last_times(memory, nodes),
-      merge_ties=self.merge_ties,
+      nodes, times, mask, last_times, merge_ties=self.merge_ties
     )
 
     # What an update's cell reads: the mean message, and the time since the
@@ -144,18 +181,9 @@ class MemoryUpdate(nn.Module):
       ],
       axis=-1,
     )
-
-    weights = self.param(
-      self.cell.name,
-      lambda key: self.cell.init(key, inputs.shape[-1], self.dim),
-    )
-    return Prepared(
-      memory,
-      self.cell.recurrence,
-      update_chains.Side(
-        params=weights,
-        hidden=hidden[chain.first_event],
-        inputs=self.cell.project(weights, inputs),
-        chain=chain,
-      ),
+    return update_chains.Side(
+      params=weights,
+      hidden=hidden[chain.first_event],
+      inputs=self.cell.project(weights, inputs),
+      chain=chain,
     )

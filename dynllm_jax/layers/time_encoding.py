@@ -99,6 +99,10 @@ def _grads_by_column(
 waves.defvjp(_waves_forward, _waves_backward)
 
 
+def _encode(turns_per_day: Array, days: Array) -> Array:
+  return waves(days, turns_per_day)
+
+
 class TimeEncoding(nn.Module):
   """`phi(x) = sqrt(1/k) [cos w_1 x, sin w_1 x, ..., cos w_k x, sin w_k x]`.
 
@@ -120,4 +124,9 @@ class TimeEncoding(nn.Module):
 
   def __call__(self, days: Array) -> Array:
     """Encodes f32[...] days as f32[..., dim]."""
-    return waves(days, jnp.exp(self.log_frequencies) / (2 * jnp.pi))
+    return self.function()(days)
+
+  def function(self) -> jax.tree_util.Partial:
+    """The encoding as a pytree that can be called, its leaf the frequencies."""
+    turns_per_day = jnp.exp(self.log_frequencies) / (2 * jnp.pi)
+    return jax.tree_util.Partial(_encode, turns_per_day)

@@ -25,6 +25,7 @@ import numpy as np
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import ranking as ranking_lib
+from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.live.growing_graph import GrowingGraph
 from dynllm_jax.live.growing_graph import Writes
@@ -116,7 +117,8 @@ def _embed_events(
   bound: BoundSystem, memory: SystemMemory, batch: EventBatch
 ) -> Pending:
   """The events of a batch, embedded, as what waits for its update."""
-  vectors = evaluate.embed_events(bound, memory, batch)
+  embedded = ranking_lib.embed_batch(bound, memory, batch)
+  vectors = evaluate.event_vectors(embedded)
   return Pending(batch, *vectors, ready=jnp.array(True))
 
 
@@ -145,14 +147,7 @@ def _update(
 ) -> SystemMemory:
   """The memory after the pending events, its arrays shaped as before."""
   after = bound.update(memory, pending_updates.due(pending, True))
-  return jax.tree.map(_shaped_as, after, memory)
-
-
-def _shaped_as(leaf: Array, wanted: Any) -> Array:
-  """A leaf whose shape follows the size of a batch serves gradients alone."""
-  if leaf.shape == wanted.shape:
-    return leaf
-  return jnp.zeros(wanted.shape, wanted.dtype)
+  return memory_lib.shaped_as(after, memory)
 
 
 @jax.jit
@@ -323,7 +318,7 @@ class LiveState:
     self.num_users = bound.inputs.num_users
     self.num_items = bound.inputs.num_items
     shapes = jax.eval_shape(functools.partial(_initial, bound.system), bound)[1]
-    self._base = jax.tree.map(_shaped_as, memory, shapes)
+    self._base = memory_lib.shaped_as(memory, shapes)
     self._now = jax.tree.map(jnp.copy, self._base)
     self._pending: Pending | None = None  # of the batch with the newest time
     self._num_pending = 0

@@ -18,6 +18,8 @@ What differs here:
   maximization; nothing is smoothed backwards in time.
 """
 
+import functools
+
 import jax.numpy as jnp
 import ml_collections
 
@@ -31,6 +33,7 @@ from dynllm_jax.graph import temporal
 from dynllm_jax.graph import update_chains
 from dynllm_jax.layers import kalman
 from dynllm_jax.layers import memory_update
+from dynllm_jax.parallel import owners
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -104,37 +107,48 @@ class DMF(StreamNetwork):
     """`System.update`: runs the filter along each user's events."""
     users = memory.user
     events = pending.events
-    factors = self.static_reader(inputs, events.items.size, True)(events.items)
-    chain = update_chains.make_chains(
-      events.users,
-      events.times,
-      events.mask,
-      last_times=memory_lib.last_times(users, events.users),
-      merge_ties=self.config.update_ties == 'mean',
-    )
-
-    # Never negative, so that exp(-k days) stays finite in rows of padding.
-    days = jnp.where(
-      chain.previous_times >= 0,
-      jnp.maximum(
-        temporal.days_between(chain.times, chain.previous_times), 0.0
+    prepared = memory_update.Prepared(
+      users,
+      owners.Events(
+        shared=self.weights,
+        columns=(
+          events.users,
+          events.mask,
+          events.times,
+          memory_lib.last_times(users, events.users),
+        ),
+        values=(
+          self.stored(memory, 'user', events.users),
+          self.static_reader(inputs, events.items.size, True)(events.items),
+        ),
+        num_rows=len(users.time),
       ),
-      0.0,
+      update_chains.Cell(kalman.kalman_step),
+      functools.partial(_start, self.config.update_ties == 'mean'),
     )
-    mean_factors = update_chains.mean_by_update(chain, factors)
-
-    side = update_chains.Side(
-      params=self.weights,
-      hidden=self.stored(memory, 'user', events.users)[chain.first_event],
-      inputs=jnp.concatenate([mean_factors, days[:, None]], -1),
-      chain=chain,
-    )
-    (after,) = memory_update.apply_all(
-      memory_update.Prepared(
-        users, update_chains.Cell(kalman.kalman_step), side
-      )
-    )
+    (after,) = memory_update.apply_all(events.limits, prepared)
     return memory.replace(user=after)
+
+
+def _start(merge_ties: bool, events: owners.Events) -> update_chains.Side:
+  """What the updates of one device's events start from."""
+  users, mask, times, last_times = events.columns
+  states, factors = events.values
+  chain = update_chains.make_chains(users, times, mask, last_times, merge_ties)
+
+  # Never negative, so that exp(-k days) stays finite in rows of padding.
+  days = jnp.where(
+    chain.previous_times >= 0,
+    jnp.maximum(temporal.days_between(chain.times, chain.previous_times), 0.0),
+    0.0,
+  )
+  mean_factors = update_chains.mean_by_update(chain, factors)
+  return update_chains.Side(
+    params=events.shared,
+    hidden=states[chain.first_event],
+    inputs=jnp.concatenate([mean_factors, days[:, None]], -1),
+    chain=chain,
+  )
 
 
 def build(config: ml_collections.ConfigDict) -> System:

@@ -1,9 +1,9 @@
 """The device mesh, and which arrays are sharded over which of its axes.
 
-All rules are here: batches are sharded over all devices, the tables of
-`ROW_SHARDED` over the axis `nodes` in equal blocks of rows, and every device
-has all of everything else. sharded_table.py reads and writes such tables;
-models need to know of neither.
+All rules are here: batches are sharded over all devices, and so are the fields
+of `EVENT_SHARDED`; the tables of `ROW_SHARDED` over the axis `nodes` in equal
+blocks of rows; and every device has all of everything else. sharded_table.py
+reads and writes such tables; models need to know of neither.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,22 @@ from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import NodeMemory
+from dynllm_jax.types import Pending
 from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
 # The fields whose rows are shared among the devices of `nodes`.
-ROW_SHARDED = {
+ROW_SHARDED: dict[type, tuple[str, ...]] = {
   NodeMemory: ('state', 'time', 'slot'),
   TemporalGraph: ('offsets', 'neighbors', 'times'),
   SameTimeItems: ('offsets', 'items', 'group'),
   FacetBank: ('texts', 'offsets', 'closes', 'index'),
-  Inputs: ('users', 'items', 'times', 'item_text', 'sold'),
+  Inputs: ('users', 'items', 'times', 'item_text', 'mapped_texts', 'sold'),
+}
+
+# The fields whose rows are shared among all devices, where they divide evenly.
+EVENT_SHARDED: dict[type, tuple[str, ...]] = {
+  Pending: ('user_vectors', 'item_vectors')
 }
 
 
@@ -111,12 +117,11 @@ class Blocks:
   block: Callable[[int], np.ndarray]
 
 
-def partition_specs(tree: Any) -> Any:
+def partition_specs(tree: Any, num_devices: int) -> Any:
   """The `PartitionSpec` of every array of a pytree, by the rules above."""
 
   def specs_of(node: Any) -> Any:
-    row_sharded = ROW_SHARDED.get(type(node))
-    if row_sharded is None:
+    if type(node) not in ruled:
       return PartitionSpec()
     values = {
       f.name: getattr(node, f.name)
@@ -125,23 +130,30 @@ def partition_specs(tree: Any) -> Any:
     }
     return node.replace(
       **{
-        name: PartitionSpec(sharded_table.NODES)
-        if name in row_sharded and value is not None
-        else partition_specs(value)
-        for name, value in values.items()
+        name: spec_of(type(node), name, value) for name, value in values.items()
       }
     )
 
-  return jax.tree.map(specs_of, tree, is_leaf=lambda x: type(x) in ROW_SHARDED)
+  def spec_of(kind: type, name: str, value: Any) -> Any:
+    if value is not None and name in ROW_SHARDED.get(kind, ()):
+      return PartitionSpec(sharded_table.NODES)
+    if name in EVENT_SHARDED.get(kind, ()):
+      even = value.shape[0] % num_devices == 0
+      return sharded_table.EVERY_DEVICE if even else PartitionSpec()
+    return partition_specs(value, num_devices)
+
+  ruled = {*ROW_SHARDED, *EVENT_SHARDED}
+  return jax.tree.map(specs_of, tree, is_leaf=lambda x: type(x) in ruled)
 
 
 def constrain(tree: Any) -> Any:
   """Shards a pytree by the rules above; inside jit, under `use_mesh`."""
-  if sharded_table.num_shards() * sharded_table.num_replicas() == 1:
+  devices = sharded_table.num_shards() * sharded_table.num_replicas()
+  if devices == 1:
     return tree
   return jax.tree.map(
     lambda spec, x: jax.lax.with_sharding_constraint(x, spec),
-    partition_specs(tree),
+    partition_specs(tree, devices),
     tree,
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
@@ -158,7 +170,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda _: here, tree)
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
-    partition_specs(tree),
+    partition_specs(tree, mesh.size),
     is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
 

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from dynllm_jax.engine import train
 from dynllm_jax.parallel import device_mesh
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import plain_path
 from dynllm_jax.types import InputError
@@ -285,13 +286,14 @@ def _check_shapes(stored: Any, wanted: TrainState) -> None:
     for path, x in jax.tree_util.tree_leaves_with_path(stored)
   }
   specs = jax.tree.leaves(
-    device_mesh.partition_specs(wanted),
+    device_mesh.partition_specs(wanted, 1),
     is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec),
   )
+  in_blocks = jax.sharding.PartitionSpec(sharded_table.NODES)
   new = jax.tree_util.tree_leaves_with_path(wanted)
   for (path, leaf), spec in zip(new, specs):
     name = _name(path)
-    compared_from = len(spec)  # 1 where rows are sharded, else 0
+    compared_from = int(spec == in_blocks)
     if old.get(name, ())[compared_from:] != leaf.shape[compared_from:]:
       raise ValueError(f'{name} is {leaf.shape} here, {old.get(name)} there')
   more = old.keys() - {_name(path) for path, _ in new}

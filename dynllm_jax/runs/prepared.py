@@ -202,7 +202,7 @@ def prepare(
       ),
     )
 
-  train_plan = feeds.training_plan(system, log, config.train.batch_size)
+  train_plan = feeds.training_plan(system, log, config.train.batch_size, mesh)
   trainer = train.make_trainer(system, config, mesh, len(train_plan.batches))
   identity = identity_lib.identity(
     config, log.fingerprint, *facet_bank.identities(config.facets, folder)
@@ -217,7 +217,7 @@ def prepare(
     facet_texts=facet_texts,
     trainer=trainer,
     train_plan=train_plan,
-    rank_plans=evaluate.split_plans(system, log, config.eval.batch_size),
+    rank_plans=evaluate.split_plans(system, log, config.eval.batch_size, mesh),
     floors=floors,
     stopwatch=stopwatch,
   )
@@ -323,14 +323,16 @@ def run_floor(run: PreparedRun, name: str) -> dict[str, np.ndarray]:
   system, train_config = run.floors[name]
   config = run.config.copy_and_resolve_references()
   config.train.update(train_config)
-  plan = feeds.training_plan(system, run.log, config.train.batch_size)
+  plan = feeds.training_plan(system, run.log, config.train.batch_size, run.mesh)
   floor = dataclasses.replace(
     run,
     config=config,
     trainer=train.make_trainer(system, config, run.mesh, len(plan.batches)),
     name=name,
     train_plan=plan,
-    rank_plans=evaluate.split_plans(system, run.log, config.eval.batch_size),
+    rank_plans=evaluate.split_plans(
+      system, run.log, config.eval.batch_size, run.mesh
+    ),
     facet_texts=None,
   )
   state = initial_state(floor)

@@ -153,3 +153,21 @@ def test_slice_batch_reads_the_log_and_pads():
       batch.times.tolist()
       == log.times[rows].tolist() + [log.times[start]] * pad
     )
+
+
+def test_a_chunk_is_given_when_the_next_has_begun():
+  seen = []
+
+  def begin():
+    for number in range(3):
+      seen.append(('begun', number))
+      yield number
+
+  for number in batching.one_behind(begin()):
+    seen.append(('read', number))
+  begun, read = (
+    [('begun', number) for number in range(3)],
+    [('read', number) for number in range(3)],
+  )
+  assert seen == [*begun[:2], read[0], begun[2], *read[1:]]
+  assert list(batching.one_behind([])) == []

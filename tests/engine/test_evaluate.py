@@ -228,3 +228,15 @@ def test_a_ranking_that_cannot_be_is_refused(field, value, words):
     ranking.make_ranking(config, logs.random_log(0))
   with pytest.raises(InputError, match='candidates.*all, future'):
     ranking.candidate_mask(logs.random_log(0), 'some')
+
+
+def test_texts_that_are_mapped_once_give_the_ranks_of_those_that_are_not():
+  run = tiny_runs.prepare(variants.tiny_config('dynllm'))
+  state = run.first_state()
+  assert run.system.map_texts is not None
+  trainer = run.trainer._replace(system=run.system._replace(map_texts=None))
+  ranks = [
+    each.rank_later_events(state)[1]
+    for each in (run, run._replace(trainer=trainer))
+  ]
+  np.testing.assert_array_equal(*ranks)

@@ -7,8 +7,10 @@ import pytest
 
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.layers import gru
+from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.types import EventBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 from tests.testing import logs
 
 DAY = 86_400
@@ -48,6 +50,17 @@ def call_args(memory, nodes, times, mask, hidden, messages):
   return memory, nodes, batch, hidden, messages
 
 
+def applied(module):
+  """A function of the arguments of `apply`: the memory after the events."""
+
+  def apply(*args):
+    prepared = module.apply(*args)
+    (after,) = memory_update.apply_all(ROOM_FOR_ALL, prepared)
+    return after
+
+  return apply
+
+
 def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
   """{node: (state, time)} after the events."""
   last = {n: int(t) for n, t in enumerate(memory.time) if t >= 0}
@@ -76,7 +89,7 @@ def oracle(params, merge_ties, memory, nodes, times, mask, hidden, messages):
 @pytest.mark.parametrize('merge_ties', [True, False])
 def test_update_is_node_by_node(merge_ties):
   module = MemoryUpdate(DIM, merge_ties)
-  apply = jax.jit(module.apply, static_argnums=6)
+  apply = jax.jit(applied(module), static_argnums=6)
   params = logs.random_params(module.init, *call_args(*events(0)), encode)
   for seed in range(4):
     args = events(seed)
@@ -112,7 +125,7 @@ def test_a_node_without_an_event_is_encoded_as_no_time():
     jnp.zeros([2, MESSAGE]),
   )
   params = logs.random_params(module.init, *args, encode)
-  module.apply(params, *args, note)
+  applied(module)(params, *args, note)
   assert asked[-1].tolist() == [0.0, 3.0]
 
 
@@ -122,6 +135,6 @@ def test_update_keeps_what_the_memory_had_where_nothing_is_due():
   args = call_args(memory, nodes, times, mask & False, hidden, messages)
   args = *args, encode
   params = logs.random_params(module.init, *args)
-  after = jax.jit(module.apply, static_argnums=6)(params, *args)
+  after = jax.jit(applied(module), static_argnums=6)(params, *args)
   np.testing.assert_array_equal(after.time, memory.time)
   np.testing.assert_array_equal(after.state, memory.state)

@@ -11,10 +11,12 @@ import pytest
 
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.layers import gru
+from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.memory_update import GRU
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.types import EventBatch
+from dynllm_jax.types import ROOM_FOR_ALL
 
 DAY = 86_400
 GOLDEN_MEMORY = {
@@ -156,7 +158,7 @@ def test_tgn_memory_is_that_of_torch_geometric():
     own = [
       memory_lib.read(side, ids, initial[0]) for side, ids in zip(sides, nodes)
     ]
-    sides = [
+    prepared = [
       module.apply(
         params,
         side,
@@ -168,6 +170,7 @@ def test_tgn_memory_is_that_of_torch_geometric():
       )
       for side, ids, state, other in zip(sides, nodes, own, own[::-1])
     ]
+    sides = memory_update.apply_all(ROOM_FOR_ALL, *prepared)
   found = np.concatenate([side.state[1:] for side in sides])
   np.testing.assert_allclose(found, g['z'], atol=2e-5)
 

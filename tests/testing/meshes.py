@@ -23,6 +23,7 @@ from dynllm_jax.engine.training_step import Trainer
 from dynllm_jax.graph import training_graph
 from dynllm_jax.objectives import dedup
 from dynllm_jax.parallel import device_mesh
+from dynllm_jax.parallel import owners
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.types import BoundSystem
@@ -32,6 +33,7 @@ from tests.testing import variants
 
 BATCH = 32
 dedup.STEP = 4  # so small a batch repeats users and items
+owners.STEP = 1  # and a device has room for no more events than it gets
 EPOCHS = 2
 # Sums over devices are taken in another order. Plain gradient descent keeps
 # that rounding what it is; Adam would turn a gradient of rounding alone into
@@ -64,7 +66,7 @@ def place(variant: str, shape: tuple[int, int]) -> Placed:
   system = config_lib.system_module(config.model.name).build(config.model)
   inputs = jax.tree.map(np.asarray, logs.random_inputs(log, padding=2 * BATCH))
   inputs = inputs.replace(train_graph=training_graph.train_graph(log))
-  plan = feeds.training_plan(system, log, BATCH)
+  plan = feeds.training_plan(system, log, BATCH, mesh)
   assert all(plan.dedup_limits) == (system.feed == 'stream'), plan.dedup_limits
   trainer = train.make_trainer(system, config, mesh, len(plan.batches))
   trainer = trainer._replace(
@@ -112,6 +114,7 @@ def ranks(placed: Placed, state):
   system, log = placed.trainer.system, placed.log
   plan = batching.plan_batches(log.times, log.train_end, log.num_events, BATCH)
   plan = batching.with_dedup_limits(plan, log)
+  plan = batching.with_own_limits(plan, log, placed.mesh)
   candidates = np.ones(log.num_items + 1, bool)
   candidates[[0, 5]] = False
   with sharded_table.use_mesh(placed.mesh):
