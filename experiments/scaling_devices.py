@@ -24,7 +24,7 @@ from dynllm_jax import progress
 from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from experiments import pages
-from experiments import projection
+from experiments import tpu_projection
 from experiments import update_load
 from experiments.update_load import Load
 
@@ -206,7 +206,7 @@ def page(
       '',
       *table,
       *_tpu_page(tpu),
-      *projection.page(tpu, load),
+      *tpu_projection.page(tpu, load),
       '',
       '## Aims',
       '',

@@ -33,8 +33,10 @@ CASES = {
   'v5e_4x4_tmall': Case('v5e:4x4', (16, 1), 2048, 'tmall'),
   'v5e_16x16_tmall': Case('v5e:16x16', (256, 1), 2048, 'tmall'),
   'v5e_16x16_huge': Case('v5e:16x16', (8, 32), 65_536, 'huge'),
-  # The same step on small tables, for the bytes that it reads (projection.py).
-  'v5e_16x16_step': Case('v5e:16x16', (8, 32), 65_536, 'tmall', ('train',)),
+  # The same step on small tables, for its bytes (tpu_projection.py).
+  'v5e_16x16_step': Case(
+    'v5e:16x16', (8, 32), 65_536, 'tmall', parts=('train',)
+  ),
 }
 
 

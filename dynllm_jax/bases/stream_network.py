@@ -214,12 +214,14 @@ class StreamNetwork(nn.Module):
     c, num_items = self.config, inputs.num_items + 1
     if not (c.item_text or c.item_id_embedding):
       return lambda items: jnp.zeros((*items.shape, self.widths.static))
+
     static = functools.partial(
       self.item_static,
       inputs.item_text,
       deterministic=deterministic,
       num_rows=num_items,
     )
+
     read: Callable[[Array], Array]
     mapped = inputs.mapped_texts
     if mapped is not None:

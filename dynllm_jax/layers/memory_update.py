@@ -145,6 +145,7 @@ class MemoryUpdate(nn.Module):
     weights = self.param(
       self.cell.name, lambda key: self.cell.init(key, width, self.dim)
     )
+
     return Prepared(
       memory,
       owners.Events(

@@ -126,6 +126,7 @@ class DMF(StreamNetwork):
       update_chains.Cell(kalman.kalman_step),
       functools.partial(_start, self.config.update_ties == 'mean'),
     )
+
     (after,) = memory_update.apply_all(events.limits, prepared)
     return memory.replace(user=after)
 
