@@ -261,7 +261,6 @@ def _tpu_page(tpu: dict[str, dict[str, Any]]) -> list[str]:
         ]
         for name, case in tpu.items()
         for part in ('train', 'rank')
-        if part in case
       ],
     ),
   ]

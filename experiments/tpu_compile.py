@@ -24,7 +24,6 @@ class Case(NamedTuple):
   batch_size: int  # events of a step
   size: str  # of the log
   system: str = 'dynllm'
-  parts: tuple[str, ...] = ('train', 'rank')
 
 
 CASES = {
@@ -33,10 +32,6 @@ CASES = {
   'v5e_4x4_tmall': Case('v5e:4x4', (16, 1), 2048, 'tmall'),
   'v5e_16x16_tmall': Case('v5e:16x16', (256, 1), 2048, 'tmall'),
   'v5e_16x16_huge': Case('v5e:16x16', (8, 32), 65_536, 'huge'),
-  # The same step on small tables, for its bytes (tpu_projection.py).
-  'v5e_16x16_step': Case(
-    'v5e:16x16', (8, 32), 65_536, 'tmall', parts=('train',)
-  ),
 }
 
 
@@ -101,7 +96,7 @@ def compile_case(name: str) -> dict[str, Any]:
     'jax': jax.__version__,
     'commit': provenance.commit(),
   }
-  for part in case.parts:
+  for part in ('train', 'rank'):
     began = time.perf_counter()
     program = getattr(programs, part).compile()
     text = program.as_text()

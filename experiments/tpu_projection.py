@@ -6,9 +6,8 @@ the questions about rows, only a log tells (update_load.py). What is counted:
 
 - compute: operations of the compiled step, at a quarter of the vendor's
   bfloat16 rate, since a float32 product takes several passes;
-- memory: bytes that XLA counts, of a step with as many events on tables of
-  Tmall's size: for a gather of a few rows XLA counts the whole table, and the
-  step reads no more of a larger one;
+- memory: bytes between a chip and its memory, read off the compiled text
+  (program_text.py), a gather with the rows that it takes;
 - update: iterations of the loops on the busiest chip, forward and backward. One
   is a product of a few rows, bound by its latency: 5 to 10 microseconds;
 - links: bytes of all collectives over one link, those of a round of questions
@@ -34,20 +33,17 @@ ITERATION_SECONDS = (5e-6, 10e-6)  # assumed
 COLLECTIVE_SECONDS = 10e-6  # assumed, of 256 chips
 
 
-def seconds(
-  facts: dict[str, Any], bytes_accessed: float, load: Load, case: dict[str, Any]
-) -> dict[str, float]:
+def seconds(load: Load, case: dict[str, Any]) -> dict[str, float]:
   """The seconds of a step on the busiest chip, by what takes them.
 
   Args:
-    facts: of the training program, of experiments/compiled.py.
-    bytes_accessed: of the same step on small tables.
     load: of the update.
-    case: of experiments/tpu_compile.py.
+    case: of experiments/tpu_compile.py; its training program.
 
   Returns:
     By name, `together` last.
   """
+  facts = case['train']
   collectives = facts['collectives']
   again = collectives.get('all-to-all', {'bytes': 0, 'count': 0})
   more = load.rounds - 1
@@ -59,7 +55,7 @@ def seconds(
   count += more * again['count']
   found = {
     'compute': facts['flops'] / FLOPS_PER_S,
-    'memory': bytes_accessed / MEMORY_BYTES_PER_S,
+    'memory': facts['bytes_a_step'] / MEMORY_BYTES_PER_S,
     'update': load.shared * ITERATION_SECONDS[1],
     'links': (facts['collective_bytes'] + more * again['bytes'])
     / LINK_BYTES_PER_S
@@ -76,10 +72,10 @@ def page(tpu: dict[str, dict[str, Any]], load: Load | None) -> list[str]:
     tpu: results of experiments/tpu_compile.py by name.
     load: of the update; None where it was not counted.
   """
-  case, small = tpu.get('v5e_16x16_huge'), tpu.get('v5e_16x16_step')
-  if case is None or small is None or load is None:
+  case = tpu.get('v5e_16x16_huge')
+  if case is None or load is None or 'bytes_a_step' not in case['train']:
     return []
-  found = seconds(case['train'], small['train']['bytes_accessed'], load, case)
+  found = seconds(load, case)
   events = case['batch_size']
   faster = found['together'] - load.shared * (
     ITERATION_SECONDS[1] - ITERATION_SECONDS[0]
@@ -104,9 +100,9 @@ def page(tpu: dict[str, dict[str, Any]], load: Load | None) -> list[str]:
     f'{load.rounds:.1f} rounds. Means over batches. A log of 100 million users '
     'has shorter chains, so this is the harder case.',
     '',
-    'Assumed: a quarter of 197 TFLOP/s; 819 GB/s of memory, with the bytes of '
-    "the same step on Tmall's tables, since XLA counts the whole table for a "
-    'gather; 45 GB/s of one link and 10 microseconds for every collective; '
+    'Assumed: a quarter of 197 TFLOP/s; 819 GB/s of memory, a gather with the '
+    'rows that it takes; 45 GB/s of one link and 10 microseconds for every '
+    'collective; '
     f'8 GB/s from a host to its {CHIPS_OF_A_HOST} chips, for the texts of the '
     'facets; nothing overlapped. Nothing was measured on a TPU.',
   ]
