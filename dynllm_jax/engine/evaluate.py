@@ -149,8 +149,8 @@ def replay(
   Raises:
     InputError: if a score is not finite.
   """
-  bound = with_texts_mapped(bound)
   state = start_replay(bound, memory, plan.capacity, plan.own_limits)
+  bound = with_texts_mapped(bound)
 
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.batches) // 16).bit_length())
