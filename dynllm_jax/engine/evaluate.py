@@ -210,7 +210,6 @@ def _map_texts(bound: BoundSystem) -> Array:
   return device_mesh.constrain(inputs).mapped_texts
 
 
-@functools.partial(jax.jit, static_argnames='own_limits')
 def memory_for_replay(
   bound: BoundSystem,
   memory: SystemMemory,
@@ -220,7 +219,24 @@ def memory_for_replay(
   """A copy of the memory from which a replay starts.
 
   What was pending is applied, and the node tables are computed (`propagate`).
+
+  Args:
+    bound: the system.
+    memory: it is not changed.
+    pending: events that wait for their update.
+    own_limits: how much of them falls to one device.
   """
+  return _memory_for_replay(bound, memory, pending, own_limits)
+
+
+# Every caller names the limits: a default would be compiled as another program.
+@functools.partial(jax.jit, static_argnums=3)
+def _memory_for_replay(
+  bound: BoundSystem,
+  memory: SystemMemory,
+  pending: Pending,
+  own_limits: OwnLimits,
+) -> SystemMemory:
   memory = jax.tree.map(jnp.copy, memory)
   memory = bound.update(memory, pending_updates.due(pending, True, own_limits))
   return bound.propagate(memory)
@@ -239,7 +255,7 @@ def start_replay(
   that `memory_for_replay` has compiled already.
   """
   pending = _empty_pending(bound, memory, capacity)
-  memory = memory_for_replay(bound, memory, pending, own_limits=own_limits)
+  memory = memory_for_replay(bound, memory, pending, own_limits)
   return ReplayState(memory, pending)
 
 
