@@ -21,7 +21,7 @@ _WHAT = {
   'init_state': 'the first parameters',
   'train_chunk': 'the training steps',
   'replay_chunk': 'the replay that ranks and updates',
-  'memory_for_replay': 'the start of a replay',
+  '_memory_for_replay': 'the start of a replay',
   'terms_of_block': 'the scores of the report',
 }
 
