@@ -400,7 +400,7 @@ def _send_and_add(share: int, room: int, at: Array, values: Array) -> Array:
   def exchange(x: Array) -> Array:
     return jax.lax.all_to_all(x, (DATA, NODES), 0, 0, tiled=True)
 
-  def send(number: Array, total: Array) -> Array:
+  def send(number: Array, total: jax.Array) -> jax.Array:
     now = (to < devices) & (place // room == number)
     seat = jnp.where(now, to * room + place % room, NO_ROW)
     row = rows_by_seat(seat, devices * room)
