@@ -23,6 +23,7 @@ from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
 from dynllm_jax.checks import Rule
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.time_encoding import TimeEncoding
 from dynllm_jax.layers.walks import CopyTerm
@@ -98,7 +99,9 @@ class SequenceNetwork(nn.Module):
       inputs.user_graph, users, times.max(axis=1), c.max_length
     )
     past = jax.tree.map(lambda x: x[:, ::-1], past)  # oldest first
-    outputs = self.outputs(table[past.nodes], past, deterministic)
+    outputs = self.outputs(
+      row_sums.read_rows(table, past.nodes), past, deterministic
+    )
 
     reached = past.mask[:, None] & (past.times[:, None] < times[..., None])
     place = jnp.arange(c.max_length)
@@ -108,7 +111,9 @@ class SequenceNetwork(nn.Module):
       jnp.take_along_axis(outputs, jnp.maximum(query, 0)[..., None], axis=1),
       nobody,
     )
-    vectors, rows, scale = self.scored(read.reshape(-1, c.dim), table[items])
+    vectors, rows, scale = self.scored(
+      read.reshape(-1, c.dim), row_sums.read_rows(table, items)
+    )
 
     each, flat = jnp.repeat(users, times.shape[1]), times.reshape(-1)
     walk, walk_scale = (

@@ -20,6 +20,7 @@ from dynllm_jax.bases import network_rules
 from dynllm_jax.checks import Rule
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.layers import memory_update
 from dynllm_jax.layers.count_terms import CountTerms
 from dynllm_jax.layers.item_static import ItemStatic
@@ -232,7 +233,7 @@ class StreamNetwork(nn.Module):
       texts = sharded_table.replicate(
         static(jnp.arange(num_items), with_id=False)
       )
-      read = lambda items: texts[items]
+      read = functools.partial(row_sums.read_rows, texts)
     if not c.item_id_embedding:
       return read
     return lambda items: read(items) + static(items, with_text=False)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax.kernels import barriers
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import NodeMemory
@@ -97,7 +98,9 @@ def _read_backward(
   rows = cotangent.reshape(-1, cotangent.shape[-1])
   unseen = unseen.reshape(-1).astype(rows.dtype)
   return (
-    sharded_table.add_rows(len(fresh), slot.reshape(-1), rows),
+    row_sums.sum_rows(rows, slot.reshape(-1), len(fresh))
+    if sharded_table.is_one_device()
+    else sharded_table.add_rows(len(fresh), slot.reshape(-1), rows),
     unseen @ rows,
     None,
     None,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dynllm_jax.kernels import chain_kernel
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Params
@@ -203,9 +204,38 @@ def mean_by_update(chain: Chains, values: Array) -> Array:
   """
   size = len(values)
   at = chain.update_of_event
-  sums = jnp.zeros_like(values).at[at].add(values, mode='drop')
-  counts = jnp.zeros([size], values.dtype).at[at].add(1.0, mode='drop')
-  return sums / jnp.maximum(counts, 1.0)[:, None]
+  sums = row_sums.sum_rows(values, at, size)
+  counts = jnp.zeros([size], jnp.int32).at[at].add(1, mode='drop')
+  return sums / jnp.maximum(counts, 1).astype(values.dtype)[:, None]
+
+
+@jax.custom_vjp
+def at_first_event(chain: Chains, values: Array) -> Array:
+  """The value of each update's first event.
+
+  Args:
+    chain: the updates.
+    values: f32[events, width].
+
+  Returns:
+    f32[events, width], a row for each update.
+  """
+  return values[chain.first_event]
+
+
+def _first_forward(chain: Chains, values: Array) -> tuple[Array, Chains]:
+  return values[chain.first_event], chain
+
+
+def _first_backward(chain: Chains, cotangent: Array) -> tuple[None, Array]:
+  # An event asks its update whether it is the first one: nothing is added up.
+  update = jnp.minimum(chain.update_of_event, len(cotangent) - 1)
+  is_first = chain.first_event[update] == jnp.arange(len(cotangent))
+  is_first &= chain.update_of_event != _NO_ROW
+  return None, jnp.where(is_first[:, None], cotangent[update], 0.0)
+
+
+at_first_event.defvjp(_first_forward, _first_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

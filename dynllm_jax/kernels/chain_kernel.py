@@ -146,20 +146,17 @@ def _call(
           side.lengths[chains],
         )
 
-  # The interpreter stores a row's old values where the mask is False. No row of
-  # a chain may be among them: there is one more.
-  states = [jax.ShapeDtypeStruct(x.hidden.shape, jnp.float32) for x in walks]
-  if interpret:
-    states = [x.update(shape=(len(x) + 1, x.shape[1])) for x in states]
   after = pl.pallas_call(
     kernel,
     grid=(len(walks), max(groups)),
-    out_shape=states,
+    out_shape=[
+      jax.ShapeDtypeStruct(walk.hidden.shape, jnp.float32) for walk in walks
+    ],
     compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=1),
     interpret=interpret,
     name=walk_rows.__name__.strip('_'),
   )(*leaves)
-  return tuple(x[: len(walk.hidden)] for x, walk in zip(after, walks))
+  return tuple(after)
 
 
 def _whole_groups(walk: Walk) -> Walk:
@@ -248,8 +245,9 @@ def _backward_rows(
 
 def _store(ref: Any, rows: Array, values: Array, is_there: Array) -> None:
   """Writes the rows that are there."""
-  # Rows that are not stored all stand for the last one, as `_call` explains.
-  rows = jnp.where(is_there, rows, ref.shape[0] - 1)
+  # The interpreter stores old values where the mask is False: never over a row
+  # of another chain, but past the end, where nothing is stored.
+  rows = jnp.where(is_there, rows, ref.shape[0])
   columns = jnp.arange(values.shape[1])
   rows, columns, mask = (
     jnp.broadcast_to(x, values.shape)

@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from dynllm_jax.kernels import binary_search
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 
 TABLE, ROW_IDS = 'embedding', 'row_ids'  # names among the parameters
@@ -29,8 +30,8 @@ class Embed(nn.Module):
     if self.has_variable('params', ROW_IDS):
       row_ids: Array = self.get_variable('params', ROW_IDS)  # ascending
       place = binary_search.find(row_ids, ids)
-      return self.get_variable('params', TABLE)[place]
+      return row_sums.read_rows(self.get_variable('params', TABLE), place)
     table = self.param(
       TABLE, nn.linear.default_embed_init, (self.num_rows, self.dim)
     )
-    return table[ids]
+    return row_sums.read_rows(table, ids)

@@ -184,7 +184,7 @@ class MemoryUpdate(nn.Module):
     )
     return update_chains.Side(
       params=weights,
-      hidden=hidden[chain.first_event],
+      hidden=update_chains.at_first_event(chain, hidden),
       inputs=self.cell.project(weights, inputs),
       chain=chain,
     )

@@ -146,7 +146,7 @@ def _start(merge_ties: bool, events: owners.Events) -> update_chains.Side:
   mean_factors = update_chains.mean_by_update(chain, factors)
   return update_chains.Side(
     params=events.shared,
-    hidden=states[chain.first_event],
+    hidden=update_chains.at_first_event(chain, states),
     inputs=jnp.concatenate([mean_factors, days[:, None]], -1),
     chain=chain,
   )

@@ -14,6 +14,7 @@ import ml_collections
 
 from dynllm_jax.bases import counts
 from dynllm_jax.bases import static_system
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -61,8 +62,8 @@ def build(config: ml_collections.ConfigDict) -> System:
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
     del memory, inputs, user_times, item_time, key
     return (
-      UserEmbeddings(vector=params['user'][users]),
-      ItemEmbeddings(items, params['item'][items]),
+      UserEmbeddings(vector=row_sums.read_rows(params['user'], users)),
+      ItemEmbeddings(items, row_sums.read_rows(params['item'], items)),
     )
 
   return static_system.build('shuffled', init, embed)

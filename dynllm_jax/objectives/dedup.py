@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
@@ -134,7 +135,9 @@ def expand_to_events(
   if visit is None:
     return users
   # A scale, which all users share, has no axis to read along.
-  return jax.tree.map(lambda x: x[visit] if x.ndim else x, users)
+  return jax.tree.map(
+    lambda x: row_sums.read_rows(x, visit) if x.ndim else x, users
+  )
 
 
 def embed_deduplicated(
@@ -174,7 +177,9 @@ def embed_deduplicated(
       memory, users, times, candidates, item_time, key
     )
     found = sharded_table.shard_then_replicate(found)
-    return embedded, jax.tree.map(lambda x: x[column], found)
+    return embedded, jax.tree.map(
+      lambda x: row_sums.read_rows(x, column), found
+    )
 
   return embed, visits.of_event
 

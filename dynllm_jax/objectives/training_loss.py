@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import losses
 from dynllm_jax.objectives import scoring
@@ -106,7 +107,7 @@ def _ranking_loss(
   if config.loss == 'softmax':
     scores = scoring.score(embedded.visits, embedded.negatives)
     if embedded.visit is not None:
-      scores = scores[embedded.visit]
+      scores = row_sums.read_rows(scores, embedded.visit)
     return losses.softmax(positive, scores, allowed, mask)
 
   rows = jax.tree.map(

@@ -48,6 +48,11 @@ def _mesh() -> jax.sharding.AbstractMesh:
   return _NO_MESH if mesh.manual_axes else mesh
 
 
+def is_one_device() -> bool:
+  """Whether programs are those without a mesh."""
+  return _mesh().empty
+
+
 def num_shards() -> int:
   """Devices that share the rows of a table."""
   mesh = _mesh()
