@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import Successors
 
@@ -136,9 +137,7 @@ def _merged(
     jnp.logical_or, [x[1:] != x[:-1] for x in (items, following, real)]
   )
   pair = jnp.pad(jnp.cumsum(changed.astype(jnp.int32)), (1, 0))
-  sums = jax.ops.segment_sum(
-    weights[order], pair, size, indices_are_sorted=True
-  )
+  sums = row_sums.sum_rows(weights[order], pair, size)
 
   def first(values: Array) -> Array:
     # All rows of a pair agree, so it does not matter which one is written.

@@ -100,7 +100,7 @@ def _sum_backward(
   num_rows: int, rows: Array, cotangent: Array
 ) -> tuple[Array, None]:
   del num_rows
-  return cotangent.at[rows].get(mode='fill', fill_value=0), None
+  return jnp.asarray(cotangent).at[rows].get(mode='fill', fill_value=0), None
 
 
 sum_rows.defvjp(_sum_forward, _sum_backward)

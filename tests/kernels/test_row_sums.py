@@ -9,7 +9,7 @@ from dynllm_jax.kernels import row_sums
 
 
 def numbers(size, num_rows, width):
-  """Row numbers, a few past the end, and values: whole, so that sums are exact."""
+  """Row numbers, a few past the end, and whole values: their sums are exact."""
   rng = np.random.default_rng(size)
   rows = rng.integers(0, num_rows + 2, size).astype(np.int32)
   return rows, rng.integers(-9, 9, (size, width)).astype(np.float32)
