@@ -106,11 +106,11 @@ class SequenceNetwork(nn.Module):
     reached = past.mask[:, None] & (past.times[:, None] < times[..., None])
     place = jnp.arange(c.max_length)
     query = jnp.max(jnp.where(reached, place, -1), axis=-1)
-    read = jnp.where(
-      (query >= 0)[..., None],
-      jnp.take_along_axis(outputs, jnp.maximum(query, 0)[..., None], axis=1),
-      nobody,
+    user = jnp.arange(len(outputs), dtype=jnp.int32)[:, None]
+    at_query = row_sums.read_rows(
+      outputs.reshape(-1, c.dim), user * c.max_length + jnp.maximum(query, 0)
     )
+    read = jnp.where((query >= 0)[..., None], at_query, nobody)
     vectors, rows, scale = self.scored(
       read.reshape(-1, c.dim), row_sums.read_rows(table, items)
     )
