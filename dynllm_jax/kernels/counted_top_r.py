@@ -55,7 +55,7 @@ def select_by_sorting(
     index = jnp.sort(index, axis=-1)
 
   # A row's columns are distinct: its gradient is added up in no order at all.
-  flat = values.reshape(-1, values.shape[-1])
+  flat = jnp.reshape(values, (-1, values.shape[-1]))
   chosen = flat.at[
     jnp.arange(len(flat))[:, None], index.reshape(len(flat), top_r)
   ].get(mode='promise_in_bounds', unique_indices=True)
