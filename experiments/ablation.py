@@ -46,9 +46,15 @@ OTHERS: studies.Changes = {
   },
   'without projection': {'model.projection': 'none'},
   'linear projection': {'model.projection': 'linear'},
+  'projection by the logarithm': {'model.projection': 'log_interval'},
   'distillation in index order': {'model.distill.order': 'index'},
   'distillation by mask': {'model.distill.order': 'mask'},
+  'distillation by mask, sigmoid': {
+    'model.distill.order': 'mask',
+    'model.distill.gate': 'sigmoid',
+  },
   'blend fusion': {'model.fusion.mode': 'blend'},
+  'residual fusion': {'model.fusion.mode': 'residual'},
   'ties one by one': {'model.update_ties': 'each'},
   'without item ids': {'model.item_id_embedding': False},
   'without event features': {'model.event_features': False},
@@ -59,6 +65,7 @@ OTHERS: studies.Changes = {
     'train.loss': 'softmax',
     'train.num_negatives': 512,
   },
+  'negatives sold by then': {'train.negatives': 'sold'},
   'margin, one negative': {'train.loss': 'margin', 'train.num_negatives': 1},
 }
 
