@@ -161,6 +161,9 @@ def _writer() -> dict[str, Any]:
     # free: the model writes the JSON object of the four texts. guided: the form
     # is given, and the model fills in the texts: no answer is malformed.
     'form': 'free',
+    # 1: the purchases are listed. 2, for small models: they are counted by
+    # category and brand, the newest are named, and two examples show the way.
+    'prompt_version': 1,
     # The share of prompts that may end without facets; more stop the run.
     'max_failure_rate': 0.05,
     # For --dry_run: tokens a second, in and out together; 0 takes the rate that

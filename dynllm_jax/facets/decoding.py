@@ -152,6 +152,8 @@ class Decoding:
 
   Attributes:
     batch_size: prompts that are continued together.
+    buckets: lengths to which prompts are padded, in ascending order; fewer of
+      them are fewer programs, and more padding.
     rates: what has been computed, programs' first calls left out.
   """
 
@@ -177,6 +179,7 @@ class Decoding:
     """
     shards = mesh.shape['data']
     self.batch_size = -(-batch_size // shards) * shards
+    self.buckets: Sequence[int] = _BUCKETS
     self.rates = Rates()
     self._rows = NamedSharding(mesh, PartitionSpec('data'))
     self._model, self._params, self._mesh = model, params, mesh
@@ -215,6 +218,11 @@ class Decoding:
       )
     self._beginning = tuple(beginning)
 
+  @property
+  def num_shared(self) -> int:
+    """Tokens of the beginning that prompts share."""
+    return len(self._beginning)
+
   def length(self, tokens: int) -> int:
     """The length to which a prompt of so many tokens is padded."""
     return self._padded(tokens, len(self._beginning))
@@ -224,7 +232,8 @@ class Decoding:
     left, longest = (
       max(size - shared, 1) for size in (tokens, max(self._longest, tokens))
     )
-    bucket = min(_BUCKETS[bisect.bisect_left(_BUCKETS, left)], longest)
+    at = bisect.bisect_left(self.buckets, left)
+    bucket = min([*self.buckets[at:], longest][0], longest)
     # Sixteen columns at a time, which suits every device.
     chunks = -(-bucket // _CHUNK)
     return -(-bucket // (16 * chunks)) * 16 * chunks

@@ -14,21 +14,32 @@ from dynllm_jax.facets.decoding import Form
 from dynllm_jax.types import FACETS
 from dynllm_jax.types import InputError
 
-# What a model writes before each string: the first of them ends the prompt.
-JOINTS = tuple(
-  ('", ' if number else '{') + f'"{name}": "'
-  for number, name in enumerate(FACETS)
-)
 _ENDS = ('"', '\n')
 
 
-def opening(tokenizer: Any) -> list[int]:
+def joints(names: Sequence[str] = FACETS) -> tuple[str, ...]:
+  """What stands before each string; the first of them ends the prompt.
+
+  Args:
+    names: of the strings.
+  """
+  return tuple(
+    ('", ' if number else '{') + f'"{name}": "'
+    for number, name in enumerate(names)
+  )
+
+
+def opening(tokenizer: Any, names: Sequence[str] = FACETS) -> list[int]:
   """Token ids of what stands before the first string."""
-  return _ids(tokenizer, JOINTS[0])
+  return _ids(tokenizer, joints(names)[0])
 
 
 def make(
-  tokenizer: Any, vocab_size: int, ends: Sequence[int], max_tokens: int
+  tokenizer: Any,
+  vocab_size: int,
+  ends: Sequence[int],
+  max_tokens: int,
+  names: Sequence[str] = FACETS,
 ) -> Form:
   """The form for a model.
 
@@ -37,32 +48,38 @@ def make(
     vocab_size: of its logits, which may be more than the tokenizer's.
     ends: tokens that end an answer; here they end a string.
     max_tokens: of a whole answer; the strings share what the form leaves.
+    names: of the strings.
 
   Raises:
     InputError: if no token is left for the strings.
   """
-  joints = [_ids(tokenizer, joint) for joint in JOINTS]
-  forced = sum(map(len, joints)) + len(_ids(tokenizer, '"}'))
-  limit = (max_tokens - forced) // len(joints)
+  leads = [_ids(tokenizer, joint) for joint in joints(names)]
+  forced = sum(map(len, leads)) + len(_ids(tokenizer, '"}'))
+  limit = (max_tokens - forced) // len(leads)
   if limit < 1:
     raise InputError(
       f'config.facets.writer.max_output_tokens: {max_tokens} is too few for '
-      f'the form, which has {forced}; allowed: {forced + len(joints)} or more'
+      f'the form, which has {forced}; allowed: {forced + len(leads)} or more'
     )
 
-  padded = np.zeros((len(joints), max(map(len, joints))), np.int32)
-  for row, joint in enumerate(joints):
-    padded[row, : len(joint)] = joint
-  sizes = np.array([len(joint) for joint in joints], np.int32)
+  padded = np.zeros((len(leads), max(map(len, leads))), np.int32)
+  for row, lead in enumerate(leads):
+    padded[row, : len(lead)] = lead
+  sizes = np.array([len(lead) for lead in leads], np.int32)
   return Form(padded, sizes, *_classes(tokenizer, vocab_size, ends), limit)
 
 
-def answer(tokenizer: Any, strings: Sequence[Sequence[int]]) -> str:
+def answer(
+  tokenizer: Any,
+  strings: Sequence[Sequence[int]],
+  names: Sequence[str] = FACETS,
+) -> str:
   """The JSON object of four strings.
 
   Args:
     tokenizer: of the model.
     strings: token ids of each, with the one that ended it, if any.
+    names: of the strings.
   """
   texts = []
   for ids in strings:
@@ -72,7 +89,7 @@ def answer(tokenizer: Any, strings: Sequence[Sequence[int]]) -> str:
     for end in _ENDS:
       text = text.partition(end)[0]
     texts.append(text.rstrip('\N{REPLACEMENT CHARACTER}').strip())
-  return json.dumps(dict(zip(FACETS, texts)), ensure_ascii=False)
+  return json.dumps(dict(zip(names, texts)), ensure_ascii=False)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

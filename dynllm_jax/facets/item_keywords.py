@@ -217,7 +217,7 @@ def describe_items(
   titles = [html.unescape(html.unescape(text)) for text in titles]
   brands = [' '.join(html.unescape(text).split()) for text in brands]
   tokens = [_tokens(text) for text in titles]
-  levels = _category_levels(categories)
+  levels = category_levels(categories)
   frequency = collections.Counter(
     itertools.chain.from_iterable(map(set, tokens))
   )
@@ -345,7 +345,7 @@ def _naming_words(title: str, own: set[str]) -> list[str]:
   return []
 
 
-def _category_levels(categories: Iterable[str]) -> list[list[str]]:
+def category_levels(categories: Iterable[str]) -> list[list[str]]:
   """Levels of each category, without a root that every item shares."""
   levels = [_split(html.unescape(text)) for text in categories]
   roots = {path[0] for path in levels if path}

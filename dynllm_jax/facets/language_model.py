@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import math
+import types
 from typing import Any
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ import ml_collections
 
 from dynllm_jax import checks
 from dynllm_jax.checks import Rule
+from dynllm_jax.facets import compressed_prompts
 from dynllm_jax.facets import prompts
+
+_WORDINGS = {module.VERSION: module for module in (prompts, compressed_prompts)}
 
 
 class Request(NamedTuple):
@@ -80,12 +84,36 @@ def settings(
   )
   result = {
     **{name: writer_config[name] for name in (*shared, *fields)},
-    'prompt_version': prompts.VERSION,
+    'prompt_version': writer_config.prompt_version,
   }
   # Texts of before there was a choice are found again.
   if is_guided(writer_config):
     result['form'] = writer_config.form
   return result
+
+
+def wording(writer_config: ml_collections.ConfigDict) -> types.ModuleType:
+  """The module that says what is asked, by its version; see prompts.py."""
+  return _WORDINGS[writer_config.prompt_version]
+
+
+def messages(
+  writer_config: ml_collections.ConfigDict, message: str
+) -> list[dict[str, str]]:
+  """A whole prompt as a chat: the system message, the examples, the message.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    message: the user message.
+  """
+  asked = wording(writer_config)
+  turns = [('system', asked.SYSTEM)]
+  for question, answer in asked.EXAMPLES:
+    turns += [('user', question), ('assistant', answer)]
+  return [
+    {'role': role, 'content': content}
+    for role, content in (*turns, ('user', message))
+  ]
 
 
 def is_guided(writer_config: ml_collections.ConfigDict) -> bool:
@@ -117,6 +145,7 @@ RULES = (
   checks.at_least('seed', 0),
   checks.at_least('max_attempts', 1),
   checks.one_of('form', ('free', 'guided')),
+  checks.one_of('prompt_version', tuple(_WORDINGS)),
   checks.fraction('max_failure_rate'),
   checks.at_least('tokens_per_s', 0, ' (0: as last measured)'),
   checks.at_least('price_per_million_input', 0),
@@ -144,5 +173,5 @@ def describe(writer_config: ml_collections.ConfigDict) -> str:
   )
   return (
     f'written by the language model {writer_config.model}, {how}, '
-    f'prompt version {prompts.VERSION}, {writer_config.form} form'
+    f'prompt version {writer_config.prompt_version}, {writer_config.form} form'
   )

@@ -19,7 +19,6 @@ import numpy as np
 
 from dynllm_jax.facets import language_model
 from dynllm_jax.facets.prompts import MalformedError
-from dynllm_jax.facets.prompts import parse
 from dynllm_jax.facets.prompts import Prompts
 from dynllm_jax.facets.windows import Profiles
 from dynllm_jax.facets.writing import collect
@@ -53,6 +52,7 @@ class Work:
     inverse: i64[profiles], the prompt of each profile.
     texts: the four texts of each prompt, None where there are none yet.
     attempts: how many answers of each prompt could not be read so far.
+    parse: reads an answer.
     reason: why the last such answer could not be read.
   """
 
@@ -61,6 +61,7 @@ class Work:
   inverse: np.ndarray
   texts: list[tuple[str, ...] | None]
   attempts: list[int]
+  parse: Callable[[str], tuple[str, ...]]
   reason: str = ''
 
   def unfinished(self, max_attempts: int) -> list[int]:
@@ -82,7 +83,7 @@ class Work:
       Whether it could be read.
     """
     try:
-      self.texts[prompt] = parse(answer)
+      self.texts[prompt] = self.parse(answer)
       return True
     except MalformedError as error:
       self.attempts[prompt] += 1
@@ -164,7 +165,8 @@ def survey(
   store: Store,
 ) -> Work:
   """Makes the prompts and looks up which have been answered."""
-  prompts = Prompts(
+  wording = language_model.wording(writer_config)
+  prompts = wording.Prompts(
     log, profiles, writer_config.max_input_tokens, model.counter
   )
   distinct = sorted(set(prompts.keys))
@@ -178,6 +180,7 @@ def survey(
     inverse,
     texts=[None] * len(rows),
     attempts=[0] * len(rows),
+    parse=wording.parse,
   )
   _recall(store, work, writer_config.max_attempts)
   return work
@@ -205,7 +208,7 @@ def _recall(store: Store, work: Work, max_attempts: int) -> None:
   pending = work.unfinished(max_attempts)
   while pending:
     rows = store.find(
-      [_call_key(work, prompt, work.attempts[prompt]) for prompt in pending]
+      [call_key(work, prompt, work.attempts[prompt]) for prompt in pending]
     )
     pending = [
       prompt
@@ -216,7 +219,7 @@ def _recall(store: Store, work: Work, max_attempts: int) -> None:
     ]
 
 
-def _call_key(work: Work, prompt: int, attempt: int) -> bytes:
+def call_key(work: Work, prompt: int, attempt: int) -> bytes:
   """The key in the store of an attempt at a prompt."""
   return digest(work.prompts.keys[work.rows[prompt]].hex(), attempt)
 
@@ -242,7 +245,7 @@ def _ask(
 
       # What could not be read is asked again within the round.
       while asked:
-        requests = [_request(writer_config, work, i) for i in asked]
+        requests = [request_for(writer_config, work, i) for i in asked]
         for group in model.answer(requests):
           _keep(store, work, group)
           tokens += sum(r.input_tokens + r.output_tokens for _, r in group)
@@ -268,7 +271,7 @@ def _ask(
       write_atomically(store.folder / _RATE, rate)
 
 
-def _request(
+def request_for(
   writer_config: ml_collections.ConfigDict, work: Work, prompt: int
 ) -> language_model.Request:
   """The next call for a prompt."""
@@ -292,22 +295,22 @@ def _keep(
   group: list[tuple[language_model.Request, language_model.Reply]],
 ) -> None:
   """Stores answers, then reads them."""
-  keys, payloads = [], []
-  for request, reply in group:
-    prompt = request.prompt
-    keys.append(_call_key(work, prompt, work.attempts[prompt]))
-    payloads.append(
-      json.dumps(
-        {
-          'answer': reply.text,
-          'input_tokens': reply.input_tokens,
-          'output_tokens': reply.output_tokens,
-        }
-      ).encode()
-    )
-  store.append(keys, payloads)
+  asked = [request.prompt for request, _ in group]
+  keys = [call_key(work, prompt, work.attempts[prompt]) for prompt in asked]
+  store.append(keys, [payload(reply) for _, reply in group])
   for request, reply in group:
     work.read_answer(request.prompt, reply.text)
+
+
+def payload(reply: language_model.Reply) -> bytes:
+  """What a store keeps of a reply."""
+  return json.dumps(
+    {
+      'answer': reply.text,
+      'input_tokens': reply.input_tokens,
+      'output_tokens': reply.output_tokens,
+    }
+  ).encode()
 
 
 def _check_failures(

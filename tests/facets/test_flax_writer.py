@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
+from dynllm_jax.facets import compressed_prompts
 from dynllm_jax.facets import facet_bank
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
@@ -235,7 +236,7 @@ def test_another_model_of_the_same_name_is_another_bank(log, tmp_path, batches):
   assert facet_bank.folder_of(config, log, str(tmp_path)) != places[0]
 
 
-def test_chat_templates(folder):
+def test_chat_templates(folder, monkeypatch):
   pytest.importorskip('jinja2')
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   loop = (
@@ -244,20 +245,34 @@ def test_chat_templates(folder):
   )
   tokenizer.chat_template = loop
 
-  def read(message):
-    return tokenizer.decode(
-      flax_writer.prompt_ids(tokenizer, [message])[0]
-    ).replace(' ##', '')
+  def read(message, version=1):
+    writer = fields(folder, prompt_version=version).writer
+    (ids,) = flax_writer.prompt_ids(writer, tokenizer, [message])
+    return tokenizer.decode(ids).replace(' ##', '')
+
+  monkeypatch.setattr(compressed_prompts, 'SYSTEM', 'be brief')
+  monkeypatch.setattr(compressed_prompts, 'EXAMPLES', (('he', 'is'),))
 
   assert read('hi') == ('[CLS] system say json [SEP] [CLS] user hi [SEP] a')
+  assert read('hi', 2) == (
+    '[CLS] system be brief [SEP] [CLS] user he [SEP] [CLS] assistant is [SEP] '
+    '[CLS] user hi [SEP] a'
+  )
   # As Gemma's does.
   tokenizer.chat_template = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}"
     '{% endif %}' + loop
   )
   assert read('hi') == '[CLS] user say json hi [SEP] a'
+  assert read('hi', 2) == (
+    '[CLS] user be brief he [SEP] [CLS] assistant is [SEP] [CLS] user hi [SEP] '
+    'a'
+  )
   tokenizer.chat_template = None
   assert read('hi') == '[CLS] say json hi answer [UNK] [SEP]'
+  assert read('hi', 2) == (
+    '[CLS] be brief he answer [UNK] is hi answer [UNK] [SEP]'
+  )
 
 
 def test_ends_come_from_wherever_they_are_stated(folder, tmp_path):

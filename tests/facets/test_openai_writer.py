@@ -1,5 +1,6 @@
 """The writer behind an endpoint: failures, limits, causality."""
 
+import functools
 import json
 import os
 import subprocess
@@ -191,7 +192,10 @@ def test_a_spending_limit_keeps_what_is_finished(log, tmp_path):
         log,
         windows.profiles(log, facet_answers.WINDOW),
         1024,
-        prompts.Counter(openai_writer.count_texts, openai_writer.count_prompts),
+        prompts.Counter(
+          openai_writer.count_texts,
+          functools.partial(openai_writer.count_prompts, fields(server).writer),
+        ),
       ).tokens
     )
     with pytest.raises(InputError, match='max_tokens: the spending limit'):

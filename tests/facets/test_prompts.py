@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
+from dynllm_jax.facets import compressed_prompts
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
 from dynllm_jax.types import InputError
@@ -37,8 +38,11 @@ def whole(messages):
 WORDS = prompts.Counter(words, whole)
 
 
-def make(log, budget=1000, counter=WORDS):
-  return prompts.Prompts(log, windows.profiles(log, WINDOW), budget, counter)
+WORDINGS = pytest.mark.parametrize('wording', [prompts, compressed_prompts])
+
+
+def make(log, budget=1000, counter=WORDS, wording=prompts):
+  return wording.Prompts(log, windows.profiles(log, WINDOW), budget, counter)
 
 
 def lines(made, row):
@@ -68,12 +72,63 @@ def test_a_message_lists_the_window_newest_first(shop):
   assert made.tokens.tolist() == whole([made.message(0), made.message(1)])
 
 
-def test_the_prompt_is_the_one_that_its_version_names():
-  """If this fails on purpose, raise prompts.VERSION: stores depend on it."""
-  assert (
-    prompts.VERSION,
-    hashlib.sha256(prompts.SYSTEM.encode()).hexdigest()[:12],
-  ) == (1, 'b621333c2ab4')
+@pytest.mark.parametrize(
+  'wording, version, digest',
+  [(prompts, 1, 'b621333c2ab4'), (compressed_prompts, 2, '32793a67e47c')],
+)
+def test_the_prompt_is_the_one_that_its_version_names(wording, version, digest):
+  """If this fails on purpose, raise the VERSION: stores depend on it."""
+  text = wording.SYSTEM + ''.join(map(''.join, wording.EXAMPLES))
+  found = hashlib.sha256(text.encode()).hexdigest()[:12]
+  assert (wording.VERSION, found) == (version, digest)
+
+
+def test_the_second_wording_counts_and_names_the_newest(make_log):
+  events = [(1, item, k) for k, item in enumerate([1, 2, 2, 3, 1])]
+  log = make_log(
+    [*events, (2, 3, 9)],
+    ['Rose &amp;\n tea', 'cake tins', ''],
+    ['Home > Food > Tea', 'Home > Baking', ''],
+    ['Acme', '', ''],
+  )
+  made = make(log, wording=compressed_prompts)
+  assert made.message(0) == (
+    'Purchases: 5\n'
+    'Categories: Food 2, Tea 2, Baking 2\n'
+    'Brands: Acme 2\n'
+    'Newest: Rose & tea; -; cake tins; cake tins; Rose & tea'
+  )
+  assert made.message(1) == (
+    'Purchases: 1\nCategories: unknown\nBrands: unknown\nNewest: -'
+  )
+  assert made.num_read.tolist() == [5, 1]
+
+  # What does not fit is the oldest titles; all purchases are counted still.
+  short = make(log, int(made.tokens[0]) - 1, wording=compressed_prompts)
+  assert short.message(0).endswith('-; cake tins; cake tins')
+  assert short.message(0).startswith('Purchases: 5\n')
+  with pytest.raises(InputError, match="few for one purchase, 'Newest: Rose"):
+    make(log, 20, wording=compressed_prompts)
+
+
+@pytest.mark.parametrize('wording', [compressed_prompts])
+def test_the_examples_are_answers_that_can_be_read(wording):
+  for message, answer in wording.EXAMPLES:
+    assert message.startswith(wording.HEADER)
+    texts = wording.parse(answer)
+    assert all(texts[:3])
+    assert bool(texts[3]) == ('Brands: unknown' not in message)
+
+
+def test_what_a_small_model_says_twice_counts_once():
+  said = ['fond of Action, action. , War, ACTION', ' ', 'None', 'Unknown, x']
+  answer = json.dumps(dict(zip(compressed_prompts.NAMES, said)))
+  assert compressed_prompts.parse(answer) == (
+    'fond of Action, action, War',
+    '',
+    '',
+    '',
+  )
 
 
 def test_equal_purchases_are_one_prompt(shop):
@@ -137,9 +192,10 @@ def test_the_least_budget_is_named(shop):
     make(log, least - 1)
 
 
-@given(EVENTS, st.integers(1, 3))
+@WORDINGS
+@given(late=EVENTS, k=st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
-def test_causal(shop, late, k):
+def test_causal(shop, wording, late, k):
   """Purchases at and after a close change no prompt of a window before it."""
   close = k * WINDOW
   early = [
@@ -153,7 +209,7 @@ def test_causal(shop, late, k):
   asked = []
   for events in (early, early + [e for e in late if e[2] >= close]):
     log = shop(events, num_users=3)
-    made, rows = make(log), windows.profiles(log, WINDOW)
+    made, rows = make(log, wording=wording), windows.profiles(log, WINDOW)
     asked.append(
       {
         (rows.users[r], rows.closes[r]): made.message(r)

@@ -45,6 +45,7 @@ BAD = {
   'facets.writer.max_attempts': 0,
   'facets.writer.max_failure_rate': 1.1,
   'facets.writer.form': 'tight',
+  'facets.writer.prompt_version': 3,
   'facets.writer.tokens_per_s': -1.0,
   'facets.writer.base_url': 'host:8000',
   'facets.writer.concurrency': 0,

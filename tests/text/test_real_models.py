@@ -61,7 +61,7 @@ def test_smollm2_knows_a_capital():
 @needs_smollm2
 def test_smollm2_fills_the_form():
   fields = writer(form='guided', max_output_tokens=80)
-  model = flax_writer._model(fields, lambda line: None)
+  model = flax_writer.make_model(fields, lambda line: None)
   (size,) = model.counter.prompts([_MESSAGE])
   request = language_model.Request(0, _MESSAGE, size, 0.0, 1)
   ((_, reply),) = next(iter(model.answer([request])))

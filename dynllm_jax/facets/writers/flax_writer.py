@@ -72,7 +72,12 @@ def write(
 ) -> FacetTexts:
   """Writes the facets of each profile; see `llm_writing.write`."""
   return llm_writing.write(
-    writer_config, _model(writer_config, report), log, profiles, store, report
+    writer_config,
+    make_model(writer_config, report),
+    log,
+    profiles,
+    store,
+    report,
   )
 
 
@@ -85,7 +90,12 @@ def plan(
 ) -> None:
   """Says what writing would take; see `llm_planning.plan`."""
   llm_planning.plan(
-    writer_config, _model(writer_config, report), log, profiles, store, report
+    writer_config,
+    make_model(writer_config, report),
+    log,
+    profiles,
+    store,
+    report,
   )
 
 
@@ -107,19 +117,25 @@ def check(writer_config: ml_collections.ConfigDict) -> None:
   )
 
 
-def _model(
+def make_model(
   writer_config: ml_collections.ConfigDict, report: Callable[[str], None]
 ) -> language_model.Model:
-  """The model; its tokenizer is loaded now, its weights when it is asked."""
+  """The model; its tokenizer is loaded now, its weights when it is asked.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    report: takes lines of progress.
+
+  Raises:
+    InputError: if a field is not allowed, or the model cannot be found.
+  """
   check(writer_config)
   about = {
     **language_model.about(writer_config, 'dtype'),
     'weights': model_files.identity(_FIELD, writer_config.model),
   }
   tokenizer = load_tokenizer(writer_config.model)
-  guided = language_model.is_guided(writer_config)
-  opening = guided_form.opening(tokenizer) if guided else []
-
+  opening = _opening(writer_config, tokenizer)
   loaded: list[Generator | Decoding] = []
 
   def generator() -> Generator | Decoding:
@@ -136,7 +152,7 @@ def _model(
   def answer(
     requests: Sequence[Request],
   ) -> Iterator[list[tuple[Request, Reply]]]:
-    return _answer(generator(), tokenizer, opening, requests)
+    return answers(writer_config, generator(), tokenizer, requests)
 
   def count_texts(texts: Sequence[str]) -> list[int]:
     if not texts:
@@ -145,10 +161,21 @@ def _model(
     return list(map(len, ids))
 
   def count_prompts(messages: Sequence[str]) -> list[int]:
-    return list(map(len, prompt_ids(tokenizer, messages, opening)))
+    ids = prompt_ids(writer_config, tokenizer, messages, opening)
+    return list(map(len, ids))
 
   counter = prompts.Counter(count_texts, count_prompts)
   return language_model.Model(about, counter, answer, speed)
+
+
+def _opening(
+  writer_config: ml_collections.ConfigDict, tokenizer: Any
+) -> list[int]:
+  """Token ids with which every answer is made to begin."""
+  if not language_model.is_guided(writer_config):
+    return []
+  names = language_model.wording(writer_config).NAMES
+  return guided_form.opening(tokenizer, names)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -213,7 +240,8 @@ def load_generator(
 
   if guided:
     vocab = loaded.model.settings.vocab_size
-    form = guided_form.make(tokenizer, vocab, ends, output)
+    names = language_model.wording(writer_config).NAMES
+    form = guided_form.make(tokenizer, vocab, ends, output, names)
     stops = stops._replace(form=form)
   decoding = Decoding(
     loaded.model,
@@ -223,7 +251,7 @@ def load_generator(
     longest,
     stops,
   )
-  decoding.share(_beginning(tokenizer))
+  decoding.share(_beginning(writer_config, tokenizer))
   return decoding
 
 
@@ -259,10 +287,13 @@ def _check_length(
     )
 
 
-def _beginning(tokenizer: Any) -> list[int]:
+def _beginning(
+  writer_config: ml_collections.ConfigDict, tokenizer: Any
+) -> list[int]:
   """Token ids with which all prompts begin, the system message and more."""
-  messages = [f'{prompts.HEADER}\n{letter}' for letter in '1a']
-  one, other = prompt_ids(tokenizer, messages)
+  header = language_model.wording(writer_config).HEADER
+  messages = [f'{header}{letter}' for letter in '1a']
+  one, other = prompt_ids(writer_config, tokenizer, messages)
   size = next((k for k, (a, b) in enumerate(zip(one, other)) if a != b), 0)
   return one[:size]
 
@@ -290,13 +321,25 @@ def end_tokens(loaded: flax_models.Loaded, tokenizer: Any) -> list[int]:
   return distinct
 
 
-def _answer(
+def answers(
+  writer_config: ml_collections.ConfigDict,
   generator: Generator | Decoding,
   tokenizer: Any,
-  opening: Sequence[int],
   requests: Sequence[Request],
 ) -> Iterator[list[tuple[Request, Reply]]]:
-  """Answers requests in batches of prompts that are padded to one length."""
+  """Answers requests in batches of prompts that are padded to one length.
+
+  Args:
+    writer_config: `config.facets.writer`.
+    generator: of `load_generator`.
+    tokenizer: of the model.
+    requests: in any order.
+
+  Yields:
+    A batch's requests, each with its reply.
+  """
+  names = language_model.wording(writer_config).NAMES
+  opening = _opening(writer_config, tokenizer)
   requests = sorted(requests, key=lambda request: request.tokens)
   at = 0
   while at < len(requests):
@@ -309,14 +352,14 @@ def _answer(
     at += len(batch)
 
     messages = [request.message for request in batch]
-    ids = prompt_ids(tokenizer, messages, opening)
+    ids = prompt_ids(writer_config, tokenizer, messages, opening)
     outputs: list[Any] = generator(
       ids,
       [request.temperature for request in batch],
       [request.seed for request in batch],
     )
     if opening:
-      texts = [guided_form.answer(tokenizer, strings) for strings in outputs]
+      texts = [guided_form.answer(tokenizer, o, names) for o in outputs]
       sizes = [sum(map(len, strings)) for strings in outputs]
     else:
       texts = [tokenizer.decode(o, skip_special_tokens=True) for o in outputs]
@@ -326,11 +369,15 @@ def _answer(
 
 
 def prompt_ids(
-  tokenizer: Any, messages: Sequence[str], opening: Sequence[int] = ()
+  writer_config: ml_collections.ConfigDict,
+  tokenizer: Any,
+  messages: Sequence[str],
+  opening: Sequence[int] = (),
 ) -> list[list[int]]:
   """Token ids of whole prompts.
 
   Args:
+    writer_config: `config.facets.writer`.
     tokenizer: of the model.
     messages: the user messages.
     opening: token ids with which the answer is made to begin.
@@ -338,10 +385,9 @@ def prompt_ids(
   if not messages:
     return []
   chat = bool(tokenizer.chat_template)
+  write = functools.partial(_chat, tokenizer) if chat else _plain
   texts = [
-    _chat(tokenizer, message)
-    if chat
-    else f'{prompts.SYSTEM}\n\n{message}\n\nAnswer:\n'
+    write(language_model.messages(writer_config, message))
     for message in messages
   ]
   # A chat template writes the special tokens itself.
@@ -349,7 +395,16 @@ def prompt_ids(
   return [[*row, *opening] for row in rows]
 
 
-def _chat(tokenizer: Any, message: str) -> str:
+def _plain(turns: list[dict[str, str]]) -> str:
+  """A prompt for a model that was trained on no form of a chat."""
+  system, *others = (turn['content'] for turn in turns)
+  return f'{system}\n\n' + '\n\n'.join(
+    text if number % 2 else f'{text}\n\nAnswer:\n'
+    for number, text in enumerate(others)
+  )
+
+
+def _chat(tokenizer: Any, turns: list[dict[str, str]]) -> str:
   """A prompt in the form that the model was trained on."""
   try:
     import jinja2
@@ -366,13 +421,8 @@ def _chat(tokenizer: Any, message: str) -> str:
     enable_thinking=False,
   )
   try:
-    return render(
-      [
-        {'role': 'system', 'content': prompts.SYSTEM},
-        {'role': 'user', 'content': message},
-      ]
-    )
+    return render(turns)
   except jinja2.TemplateError:  # the template takes no system message
-    return render(
-      [{'role': 'user', 'content': f'{prompts.SYSTEM}\n\n{message}'}]
-    )
+    system, first, *others = turns
+    joined = f'{system["content"]}\n\n{first["content"]}'
+    return render([{**first, 'content': joined}, *others])

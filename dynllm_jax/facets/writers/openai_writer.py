@@ -23,7 +23,6 @@ from dynllm_jax.text.endpoint import BadAnswerError
 from dynllm_jax.text.endpoint import Endpoint
 from dynllm_jax.text.endpoint import Refused
 from dynllm_jax.types import EventLog
-from dynllm_jax.types import FACETS
 
 VERSION = 1
 
@@ -32,22 +31,6 @@ VERSION = 1
 _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 8  # that the format of a chat adds to each message
 
-# The form of an answer, for endpoints that keep to one.
-_RESPONSE = {
-  'response_format': {
-    'type': 'json_schema',
-    'json_schema': {
-      'name': 'profile',
-      'strict': True,
-      'schema': {
-        'type': 'object',
-        'properties': {name: {'type': 'string'} for name in FACETS},
-        'required': list(FACETS),
-        'additionalProperties': False,
-      },
-    },
-  }
-}
 # How an endpoint says that it does not: bad request, unprocessable, not
 # implemented.
 _NOT_TAKEN = (400, 422, 501)
@@ -113,8 +96,30 @@ class _Schema:
   from then on.
   """
 
-  def __init__(self, report: Callable[[str], None]) -> None:
-    """Knows nothing yet; `report` takes a line if it is refused."""
+  def __init__(
+    self, names: Sequence[str], report: Callable[[str], None]
+  ) -> None:
+    """Knows nothing yet.
+
+    Args:
+      names: of the strings of an answer.
+      report: takes a line if the schema is refused.
+    """
+    self._fields = {
+      'response_format': {
+        'type': 'json_schema',
+        'json_schema': {
+          'name': 'profile',
+          'strict': True,
+          'schema': {
+            'type': 'object',
+            'properties': {name: {'type': 'string'} for name in names},
+            'required': list(names),
+            'additionalProperties': False,
+          },
+        },
+      }
+    }
     self._report = report
     self._lock = threading.Lock()
     self._is_taken: bool | None = None
@@ -129,14 +134,14 @@ class _Schema:
     with self._lock if self._is_taken is None else contextlib.nullcontext():
       if self._is_taken is None:
         return self._try(create)
-    return create(**(_RESPONSE if self._is_taken else {}))
+    return create(**(self._fields if self._is_taken else {}))
 
   def _try(self, create: Callable[..., Any]) -> Any:
     """Makes the first call that is answered."""
     import openai
 
     try:
-      answer = create(**_RESPONSE)
+      answer = create(**self._fields)
       self._is_taken = True
       return answer
     except openai.APIStatusError as error:
@@ -157,7 +162,8 @@ def _model(
 ) -> language_model.Model:
   language_model.check(writer_config)
   guided = language_model.is_guided(writer_config)
-  schema = _Schema(report) if guided else None
+  names = language_model.wording(writer_config).NAMES
+  schema = _Schema(names, report) if guided else None
 
   @functools.cache
   def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
@@ -178,7 +184,11 @@ def _model(
 
   return language_model.Model(
     language_model.about(writer_config),
-    prompts.Counter(count_texts, count_prompts, exact=False),
+    prompts.Counter(
+      count_texts,
+      functools.partial(count_prompts, writer_config),
+      exact=False,
+    ),
     answer,
   )
 
@@ -193,10 +203,7 @@ def _call(
   create = functools.partial(
     client.chat.completions.create,
     model=writer_config.model,
-    messages=[
-      {'role': 'system', 'content': prompts.SYSTEM},
-      {'role': 'user', 'content': request.message},
-    ],
+    messages=language_model.messages(writer_config, request.message),
     temperature=request.temperature,
     seed=request.seed % 2**31,
     max_tokens=writer_config.max_output_tokens,
@@ -222,7 +229,11 @@ def count_texts(texts: Sequence[str]) -> list[int]:
   return [math.ceil(size / _BYTES_PER_TOKEN) for size in sizes]
 
 
-def count_prompts(messages: Sequence[str]) -> list[int]:
+def count_prompts(
+  writer_config: ml_collections.ConfigDict, messages: Sequence[str]
+) -> list[int]:
   """Estimates the tokens of whole prompts, given their user messages."""
-  form = count_texts([prompts.SYSTEM])[0] + 2 * _MESSAGE_TOKENS
+  turns = language_model.messages(writer_config, '')
+  form = sum(count_texts([turn['content'] for turn in turns]))
+  form += len(turns) * _MESSAGE_TOKENS
   return [form + size for size in count_texts(messages)]

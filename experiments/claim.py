@@ -1,0 +1,269 @@
+r"""The paper's claim with a real language model: do its facets help?
+
+    python -m experiments.claim --model=.models/smollm2 --encoder=minilm \
+        --log=event_log=interactions.csv,items.csv
+
+One system, its facets written by rules, by a language model, by the same model
+from another user's purchases (experiments/shuffled_writer.py, the control) and
+not at all; texts embedded by hashing and by a language model; some seeds each.
+The facets of the language model are best written before, on an accelerator
+(experiments/remote_facets.py). Rows that are there are not computed again.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+import statistics
+from typing import Any
+
+from absl import app
+from absl import flags
+import numpy as np
+
+from dynllm_jax.engine import significance
+from dynllm_jax.storage import atomic
+from dynllm_jax.types import InputError
+from experiments import exit_status
+from experiments import grids
+from experiments import pages
+from experiments import remote_facets
+from experiments import result_rows
+from experiments.result_rows import Log
+from experiments.result_rows import Row
+from experiments.result_rows import Setting
+
+_ENCODER = flags.DEFINE_string('encoder', None, "The encoder's folder.")
+_SYSTEM = flags.DEFINE_string('system', 'dynllm+text+counts', 'Which system.')
+_EPOCHS = flags.DEFINE_integer('epochs', 6, 'Most epochs of a run.')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds of each run, from 0.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', 'runs/claim', 'Where run folders are kept.'
+)
+
+Runs = dict[tuple[str, str], list[Row]]  # by encoder and facets, a row a seed
+
+_LLM, _CONTROL = 'language model', 'the same, shuffled users'
+_METRICS = ('recall@10', 'ndcg@10')
+_GROUPS = ('new_user', 'new_item')
+
+
+def main(argv: list[str]) -> int:
+  """Runs what is missing and writes the page."""
+  del argv
+  return exit_status.exit_status(_run)
+
+
+def _run() -> None:
+  log = result_rows.parse_log('claim', remote_facets.LOG.value)
+  runs: Runs = {}
+  # Seed by seed: whatever is stopped has compared all choices.
+  for seed in range(_SEEDS.value):
+    for choice, fields in choices().items():
+      setting = Setting(_SYSTEM.value, tuple(fields.items()), seed)
+      row = result_rows.run(log, setting, pathlib.Path(_WORKDIR.value))
+      runs.setdefault(choice, []).append(row)
+      write_page(log, runs)
+
+
+def choices() -> dict[tuple[str, str], dict[str, Any]]:
+  """What is compared: fields by encoder and facets."""
+  common = {
+    'eval.validation_events': grids.VALIDATION_EVENTS,
+    'eval.compare': '()',
+    'train.num_epochs': _EPOCHS.value,
+    'train.patience': grids.PATIENCE,
+    'facets.window_days': remote_facets.DAYS.value,
+  }
+  written = {
+    f'facets.writer.{name}': value
+    for name, value in remote_facets.writer_fields().items()
+  }
+  facets = {
+    'none': {'model.facets': '()'},
+    'rules': {},
+    _CONTROL: {
+      **written,
+      'facets.writer.name': 'experiments.shuffled_writer',
+    },
+    _LLM: written,
+  }
+  encoders = {
+    'hashing': {},
+    pathlib.Path(_ENCODER.value).name: {
+      'facets.encoder.name': 'flax',
+      'facets.encoder.model': _ENCODER.value,
+    },
+  }
+  return {
+    (encoder, facet): {**common, **encoders[encoder], **facets[facet]}
+    for encoder in encoders
+    for facet in facets
+  }
+
+
+def write_page(log: Log, runs: Runs) -> None:
+  """Writes `results/claim_<log>.json` and `.md`.
+
+  Args:
+    log: the log.
+    runs: finished rows.
+  """
+  result = summarize(runs, lambda row: _ranks(log, row))
+  path = result_rows.RESULTS / f'claim_{log.name}'
+  atomic.write_atomically(
+    path.with_suffix('.json'), json.dumps(result, indent=2) + '\n'
+  )
+  atomic.write_atomically(
+    path.with_suffix('.md'), '\n'.join(_page(log, runs, result))
+  )
+
+
+def summarize(
+  runs: Runs, ranks: Callable[[Row], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+  """Figures of each choice, and tests of the language model's facets.
+
+  Args:
+    runs: finished rows.
+    ranks: of a row: f64[test events], and their users, i32[test events].
+
+  Returns:
+    `figures`, a mean and a spread over seeds by choice, and `tests`: for each
+    encoder and rival the difference of the language model's facets, with p of a
+    paired bootstrap over users. An event's gain is its mean over the seeds that
+    both have.
+  """
+  figures = [_figures(choice, rows) for choice, rows in runs.items()]
+  tests = []
+  for (encoder, facets), rows in runs.items():
+    ours = runs.get((encoder, _LLM), [])
+    seeds = min(len(rows), len(ours))
+    if facets == _LLM or not seeds:
+      continue
+    for metric in _METRICS:
+      columns = []
+      for some in (ours, rows):
+        read = [ranks(row) for row in some[:seeds]]
+        gains = [significance.gains(r, metric) for r, _ in read]
+        columns.append(np.mean(gains, axis=0))
+      users = read[0][1]
+      tests.append(
+        {
+          'encoder': encoder,
+          'rival': facets,
+          'metric': metric,
+          'seeds': seeds,
+          'difference': float((columns[0] - columns[1]).mean()),
+          'interval': significance.interval(columns[0] - columns[1], users),
+          'p': significance.p_value(*columns, users),
+        }
+      )
+  return {'figures': figures, 'tests': tests}
+
+
+def _figures(choice: tuple[str, str], rows: list[Row]) -> dict[str, Any]:
+  """A choice's figures over its seeds."""
+  values = {
+    name: [row['test'][name] for row in rows] for name in (*_METRICS, 'mrr')
+  }
+  values['validation recall@10'] = [
+    row['validation']['recall@10'] for row in rows
+  ]
+  for group in _GROUPS:
+    values[group] = [
+      row['test']['groups'][group].get('recall@10', 0.0) for row in rows
+    ]
+  return {
+    'encoder': choice[0],
+    'facets': choice[1],
+    'seeds': [row['seed'] for row in rows],
+    'mean': {name: statistics.fmean(v) for name, v in values.items()},
+    'spread': {
+      name: statistics.stdev(v) if len(v) > 1 else 0.0
+      for name, v in values.items()
+    },
+  }
+
+
+def _ranks(log: Log, row: Row) -> tuple[np.ndarray, np.ndarray]:
+  """The ranks of a row's test events, and their users."""
+  arrays = result_rows.read_arrays(log, row)
+  if arrays is None:
+    raise InputError(
+      f'{log.folder}: the ranks of {row["key"]} are not here; allowed: those '
+      'that experiments.verify makes again'
+    )
+  return arrays.ranks, arrays.users
+
+
+def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
+  """The lines of the page."""
+  first = next(iter(runs.values()))[0]
+  told = {facets: rows[0]['facets'] for (_, facets), rows in runs.items()}
+  names = ('validation recall@10', *_METRICS, 'mrr', *_GROUPS)
+  sizes = {g: first['test']['groups'][g]['events'] for g in _GROUPS}
+  heads = [
+    f'{n.replace("_", " ")} ({sizes[n]:,}), R@10' if n in sizes else n
+    for n in names
+  ]
+  return [
+    f'# Do facets of a language model help? {log.name}',
+    '',
+    f'Log: {first["source"]}; {first["system"]}; windows of '
+    f'{remote_facets.DAYS.value:g} days; at most {_EPOCHS.value} epochs. The '
+    'best epoch is chosen on a fixed sample of '
+    f'{grids.VALIDATION_EVENTS:,} validation events; figures are means over '
+    'seeds, ± their standard deviation.',
+    '',
+    *(f'- {facets}: {about["writer"]}' for facets, about in told.items()),
+    '',
+    *pages.table(
+      ['encoder', 'facets', 'seeds', *heads],
+      [
+        [
+          f['encoder'],
+          f['facets'],
+          len(f['seeds']),
+          *(
+            f'{pages.digits(f["mean"][n])} ± {pages.digits(f["spread"][n])}'
+            for n in names
+          ),
+        ]
+        for f in result['figures']
+      ],
+    ),
+    '',
+    '## The language model against the others',
+    '',
+    'Differences of test figures, of the seeds that both have; the interval of '
+    '95 % and p are of a paired bootstrap over users, of gains that are means '
+    'over these seeds.',
+    '',
+    *pages.table(
+      ['encoder', 'against', 'metric', 'seeds', 'difference', '95 %', 'p'],
+      [
+        [
+          t['encoder'],
+          t['rival'],
+          t['metric'],
+          t['seeds'],
+          f'{t["difference"]:+.4f}',
+          ' to '.join(f'{end:+.4f}' for end in t['interval']),
+          f'{t["p"]:.3f}',
+        ]
+        for t in result['tests']
+      ],
+    ),
+    '',
+    '## Commands',
+    '',
+    '```',
+    *(row['command'] for rows in runs.values() for row in rows),
+    '```',
+    '',
+  ]
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['log', 'model', 'encoder'])
+  app.run(main)
