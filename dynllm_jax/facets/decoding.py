@@ -187,6 +187,7 @@ class Decoding:
     self._beginning: tuple[int, ...] = ()
     self._prefix: tuple[decoder.Keys, ...] = ()
     self._seen: set[tuple[int, bool]] = set()
+
     self._run_chunk = jax.jit(
       functools.partial(_run_chunk, model), donate_argnums=2
     )

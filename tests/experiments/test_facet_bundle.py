@@ -41,23 +41,23 @@ def fixture_source(tmp_path, monkeypatch):
 def test_answers_from_elsewhere_are_those_of_the_writer(source, tmp_path):
   bundle, lines = tmp_path / 'bundle', []
   facet_bundle.prepare(bundle, source, lines.append)
-  assert lines[-1].startswith('4 prompts of ')
+  assert lines[-1].startswith('3 prompts of ')
 
   # Stopped after the first batch, in the middle of a line.
   facet_bundle.answer(bundle, source.fields, lines.append, seconds=1e-9)
   with open(bundle / 'answers.jsonl', 'a', encoding='utf-8') as file:
     file.write('{"key": "ab')
   facet_bundle.answer(bundle, source.fields, lines.append)
-  assert '2 of 4 prompts to answer' in lines
+  assert '1 of 3 prompts to answer' in lines
   facet_bundle.keep(bundle, source, lines.append)
-  assert '4 distinct prompts, 4 of them finished' in lines[-1]
+  assert '3 distinct prompts, 3 of them finished' in lines[-1]
 
   here = source._replace(folder=str(tmp_path / 'here'))
   texts = [
     writing.write(s.fields, s.log, s.profiles, s.folder, lines.append).texts
     for s in (source, here)
   ]
-  assert texts[0] == texts[1] and len(texts[0]) > 4
+  assert texts[0] == texts[1] and len(texts[0]) > 3
 
 
 def test_answers_of_another_model_are_refused(source, tmp_path):
