@@ -84,7 +84,7 @@ def settings(
   )
   result = {
     **{name: writer_config[name] for name in (*shared, *fields)},
-    'prompt_version': writer_config.prompt_version,
+    'prompt_version': wording(writer_config).VERSION,
   }
   # Texts of before there was a choice are found again.
   if is_guided(writer_config):
