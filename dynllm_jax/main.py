@@ -1,11 +1,12 @@
-"""The command: `python -m dynllm_jax.main --config=FILE --workdir=DIR`.
+"""The command: `dynllm --config=FILE --workdir=DIR`.
 
-FILE is a file of configs/, or FILE:SYSTEM with a system of dynllm_jax/models.
-Any field of the configuration is overridden, as --config.train.num_epochs=5;
---mode=config lists them all, with their meaning and what is allowed, and
---mode=check says how a log is understood. Your own log:
+It is `python -m dynllm_jax.main` too, and the folder may be left out. FILE is a
+file of configs/, or FILE:SYSTEM with a system of dynllm_jax/models. Any field
+of the configuration is overridden, as --config.train.num_epochs=5;
+--mode=config and --help list them all, with their meaning and what is allowed,
+and --mode=check says how a log is understood. Your own log:
 
-  python -m dynllm_jax.main --config=configs/event_log.py --workdir=runs/shop \\
+  dynllm --config=event_log --workdir=runs/shop \\
       --config.data.events=events.csv --config.data.items=items.csv
 """
 
@@ -13,14 +14,10 @@ import io
 import os
 import sys
 
-from absl import flags
-
 from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax.runs import command_line
 from dynllm_jax.types import InputError
-
-flags.adopt_module_key_flags(command_line)  # for --help
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +33,10 @@ def main(argv: list[str]) -> int:
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    _run(command_line.read(argv))
+    if command_line.asks_for_help(argv):
+      _print_help(argv)
+    else:
+      _run(command_line.read(argv))
     return 0
   except checks.Faults as error:
     return max(_fail(line) for line in error.lines)
@@ -120,6 +120,17 @@ def _how_to_go_on(command: command_line.Command) -> str:
   if command.mode in ('facets', 'tune'):
     return 'what was finished so far is kept; the same command goes on'
   return 'nothing was changed; the same command starts again'
+
+
+def _print_help(argv: list[str]) -> None:
+  """Says what the command does, and lists its flags and fields."""
+  command = command_line.of_help(argv)
+  whose = command.config_file or 'dynllm'
+  print(f'{__doc__}\nFlags:\n\n{command_line.flag_help()}\n')
+  print(
+    f'Fields with the values of {whose}; add --config=FILE:SYSTEM for others'
+  )
+  _print_fields(command)
 
 
 def _print_fields(command: command_line.Command) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from typing import NamedTuple
 
-from absl import app
 from absl import flags
 import ml_collections
 from ml_collections import config_flags
@@ -213,7 +212,6 @@ def read(argv: list[str]) -> Command:
   Raises:
     InputError: naming the flag or the field that is wrong.
   """
-  app.define_help_flags()
   argv = _with_stored_config(argv)
   rest = _parse(argv)
   if rest[1:]:
@@ -238,8 +236,9 @@ def read(argv: list[str]) -> Command:
     if mode == 'config':
       return Command(config_lib.default(), workdir='', mode=mode)
     raise InputError(
-      '--config is missing; allowed: a file of configs/; none with '
-      '--mode=evaluate and the --workdir of a run'
+      f'--config is missing; allowed: {", ".join(config_files.names())}, or a '
+      'file of your own; none with --mode=evaluate and the --workdir of a run; '
+      '--help says more'
     )
 
   named = config_flags.get_config_filename(flags.FLAGS['config'])
@@ -257,6 +256,26 @@ def read(argv: list[str]) -> Command:
     systems=tuple(_SYSTEMS.value),
     config_file=named.partition(':')[0],
   )
+
+
+def asks_for_help(argv: list[str]) -> bool:
+  """Whether a command line asks what there is, rather than for work."""
+  return any(
+    re.fullmatch('-h|--?help(short|full)?', argument) for argument in argv[1:]
+  )
+
+
+def of_help(argv: list[str]) -> Command:
+  """The command `--mode=config` for the --config that stands beside --help."""
+  named = _given(argv, 'config')
+  return read(
+    [argv[0], '--mode=config', *([f'--config={named}'] if named else [])]
+  )
+
+
+def flag_help() -> str:
+  """The flags of the command, each with its meaning and default."""
+  return flags.FLAGS.module_help(__name__).partition(':\n')[2]
 
 
 def _of_run_folder(mode: str) -> Command:

@@ -1,8 +1,9 @@
 """The settings of JAX that programs here are written for.
 
 A shell may set others for other work: JAX_ENABLE_X64=1 makes numbers twice as
-wide, JAX_DEFAULT_PRNG_IMPL=rbg draws with another generator. Both would change
-what a checkpoint holds.
+wide, JAX_DEFAULT_PRNG_IMPL=rbg draws with another generator, an offset moves
+every seed. These would change what a checkpoint holds; strict promotion and
+guards of transfers would end a program that is right without them.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ _SETTINGS = {
   'jax_enable_x64': False,
   'jax_default_prng_impl': 'threefry2x32',
   'jax_threefry_partitionable': True,
+  'jax_random_seed_offset': 0,
+  'jax_numpy_dtype_promotion': 'standard',
+  'jax_numpy_rank_promotion': 'allow',
+  'jax_transfer_guard': 'allow',
 }
 
 # CUDA graphs for loops and branches, too: without them the host launches every
@@ -51,12 +56,24 @@ def pin() -> None:
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-  """Sets them for a while in this thread, of a program that has its own."""
-  with (
-    jax.enable_x64(False),
-    jax.default_prng_impl('threefry2x32'),
-    jax.threefry_partitionable(True),
-  ):
+  """Sets them for a while, of a program that has its own.
+
+  Other threads keep theirs, but for an offset of seeds, which JAX has for all.
+  """
+  offset = jax.config.jax_random_seed_offset
+  with contextlib.ExitStack() as stack:
+    if offset:
+      stack.callback(jax.config.update, 'jax_random_seed_offset', offset)
+      jax.config.update('jax_random_seed_offset', 0)
+    for setting in (
+      jax.enable_x64(False),
+      jax.default_prng_impl('threefry2x32'),
+      jax.threefry_partitionable(True),
+      jax.numpy_dtype_promotion('standard'),
+      jax.numpy_rank_promotion('allow'),
+      jax.transfer_guard('allow'),
+    ):
+      stack.enter_context(setting)
     yield
 
 

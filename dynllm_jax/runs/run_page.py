@@ -285,17 +285,19 @@ def cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _seconds(parts: Mapping[str, float]) -> list[dict[str, Any]]:
-  """The parts of the time, the longest first."""
+  """The parts of the time, the longest first, one color each."""
   total = sum(parts.values()) or 1.0
   ordered = sorted(parts.items(), key=lambda part: -part[1])
+  shown = dict([part for part in ordered if part[0] != 'other'][: COLORS - 1])
+  shown['other'] = total - sum(shown.values())
   return [
     {
       'name': name,
       'seconds': duration(seconds),
       'percent': f'{100 * seconds / total:.2f}',
-      'color': f't{number % COLORS}',
+      'color': f't{number}',
     }
-    for number, (name, seconds) in enumerate(ordered)
+    for number, (name, seconds) in enumerate(shown.items())
     if seconds >= 0.05
   ]
 

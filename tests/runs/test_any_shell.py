@@ -31,6 +31,13 @@ def make_config(folder, name='events.csv'):
   return config
 
 
+@contextlib.contextmanager
+def seeds_moved_by(offset):
+  jax.config.update('jax_random_seed_offset', offset)
+  yield
+  jax.config.update('jax_random_seed_offset', 0)
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A run in folders whose name means something to patterns and addresses."""
@@ -47,6 +54,11 @@ def run(tmp_path_factory):
     jax.default_prng_impl('rbg'),
     jax.default_prng_impl('unsafe_rbg'),
     jax.threefry_partitionable(False),
+    jax.numpy_dtype_promotion('strict'),
+    jax.numpy_rank_promotion('raise'),
+    jax.transfer_guard('disallow'),
+    jax.debug_nans(True),
+    seeds_moved_by(7),
   ],
 )
 def test_a_run_is_evaluated_whatever_is_set_and_its_log_is_called(run, setting):
@@ -61,7 +73,14 @@ def test_a_run_goes_on_in_such_a_folder_with_other_settings(run, tmp_path):
   folder, _ = run
   config = make_config(folder)
   config.train.num_epochs = 2
-  with jax.enable_x64(True), jax.default_prng_impl('rbg'):
+  with (
+    jax.enable_x64(True),
+    jax.default_prng_impl('rbg'),
+    jax.numpy_dtype_promotion('strict'),
+    jax.numpy_rank_promotion('raise'),
+    jax.transfer_guard('disallow'),
+    seeds_moved_by(7),
+  ):
     resumed = dynllm_jax.train(config, str(folder / 'run'))
   whole = dynllm_jax.train(config, str(tmp_path / 'run'))
   assert resumed['epochs'] == 2

@@ -1,5 +1,7 @@
 """Checkpoints that are no longer what was saved."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from dynllm_jax.graph import pending_updates
+from dynllm_jax.runs import run_folder
 from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
@@ -96,3 +99,26 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
   with Checkpoints(folder) as checkpoints:
     assert checkpoints.epoch('best') == 3
     assert checkpoints.status('best') == STATUS
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('[lr=0.003]', 'a[1', ']x[', 'a*b?', '#1 50% {1,2}', 'q\'u"o;te'),
+    *('~', '-rf $HOME', 'été 日本', 'two\nlines'),
+  ],
+)
+def test_a_run_folder_may_have_any_name(tmp_path, name):
+  folder = tmp_path / name / 'run'
+  run_folder.RunFolder(str(folder)).check()
+  with run_folder.RunFolder(str(folder)).held():
+    for epoch in (1, 2):
+      with Checkpoints(folder) as checkpoints:
+        checkpoints.save('latest', epoch, state(epoch), STATUS)
+        checkpoints.save('best', epoch, state(epoch), STATUS)
+  with Checkpoints(folder) as checkpoints:
+    assert [checkpoints.epoch(kind) for kind in ('latest', 'best')] == [2, 2]
+    assert checkpoints.status('best') == STATUS
+    restored = checkpoints.restore('best', state(0))
+  np.testing.assert_array_equal(restored.params['w'], state(2).params['w'])
+  assert sorted(os.listdir(tmp_path)) == [name]

@@ -32,6 +32,7 @@ class Columns:
     starts: the row of the table's source, from 0, at which each file begins.
     table: one column a role; a role that no column has is left out.
     names: role -> the column's name in the first file.
+    names_by_file: likewise of each file.
     rows: i64[rows], a row's position among the rows of all files, from 0.
     counts: rows read, malformed lines, rows left out by `where`.
   """
@@ -40,6 +41,7 @@ class Columns:
   starts: tuple[int, ...]
   table: pa.Table
   names: dict[str, str]
+  names_by_file: tuple[dict[str, str], ...]
   rows: np.ndarray
   counts: dict[str, int]
 
@@ -93,6 +95,12 @@ def id_problems(role: str, ids: text_columns.Ids) -> list[Problem]:
       ids.rounded,
       'ids in full, written as text or as whole numbers',
     ),
+    Problem(
+      role,
+      'has half a character, or what stands for one',
+      ids.cut,
+      'ids in full',
+    ),
   ]
 
 
@@ -105,6 +113,7 @@ def read_columns(
   files: source_files.File | Sequence[source_files.File],
   wanted: Mapping[str, Wanted],
   where: Mapping[str, Any] | None = None,
+  fields: Mapping[str, str] | None = None,
 ) -> Columns:
   """Reads columns by role (SPEC 2.1).
 
@@ -112,6 +121,8 @@ def read_columns(
     files: what to read, one after the other.
     wanted: role -> column. A position is never looked up as a name.
     where: column -> what a row's cell must be to be kept (row_filters.py).
+    fields: role -> the configuration's field that names its column, for
+      messages.
 
   Returns:
     The columns, of the rows that `where` keeps.
@@ -124,7 +135,7 @@ def read_columns(
   if isinstance(files, source_files.File):
     files = [files]
   filters = dict(where or {})
-  parts = [_read_part(file, wanted, filters) for file in files]
+  parts = [_read_part(file, wanted, filters, fields or {}) for file in files]
   sizes = [part.table.num_rows for part in parts]
   starts = tuple(int(start) for start in np.cumsum([0, *sizes[:-1]]))
   table = _concatenate([part.table for part in parts])
@@ -147,6 +158,7 @@ def read_columns(
     starts=starts,
     table=table,
     names=parts[0].names,
+    names_by_file=tuple(part.names for part in parts),
     rows=rows,
     counts=counts,
   )
@@ -168,15 +180,19 @@ def _read_part(
   file: source_files.File,
   wanted: Mapping[str, Wanted],
   filters: Mapping[str, Any],
+  fields: Mapping[str, str],
 ) -> _Part:
   """The columns of one file, and which of its rows the filters keep."""
   looked_for = [
     column if isinstance(column, tuple) else (str(column),)
     for column in [*wanted.values(), *filters]
-    if _position(column) is None
+    if position(column) is None
   ]
   there = file_formats.column_names(file, looked_for)
-  found = {role: _find(file, column, there) for role, column in wanted.items()}
+  found = {
+    role: _find(file, column, there, fields.get(role, ''))
+    for role, column in wanted.items()
+  }
   roles = {role: at for role, at in found.items() if at is not None}
   filtered = {column: _resolve(file, column, there) for column in filters}
 
@@ -280,7 +296,7 @@ def good_rows(
   return np.flatnonzero(~bad), counts
 
 
-def _position(column: Wanted) -> int | None:
+def position(column: Wanted) -> int | None:
   """The position by which a column is given, never a name."""
   if isinstance(column, int):
     return column
@@ -290,23 +306,23 @@ def _position(column: Wanted) -> int | None:
 
 
 def _find(
-  file: source_files.File, column: Wanted, there: list[str]
+  file: source_files.File, column: Wanted, there: list[str], field: str
 ) -> int | None:
   """Where a column is; None where no one of several names is there."""
   if not isinstance(column, tuple):
-    return _resolve(file, column, there)
+    return _resolve(file, column, there, field)
   name = next((name for name in column if name in there), None)
   return None if name is None else _resolve(file, name, there)
 
 
 def _resolve(
-  file: source_files.File, column: str | int, there: list[str]
+  file: source_files.File, column: str | int, there: list[str], field: str = ''
 ) -> int:
-  """The position of a configured column, which must be there once."""
-  position = _position(column)
-  if position is not None:
-    if position < len(there):
-      return position
+  """The position of a column, which must be there once; `field` names it."""
+  place = position(column)
+  if place is not None:
+    if place < len(there):
+      return place
   elif there.count(str(column)) == 1:
     return there.index(str(column))
   elif column in there:
@@ -322,12 +338,12 @@ def _resolve(
     if file.has_header or file.names
     else f'{by_position}, as it has no header'
   )
-  hint = ''
+  hint = f'; {field} chooses one' if field else ''
   if file.kind in ('csv', 'xlsx') and file.header:
     field = 'items_header' if file.field.endswith('items') else 'header'
     looks = any(map(time_columns.is_time, there))
     if looks or field == 'items_header':
-      hint = (
+      hint += (
         f'; {"its first line looks like a row: " if looks else ""}a file '
         f'without a header needs config.data.{field}=False, and positions of '
         'columns'

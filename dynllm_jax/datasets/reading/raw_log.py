@@ -138,8 +138,12 @@ def event_columns(
     InputError: as `read_configured`.
   """
   check_roles(data_config)
+  wanted = _event_columns(data_config)
   return columns_by_role.read_columns(
-    logs, _event_columns(data_config), where=data_config.where
+    logs,
+    wanted,
+    where=data_config.where,
+    fields={role: f'config.data.{role}_column' for role in wanted},
   )
 
 
@@ -159,6 +163,10 @@ def item_columns(
         role: data_config[f'{role}_column'] or names
         for role, names in item_tables.USUAL_NAMES.items()
       },
+    },
+    fields={
+      'item': 'config.data.items_item_column',
+      **{role: f'config.data.{role}_column' for role in item_tables.TEXTS},
     },
   )
   if not set(item_tables.TEXTS) & set(table.names):
@@ -205,7 +213,6 @@ def events(
     InputError: at the first bad row, if such rows are not dropped; if the unit
       of the times cannot be told; if no row is good.
   """
-  _check_header(columns)
   place = (
     f'{columns.file.field}: {columns.file.path}: column '
     f'{columns.names["time"]!r}'
@@ -213,6 +220,7 @@ def events(
   with file_formats.reading(columns.file):
     users = text_columns.ids(columns.table['user'])
     items = text_columns.ids(columns.table['item'])
+    _check_header(columns, data_config, users, items)
     times = time_columns.parse(
       columns.table['time'] if time_column is None else time_column,
       data_config.time_unit,
@@ -259,23 +267,43 @@ def events(
   )
 
 
-def _check_header(columns: columns_by_role.Columns) -> None:
-  """Stops where the first line cannot have the columns' names.
+def _check_header(
+  columns: columns_by_role.Columns,
+  data_config: ml_collections.ConfigDict,
+  users: text_columns.Ids,
+  items: text_columns.Ids,
+) -> None:
+  """Stops where the first line of a file cannot have the columns' names.
 
   Raises:
-    InputError: if its cell in the column of the times is a time.
+    InputError: if its cell in the column of the times is a time, or those of
+      user and item, chosen by position, are ids of the log.
   """
-  file, name = columns.file, columns.names['time']
-  if file.kind not in ('csv', 'xlsx') or not file.header:
-    return
-  names = file_formats.column_names(file)
-  # pandas numbers columns that have no names.
-  numbered = names == [str(position) for position in range(len(names))]
-  if time_columns.is_time(name) and not numbered:
+  by_position = all(
+    columns_by_role.position(data_config[f'{role}_column']) is not None
+    for role in ('user', 'item')
+  )
+  for file, names in zip(columns.files, columns.names_by_file):
+    if file.kind not in ('csv', 'xlsx') or not file.header:
+      continue
+    there = file_formats.column_names(file)
+    # pandas numbers columns that have no names.
+    if there == [str(position) for position in range(len(there))]:
+      continue
+
+    cells = {role: names[role].strip() for role in EVENT_ROLES}
+    if time_columns.is_time(cells['time']):
+      why = f'its cell {cells["time"]!r}, of the column of the times, is a time'
+    elif by_position and all(
+      cells[role] and (ids.names == cells[role]).any()
+      for role, ids in (('user', users), ('item', items))
+    ):
+      why = f'{cells["user"]!r} is a user and {cells["item"]!r} an item of it'
+    else:
+      continue
     raise file.error(
-      f'the first line cannot be a header: its cell {name!r}, of the column of '
-      'the times, is a time; a file without a header needs '
-      'config.data.header=False'
+      f'the first line cannot be a header: {why}; a file without a header '
+      'needs config.data.header=False'
     )
 
 

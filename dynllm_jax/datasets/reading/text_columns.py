@@ -31,12 +31,15 @@ class Ids(NamedTuple):
       value.
     rounded: bool[rows], where it is a number that lost digits, so that several
       ids may have become one.
+    cut: bool[rows], where a character was lost, for which the replacement
+      character stands; several ids may have become one.
     counts: rows whose id is not as it is written, by what was done.
   """
 
   names: np.ndarray
   missing: np.ndarray
   rounded: np.ndarray
+  cut: np.ndarray
   counts: dict[str, int]
 
 
@@ -204,11 +207,14 @@ def ids(column: pa.ChunkedArray) -> Ids:
     plain = pc.replace_substring_regex(trimmed, r'\.0*$', '')
   rounded = matches(trimmed, _ROUNDED) | _beyond_floats(column, plain)
 
+  cut = pc.match_substring(plain, '\ufffd').to_numpy(zero_copy_only=False)
+
   table = plain.to_numpy(zero_copy_only=False).astype(object)
   return Ids(
     table[codes],
     missing[codes],
     rounded[codes],
+    cut[codes],
     counts={
       what: int(rows[mask.to_numpy(zero_copy_only=False) & ~missing].sum())
       for what, mask in changed.items()
