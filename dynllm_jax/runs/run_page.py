@@ -145,10 +145,8 @@ def _headline(verdict: Mapping[str, Any]) -> str:
   how = f' ({ratio:.2f} times its Recall@10)' if ratio else ''
   return {
     'ahead': f'Ahead of every floor, {verdict["rival"]} the best of them{how}',
-    'behind': f'Behind {verdict["rival"]}, which needs no training{how}',
-    'level': (
-      f'Not to be told from {verdict["rival"]}, which needs no training{how}'
-    ),
+    'behind': f'Behind {verdict["rival"]}, which only counts{how}',
+    'level': f'Not to be told from {verdict["rival"]}, which only counts{how}',
   }[verdict['says']]
 
 
@@ -355,6 +353,8 @@ def _case(case: Case, colors: Mapping[str, str]) -> dict[str, Any]:
     ],
     'past': [_purchase(p) for p in case.past],
     'next': [_purchase(p) for p in case.next],
+    'more_next': case.num_next - len(case.next),
+    'more_past': case.num_past - len(case.past),
   }
 
 

@@ -162,8 +162,8 @@ def advice(
       'each purchase with many items at once'
     )
   lines.append(
-    f'--config=FILE:{verdict["rival"]} is the floor itself: it needs no '
-    'training, and on this log nothing else was shown to be better'
+    f'--config=FILE:{verdict["rival"]} is the floor itself: it only counts, '
+    'and on this log nothing else was shown to be better'
   )
   return lines
 
