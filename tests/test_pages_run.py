@@ -175,6 +175,15 @@ def test_what_is_left_out_is_still_there(page):
     assert any(text.startswith(beginning) for text in everything), beginning
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_every_experiment_has_the_flags_that_it_is_called_with(page):
+  text = re.sub(r'\s*\\\n\s*', ' ', page.read_text(encoding='utf-8'))
+  for name, words in re.findall(r'-m experiments\.(\w+)([^\n`]*)', text):
+    source = (ROOT / 'experiments' / f'{name}.py').read_text(encoding='utf-8')
+    for flag in re.findall(r'--(\w+)', words):
+      assert re.search(rf'(?:\(\s*|--)\W?{flag}\b', source), (name, flag)
+
+
 @pytest.mark.slow
 def test_the_first_steps_of_a_new_user(tmp_path):
   """README's `Your own log`: checked, trained, tuned."""

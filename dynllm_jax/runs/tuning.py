@@ -134,7 +134,7 @@ class _Tuner:
     minutes: float,
   ) -> None:
     self._config, self._get_config = config, get_config
-    self._folder = folder
+    self.folder = folder
     self._prepared = False
     self._end = time.monotonic() + 60 * minutes
     own = get_config(prepared.system_name(config))
@@ -184,7 +184,7 @@ class _Tuner:
     config.eval.compare = ()
     key = json.dumps([system, fields], sort_keys=True)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    folder = RunFolder(str(self._folder / 'trials' / name))
+    folder = RunFolder(str(self.folder / 'trials' / name))
     trial.set_user_attr('folder', name)
     say(f'\ntune: trial {trial.number + 1}: {system} {_words(fields)}')
 
@@ -370,7 +370,7 @@ def _command(
     '-m',
     'dynllm_jax.main',
     f'--config={config_file}:{system}',
-    '--workdir=runs/tuned',
+    f'--workdir={tuner.folder / "best"}',
     *(
       f'--config.{name}={value}'
       for name, value in {
