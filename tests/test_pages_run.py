@@ -6,7 +6,7 @@ program. `configs/` of that folder has small versions of the files of the same
 names, a budget of an hour is one of seconds, a port is a free one, and what
 `pip install` would bring is there already. `NOT_RUN` has what is left out, and
 why. All of that takes many minutes, so that it is done with
---all-combinations; the first steps of a new user are always taken.
+--all-combinations.
 """
 
 import itertools
@@ -182,21 +182,6 @@ def test_every_experiment_has_the_flags_that_it_is_called_with(page):
     source = (ROOT / 'experiments' / f'{name}.py').read_text(encoding='utf-8')
     for flag in re.findall(r'--(\w+)', words):
       assert re.search(rf'(?:\(\s*|--)\W?{flag}\b', source), (name, flag)
-
-
-@pytest.mark.slow
-def test_the_first_steps_of_a_new_user(tmp_path):
-  """README's `Your own log`: checked, trained, tuned."""
-  folder = make_folder(tmp_path, 'transitions')
-  (block,) = [
-    block
-    for block in blocks(ROOT / 'README.md')
-    if block.text.startswith('head ')
-  ]
-  out = run_shell(block.text, folder)
-  assert "user is the column 'user_id'" in out and 'verdict: ' in out
-  assert (folder / 'runs' / 'shop' / 'report.html').exists()
-  assert '--config.' in out.splitlines()[-1]  # the command of the winner
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
