@@ -60,7 +60,7 @@ def pinned() -> Iterator[None]:
 
   Other threads keep theirs, but for an offset of seeds, which JAX has for all.
   """
-  offset = jax.config.jax_random_seed_offset
+  offset = jax.config.values['jax_random_seed_offset']
   with contextlib.ExitStack() as stack:
     if offset:
       stack.callback(jax.config.update, 'jax_random_seed_offset', offset)
