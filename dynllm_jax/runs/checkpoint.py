@@ -23,6 +23,7 @@ from dynllm_jax.parallel import device_mesh
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.storage import bucket
 from dynllm_jax.storage import plain_path
+from dynllm_jax.storage.store import digest
 from dynllm_jax.types import InputError
 from dynllm_jax.types import TrainState
 
@@ -125,6 +126,14 @@ class Checkpoints:
     """
     return self._read(kind, _record)['status']
 
+  def name(self, kind: str) -> str:
+    """Names what is stored: a digest of its record and its arrays' checksums.
+
+    Raises:
+      InputError: if there is no epoch, or its record cannot be read.
+    """
+    return digest(self._read(kind, _record)).hex()
+
   def restore(self, kind: str, template: TrainState) -> TrainState:
     """Reads a stored epoch into the shape and placement of a template.
 
@@ -155,12 +164,28 @@ class Checkpoints:
       )
       _check_shapes(stored.tree, wanted)
 
-      state = manager.restore(
+      # Orbax compares structures, and a field that is None is part of one:
+      # it is asked for the structure that it has itself.
+      leaves = jax.tree_util.tree_leaves_with_path(wanted)
+      by_name = {_name(path): leaf for path, leaf in leaves}
+      found = manager.restore(
         epoch,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(wanted, strict=False)
+          state=ocp.args.StandardRestore(
+            jax.tree_util.tree_map_with_path(
+              lambda path, _: by_name[_name(path)], stored.tree
+            ),
+            strict=False,
+          )
         ),
       )['state']
+      by_name = {
+        _name(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(found)
+      }
+      state = jax.tree.unflatten(
+        jax.tree.structure(wanted), [by_name[_name(path)] for path, _ in leaves]
+      )
 
       saved = _record(manager, epoch)['arrays']
       for name, found in _array_checksums(state).items():
@@ -296,6 +321,8 @@ def _check_shapes(stored: Any, wanted: TrainState) -> None:
     compared_from = int(spec == in_blocks)
     if old.get(name, ())[compared_from:] != leaf.shape[compared_from:]:
       raise ValueError(f'{name} is {leaf.shape} here, {old.get(name)} there')
+  if less := {_name(path) for path, _ in new} - old.keys():
+    raise ValueError(f'{min(less)} is not there')
   more = old.keys() - {_name(path) for path, _ in new}
   if more:
     raise ValueError(f'{min(more)} is not here')

@@ -44,6 +44,19 @@ def test_what_is_restored_is_what_was_saved(folder):
     assert jnp.array_equal(left, right)
 
 
+def test_a_part_that_came_later_may_be_absent(folder):
+  """A field that is None has nothing to restore; one that is not is named."""
+  newer = state(2).replace(memory={'m': jnp.zeros(2), 'counts': None})
+  with Checkpoints(folder) as checkpoints:
+    restored = checkpoints.restore('best', newer)
+    assert restored.memory['counts'] is None
+    assert jnp.array_equal(restored.params['w'], state(1).params['w'])
+    for counts in (jnp.zeros(()), jnp.zeros(3)):
+      newer.memory['counts'] = counts
+      with pytest.raises(InputError, match='memory.counts is'):
+        checkpoints.restore('best', newer)
+
+
 def test_a_flipped_bit_is_found_wherever_it_is(folder):
   """Or it is one that nothing reads; never is another state restored."""
   draw, found = np.random.default_rng(0), 0
