@@ -37,51 +37,13 @@ import uuid
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from dynllm_jax.live import journal_database as database
+from dynllm_jax.live.journal_database import JournalError
 from dynllm_jax.storage import locks
-from dynllm_jax.types import InputError
 
 _VERSION = 1
-_APPLICATION = 0x644C4C4A  # of an SQLite file, as `file` and others read it
 _DIGEST_BYTES = 16
-_BUSY_SECONDS = 30.0
 _ROWS = 256  # of one question to the database
-
-_TABLES = sa.MetaData()
-_POSITION = sa.BigInteger().with_variant(sa.Integer, 'sqlite')
-_ABOUT = sa.Table(
-  'dynllm_journal',
-  _TABLES,
-  sa.Column('name', sa.Text, primary_key=True),
-  sa.Column('value', sa.Text, nullable=False),
-)
-_RUNS = sa.Table(
-  'dynllm_runs',
-  _TABLES,
-  sa.Column('run', sa.Text, primary_key=True),
-  sa.Column('covers', _POSITION, nullable=False),
-  sa.Column('about', sa.Text, nullable=False),
-)
-_BATCHES = sa.Table(
-  'dynllm_batches',
-  _TABLES,
-  sa.Column('position', _POSITION, primary_key=True, autoincrement=False),
-  sa.Column('digest', sa.LargeBinary, nullable=False),
-  sa.Column('payload', sa.Text, nullable=False),
-)
-_EVENT_IDS = sa.Table(
-  'dynllm_event_ids',
-  _TABLES,
-  sa.Column('id', sa.Text, primary_key=True),
-  sa.Column(
-    'position', _POSITION, sa.ForeignKey(_BATCHES.c.position), nullable=False
-  ),
-  sa.Column('event_digest', sa.LargeBinary, nullable=False),
-  sqlite_with_rowid=False,
-)
-
-
-class JournalError(InputError):
-  """The journal cannot be used; nothing of a batch was acknowledged."""
 
 
 class Tip(NamedTuple):
@@ -112,15 +74,15 @@ def exists(place: str | pathlib.Path) -> bool:
   Raises:
     JournalError: if the database cannot be reached, or is of another kind.
   """
-  path = _sqlite_path(place)
+  path = database.sqlite_path(place)
   if path is not None and not path.is_file():
     return False
-  url = _url(place)
-  with _errors(str(path or url.render_as_string(hide_password=True))):
-    engine = _engine(url)
+  url = database.url(place)
+  with database.errors(str(path or url.render_as_string(hide_password=True))):
+    engine = database.engine(url)
     try:
       # Not the file: it is there before the tables are committed.
-      return sa.inspect(engine).has_table(_ABOUT.name)
+      return sa.inspect(engine).has_table(database.ABOUT.name)
     finally:
       engine.dispose()
 
@@ -137,13 +99,13 @@ class Journal:
   """
 
   def __init__(self, place: str | pathlib.Path) -> None:
-    url = _url(place)
-    path = _sqlite_path(place)
+    url = database.url(place)
+    path = database.sqlite_path(place)
     self.place = str(path or url.render_as_string(hide_password=True))
     if path is not None and not path.is_file():
       raise JournalError(f'{path}: there is no journal')
     with self._errors():
-      self._engine = _engine(url)
+      self._engine = database.engine(url)
       self._prepare()
       self._read_about()
 
@@ -181,7 +143,9 @@ class Journal:
       return self.start
     with self._errors(), self._engine.connect() as connection:
       found = connection.scalar(
-        sa.select(_BATCHES.c.digest).where(_BATCHES.c.position == position)
+        sa.select(database.BATCHES.c.digest).where(
+          database.BATCHES.c.position == position
+        )
       )
     if found is None:
       raise JournalError(f'{self.place}: it has no batch {position}')
@@ -199,12 +163,14 @@ class Journal:
     """
     self.check_holds(after)
     query = sa.select(
-      _BATCHES.c.position, _BATCHES.c.digest, _BATCHES.c.payload
-    ).order_by(_BATCHES.c.position)
+      database.BATCHES.c.position,
+      database.BATCHES.c.digest,
+      database.BATCHES.c.payload,
+    ).order_by(database.BATCHES.c.position)
     while True:
       with self._errors(), self._engine.connect() as connection:
         rows = connection.execute(
-          query.where(_BATCHES.c.position > after.position).limit(_ROWS)
+          query.where(database.BATCHES.c.position > after.position).limit(_ROWS)
         ).all()
 
       for position, digest, payload in rows:
@@ -233,7 +199,9 @@ class Journal:
       return
     with self._errors(), self._engine.connect() as connection:
       found = connection.scalar(
-        sa.select(_BATCHES.c.digest).where(_BATCHES.c.position == tip.position)
+        sa.select(database.BATCHES.c.digest).where(
+          database.BATCHES.c.position == tip.position
+        )
       )
     if found != tip.digest:
       raise JournalError(
@@ -261,9 +229,10 @@ class Journal:
       for start in range(0, len(ids), _ROWS):
         wanted = ids[start : start + _ROWS]
         rows = connection.execute(
-          sa.select(_EVENT_IDS.c.id, _EVENT_IDS.c.event_digest).where(
-            _EVENT_IDS.c.id.in_(wanted)
-          )
+          sa.select(
+            database.EVENT_IDS.c.id,
+            database.EVENT_IDS.c.event_digest,
+          ).where(database.EVENT_IDS.c.id.in_(wanted))
         )
         found.update((name, digest) for name, digest in rows)
     return found
@@ -279,7 +248,11 @@ class Journal:
     """
     with self._errors(), self._engine.connect() as connection:
       rows = connection.execute(
-        sa.select(_RUNS.c.run, _RUNS.c.covers, _RUNS.c.about)
+        sa.select(
+          database.RUNS.c.run,
+          database.RUNS.c.covers,
+          database.RUNS.c.about,
+        )
       ).all()
     for name, covers, _ in rows:
       if name == run:
@@ -297,7 +270,9 @@ class Journal:
 
   def _read_about(self) -> None:
     with self._engine.connect() as connection:
-      rows = connection.execute(sa.select(_ABOUT.c.name, _ABOUT.c.value)).all()
+      rows = connection.execute(
+        sa.select(database.ABOUT.c.name, database.ABOUT.c.value)
+      ).all()
     about = {row.name: row.value for row in rows}
     if about.get('version') != str(_VERSION):
       raise JournalError(
@@ -308,14 +283,14 @@ class Journal:
 
   def _tip_of(self, connection: sa.Connection) -> Tip:
     row = connection.execute(
-      sa.select(_BATCHES.c.position, _BATCHES.c.digest)
-      .order_by(_BATCHES.c.position.desc())
+      sa.select(database.BATCHES.c.position, database.BATCHES.c.digest)
+      .order_by(database.BATCHES.c.position.desc())
       .limit(1)
     ).first()
     return Tip(*row) if row else self.start
 
   def _errors(self) -> contextlib.AbstractContextManager[None]:
-    return _errors(self.place)
+    return database.errors(self.place)
 
 
 class JournalWriter(Journal):
@@ -331,7 +306,7 @@ class JournalWriter(Journal):
   def __init__(self, place: str | pathlib.Path) -> None:
     self._turn = threading.Lock()
     self._held = contextlib.ExitStack()
-    path = _sqlite_path(place)
+    path = database.sqlite_path(place)
     try:
       if path is not None:
         self._create_file(path)
@@ -367,7 +342,9 @@ class JournalWriter(Journal):
       JournalError: if it is the journal of other runs, or cannot be written.
     """
     with self._errors(), self._engine.connect() as connection:
-      is_new = not connection.scalar(sa.select(sa.func.count(_RUNS.c.run)))
+      is_new = not connection.scalar(
+        sa.select(sa.func.count(database.RUNS.c.run))
+      )
     if origin is not None:
       self.check_holds(origin)
     elif not is_new:
@@ -376,8 +353,10 @@ class JournalWriter(Journal):
     covers = origin.position if origin else 0
     row = {'run': run, 'covers': covers, 'about': json.dumps(dict(about))}
     with self._turn, self._errors(), self._transaction() as connection:
-      connection.execute(sa.delete(_RUNS).where(_RUNS.c.run == run))
-      connection.execute(sa.insert(_RUNS), row)
+      connection.execute(
+        sa.delete(database.RUNS).where(database.RUNS.c.run == run)
+      )
+      connection.execute(sa.insert(database.RUNS), row)
     return covers
 
   def append(
@@ -414,11 +393,12 @@ class JournalWriter(Journal):
       try:
         with self._transaction() as connection:
           connection.execute(
-            sa.insert(_BATCHES), {**new._asdict(), 'payload': payload}
+            sa.insert(database.BATCHES),
+            {**new._asdict(), 'payload': payload},
           )
           if ids:
             connection.execute(
-              sa.insert(_EVENT_IDS),
+              sa.insert(database.EVENT_IDS),
               [
                 {'id': name, 'position': new.position, 'event_digest': digest}
                 for name, digest in ids.items()
@@ -428,9 +408,9 @@ class JournalWriter(Journal):
         self._tip = self._reconnect()
         if self._tip != new:
           raise JournalError(
-            f'{self.place}: the batch cannot be journaled ({_words(error)}); '
-            'nothing of it is kept; allowed: a journal that can be written, on '
-            'a disk with room'
+            f'{self.place}: the batch cannot be journaled '
+            f'({database.words(error)}); nothing of it is kept; allowed: a '
+            'journal that can be written, on a disk with room'
           ) from error
       self._tip = new
       return new
@@ -453,14 +433,16 @@ class JournalWriter(Journal):
     """Connects, and makes the tables of a new journal."""
     self._connect()
     with self._transaction() as connection:
-      if sa.inspect(connection).has_table(_ABOUT.name):
+      if sa.inspect(connection).has_table(database.ABOUT.name):
         return
-      _TABLES.create_all(connection)
+      database.TABLES.create_all(connection)
       if connection.dialect.name == 'sqlite':
-        connection.exec_driver_sql(f'PRAGMA application_id = {_APPLICATION}')
+        connection.exec_driver_sql(
+          f'PRAGMA application_id = {database.APPLICATION}'
+        )
       about = {'version': str(_VERSION), 'identity': uuid.uuid4().hex}
       connection.execute(
-        sa.insert(_ABOUT),
+        sa.insert(database.ABOUT),
         [{'name': name, 'value': value} for name, value in about.items()],
       )
 
@@ -504,110 +486,8 @@ class JournalWriter(Journal):
     )
 
 
-@contextlib.contextmanager
-def _errors(place: str) -> Iterator[None]:
-  """Turns the database's errors into one of a line."""
-  try:
-    yield
-  except ModuleNotFoundError as error:
-    raise JournalError(
-      f'{place}: {error.name} is not installed; allowed: '
-      "pip install 'dynllm_jax[postgres]'"
-    ) from error
-  except (exc.SQLAlchemyError, OSError) as error:
-    raise JournalError(
-      f'{place}: the journal cannot be used ({_words(error)}); allowed: '
-      'a sound journal, on a disk with room'
-    ) from error
-
-
 def _next_digest(after: Tip, payload: str) -> bytes:
   position = (after.position + 1).to_bytes(8)
   return hashlib.blake2b(
     after.digest + position + payload.encode(), digest_size=_DIGEST_BYTES
   ).digest()
-
-
-# ------------------------------------------------------------- the database
-
-
-def _url(place: str | pathlib.Path) -> sa.URL:
-  """The URL of a file or of a database.
-
-  Raises:
-    JournalError: if it is of another kind of database.
-  """
-  if '://' not in str(place):
-    return sa.URL.create('sqlite', database=str(place))
-  try:
-    url = sa.make_url(str(place))
-  except exc.ArgumentError as error:
-    raise JournalError(
-      'the journal: its URL cannot be read; allowed: a file, or '
-      'postgresql+psycopg://USER:PASSWORD@HOST/DATABASE'
-    ) from error
-  if url.drivername not in ('sqlite', 'postgresql+psycopg'):
-    raise JournalError(
-      f'the journal: {url.drivername!r} is no supported database; allowed: a '
-      'file, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE'
-    )
-  return url
-
-
-def _is_sqlite(url: sa.URL) -> bool:
-  return url.get_backend_name() == 'sqlite'
-
-
-def _sqlite_path(place: str | pathlib.Path) -> pathlib.Path | None:
-  url = _url(place)
-  return pathlib.Path(url.database or '') if _is_sqlite(url) else None
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-  """An engine whose commits are on the disk when they return."""
-  if not _is_sqlite(url):
-    engine = sa.create_engine(url, pool_pre_ping=True)
-    sa.event.listen(engine, 'connect', _set_up_postgresql)
-    return engine
-  # Without a transaction mode the driver leaves transactions to the engine.
-  engine = sa.create_engine(
-    url,
-    connect_args={
-      'timeout': _BUSY_SECONDS,
-      'isolation_level': None,
-      'check_same_thread': False,
-    },
-  )
-  sa.event.listen(engine, 'connect', _set_up_sqlite)
-  sa.event.listen(engine, 'begin', _begin_sqlite)
-  return engine
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-  connection.exec_driver_sql('BEGIN')
-
-
-def _set_up_sqlite(connection: Any, record: object) -> None:
-  """Sets a new connection up, which stops where the file is no journal."""
-  del record
-  cursor = connection.cursor()
-  (application,) = cursor.execute('PRAGMA application_id').fetchone()
-  (tables,) = cursor.execute('SELECT count(*) FROM sqlite_master').fetchone()
-  if application != _APPLICATION and tables:
-    raise OSError('the file is a database of something else')
-  cursor.execute('PRAGMA journal_mode = WAL')
-  cursor.execute('PRAGMA synchronous = FULL')
-  cursor.execute('PRAGMA foreign_keys = ON')
-  cursor.close()
-
-
-def _set_up_postgresql(connection: Any, record: object) -> None:
-  del record
-  connection.execute('SET synchronous_commit = on')
-  connection.commit()
-
-
-def _words(error: BaseException) -> str:
-  """A database's error in one line, without the statement."""
-  original = getattr(error, 'orig', None) or error
-  return ' '.join(str(original).split()) or type(error).__name__

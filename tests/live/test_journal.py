@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from dynllm_jax.live import journal as journal_lib
+from dynllm_jax.live import journal_database
 from dynllm_jax.live.journal import Journal
 from dynllm_jax.live.journal import JournalError
 from dynllm_jax.live.journal import JournalWriter
@@ -69,7 +70,7 @@ class Crashes(stateful.RuleBasedStateMachine):
     new = self.folder / 'killed'
     with self.writer._writing.begin() as transaction:
       self.writer._writing.execute(
-        sa.insert(journal_lib._BATCHES),
+        sa.insert(journal_database.BATCHES),
         {
           'position': self.tip.position + 1,
           'digest': b'x',
@@ -152,7 +153,7 @@ def test_one_process_appends(writer, place):
 def test_a_journal_is_there_once_it_has_its_tables(place):
   assert not journal_lib.exists(place)
   place.parent.mkdir()
-  engine = journal_lib._engine(sa.make_url(f'sqlite:///{place}'))
+  engine = journal_database.engine(sa.make_url(f'sqlite:///{place}'))
   with engine.connect() as connection:
     connection.exec_driver_sql('SELECT 1')
   assert place.stat().st_size and not journal_lib.exists(place)
