@@ -1,17 +1,21 @@
-r"""How fast a recommender answers and takes in events, in this process.
+r"""How fast a recommender answers and takes in events.
 
     python -m experiments.live                     # a run of Tmall's size
     python -m experiments.live --workdir=runs/shop # a run of your own
 
 Prints `aim=<name> value=<figure> wanted=<figure> met=<yes|no|not run>` for
-each aim and writes `experiments/results/live.json` and `.md`. Without a run
-folder one is made, of a system that was not trained: what it costs to answer
-does not depend on what was learned. Events are kept in a journal in a copy of
-the run folder, and an observation counts from the call to the commit on disk.
-Times are in milliseconds unless the name says seconds.
+each aim and writes `experiments/results/live.json` and `.md`; with `--aims`,
+what is measured joins what is there of the same commit and machine. Without a
+run folder one is made, of a system that was not trained: what it costs to
+answer does not depend on what was learned. Events are kept in a journal in a
+copy of the run folder, and an observation counts from the call to the commit on
+disk. Times are in milliseconds unless the name says seconds. The names that
+begin with `http` are of a server and 32 clients on this machine
+(experiments/live_http.py).
 """
 
 from collections.abc import Callable
+import json
 import pathlib
 import shutil
 import subprocess
@@ -24,18 +28,23 @@ from absl import flags
 import jax
 import numpy as np
 
+from dynllm_jax import checks
 from dynllm_jax import config as config_lib
+from dynllm_jax.engine import ranking
 from dynllm_jax.graph import inputs as inputs_lib
 from dynllm_jax.live import live_state
+from dynllm_jax.live import restore
 from dynllm_jax.live.growing_graph import GrowingGraph
 from dynllm_jax.live.recommender import Recommender
 from dynllm_jax.runs import prepared
+from dynllm_jax.runs import provenance
 from dynllm_jax.runs.checkpoint import Checkpoints
 from dynllm_jax.runs.run_folder import RunFolder
 from dynllm_jax.runs.status import Status
 from dynllm_jax.types import BoundSystem
 from experiments import aims
 from experiments import exit_status
+from experiments import live_http
 from experiments import random_logs
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'A run folder; it is copied.')
@@ -49,6 +58,7 @@ _MILLION = flags.DEFINE_integer(
 _AIMS = flags.DEFINE_list(
   'aims', [], 'Beginnings of the names of aims; default: all.'
 )
+_SECONDS = flags.DEFINE_float('seconds', 300.0, 'Of the clients over HTTP.')
 _OUT = flags.DEFINE_string(
   'out',
   str(pathlib.Path(__file__).parent / 'results' / 'live'),
@@ -61,8 +71,13 @@ AIMS = {
   'observe_p50': aims.Aim(3.0, at_most=True),
   'observe_p99': aims.Aim(10.0, at_most=True),
   'events_per_s': aims.Aim(3_000.0),
-  'all_users_per_s': aims.Aim(1_000.0),
+  'all_users_by_evaluation': aims.Aim(1.0),
   'warm_start_s': aims.Aim(10.0, at_most=True),
+  'http_warm_start_s': aims.Aim(10.0, at_most=True),
+  'http_errors': aims.Aim(0.0, at_most=True),
+  'http_compiled': aims.Aim(0.0, at_most=True),
+  'http_memory_growth': aims.Aim(1.05, at_most=True),
+  'http_requests_per_s': aims.Aim(100.0),
   'million_items_p50': aims.Aim(50.0, at_most=True),
 }
 _BATCH = 2048  # events of an observation where many come at once
@@ -123,8 +138,20 @@ class Stream:
     ]
 
 
-def answers(shop: Recommender) -> dict[str, aims.Found]:
+def evaluation_speed(workdir: str) -> float:
+  """Events a second that an evaluation ranks, compiling left out."""
+  run = restore.open_run(workdir).prepared
+  ranked = prepared.rank_splits(
+    run, prepared.initial_state(run), ('validation',), sample=8192
+  )
+  ranks, seconds = ranked['validation']
+  return len(ranks) / seconds
+
+
+def answers(workdir: str) -> dict[str, aims.Found]:
   """Questions and events one at a time, events in batches, all users."""
+  evaluated = evaluation_speed(workdir)
+  shop = Recommender.restore(workdir)
   stream, users = Stream(shop), shop.users
   recommend = timed(lambda n: shop.recommend(users[n % len(users)]))
   observe = timed(lambda n: shop.observe(stream.take(1)))
@@ -139,18 +166,28 @@ def answers(shop: Recommender) -> dict[str, aims.Found]:
   start = time.perf_counter()
   shop.recommend(users)
   everybody = len(users) / (time.perf_counter() - start)
+  shop.snapshot()
+  shop.close()
   return {
     'recommend_p50': percentile(recommend, 50),
     'recommend_p99': percentile(recommend, 99),
     'observe_p50': percentile(observe, 50),
     'observe_p99': percentile(observe, 99),
     'events_per_s': {'value': events, 'batch': _BATCH},
-    'all_users_per_s': {'value': everybody, 'users': len(users)},
+    'all_users_by_evaluation': {
+      'value': everybody / evaluated,
+      'users_per_s': everybody,
+      'evaluation_per_s': evaluated,
+    },
   }
 
 
 def warm_start(workdir: str) -> aims.Found:
-  """Seconds from the start of Python to the first answer, twice."""
+  """Seconds from the start of Python to the first answer, the second time.
+
+  A snapshot is there, and programs are compiled; a server has both when it is
+  started again.
+  """
   code = (
     'import sys; from dynllm_jax import Recommender\n'
     'shop = Recommender.restore(sys.argv[1])\n'
@@ -164,6 +201,46 @@ def warm_start(workdir: str) -> aims.Found:
     )
     seconds.append(time.perf_counter() - start)
   return {'value': seconds[1], 'first': seconds[0]}
+
+
+def http_start(workdir: str) -> aims.Found:
+  """Seconds from the command to the first answer, the second time."""
+  with tempfile.TemporaryDirectory() as folder:
+    with live_http.serving(workdir, folder) as (_, _, cold, cold_warm):
+      pass
+    with live_http.serving(workdir, folder) as (_, _, ready, warm):
+      pass
+  return {
+    'value': ready,
+    'all_compiled': warm,
+    'first_ever': cold,
+    'first_ever_all_compiled': cold_warm,
+  }
+
+
+def http_load(workdir: str) -> dict[str, aims.Found]:
+  """A server under the load of 32 clients."""
+  load = live_http.measure(workdir, 32, _SECONDS.value)
+  reads, writes = (
+    percentile(1e3 * took, 50) for took in (load.reads, load.writes)
+  )
+  first, last = load.memory[1], load.memory[-1]
+  count = len(load.reads) + len(load.writes)
+  return {
+    'http_errors': {'value': float(len(load.errors)), 'requests': count},
+    'http_compiled': {'value': float(load.compiled)},
+    'http_memory_growth': {
+      'value': last / first,
+      'first_mib': first,
+      'last_mib': last,
+    },
+    'http_requests_per_s': {
+      'value': count / load.seconds,
+      'seconds': load.seconds,
+      **{f'recommend_{name}': reads[name] for name in ('p50', 'p99')},
+      **{f'observe_{name}': writes[name] for name in ('p50', 'p99')},
+    },
+  }
 
 
 def million_items() -> aims.Found:
@@ -183,12 +260,12 @@ def million_items() -> aims.Found:
   params, memory = jax.jit(system.init, static_argnums=2)(
     jax.random.key(0), inputs, 1
   )
-  state = live_state.LiveState(
+  state = live_state.LiveState.begun(
     BoundSystem(system, params, inputs),
     memory,
-    *graphs,
+    graphs,
     newest=int(log.times[-1]),
-    block_size=100_000,
+    ranking=ranking.Ranking(np.ones(log.num_items + 1, bool), 100_000),
   )
   everything = np.ones([1, log.num_items], bool)
 
@@ -199,47 +276,72 @@ def million_items() -> aims.Found:
   return {**percentile(timed(ask), 50), 'items': log.num_items}
 
 
+def _kept(about: dict[str, str]) -> dict[str, aims.Found]:
+  """What the page has of the same commit, machine and run."""
+  path = pathlib.Path(_OUT.value + '.json')
+  if not path.exists():
+    return {}
+  page = json.loads(path.read_text())
+  here = {
+    'commit': provenance.commit(),
+    'machine': provenance.machine(),
+    **about,
+  }
+  here = json.loads(json.dumps(here))
+  if {name: page.get(name) for name in here} != here:
+    return {}
+  own = ('wanted', 'at_most', 'met')
+  return {
+    name: {field: value for field, value in found.items() if field not in own}
+    for name, found in page['aims'].items()
+  }
+
+
 def _work() -> None:
-  aims.check_asked(
-    'aims',
-    _AIMS.value,
-    list(AIMS),
-    _OUT.value,
-    str(pathlib.Path(__file__).parent / 'results' / 'live'),
-  )
-  wanted = {
+  for asked in _AIMS.value:
+    if not any(name.startswith(asked) for name in AIMS):
+      raise checks.not_allowed(
+        '--aims', asked, f'beginnings of {", ".join(AIMS)}'
+      )
+  wanted = [
     name
     for name in AIMS
     if not _AIMS.value or any(map(name.startswith, _AIMS.value))
-  }
+  ]
+  starts = {'warm_start_s', 'http_warm_start_s'}
+  over_http = {name for name in wanted if name.startswith('http')} - starts
+  in_process = {*wanted} - {'million_items_p50'} - starts - over_http
   results: dict[str, aims.Found] = {}
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(scratch)
-    if wanted - {'million_items_p50'}:
+    if {*wanted} - {'million_items_p50'}:
       workdir = str(folder / 'copy')
       made = _WORKDIR.value or make_run(folder)
-      ignore = shutil.ignore_patterns('journal*', 'snapshots')
-      shutil.copytree(made, workdir, ignore=ignore)
-      shop = Recommender.restore(workdir)
-      results |= answers(shop)
-      shop.snapshot()
-      shop.close()
-      results['warm_start_s'] = warm_start(workdir)
+      shutil.copytree(made, workdir, ignore=shutil.ignore_patterns('live'))
+      if in_process:
+        results |= answers(workdir)
+      if 'warm_start_s' in wanted:
+        results['warm_start_s'] = warm_start(workdir)
+      if 'http_warm_start_s' in wanted:
+        results['http_warm_start_s'] = http_start(workdir)
+      if over_http:
+        results |= http_load(workdir)
   if 'million_items_p50' in wanted:
     results['million_items_p50'] = million_items()
 
   results = {name: found for name, found in results.items() if name in wanted}
   for name, found in results.items():
     print(aims.line(name, AIMS[name], found), flush=True)
+  about = {
+    'run': _WORKDIR.value or f"{_SYSTEM.value}, Tmall's size, not trained",
+    'calls': str(_CALLS.value),
+  }
   aims.write(
     _OUT.value,
     'Live: answers and events',
-    about={
-      'run': _WORKDIR.value or f"{_SYSTEM.value}, Tmall's size, not trained",
-      'calls': _CALLS.value,
-    },
+    about=about,
     aims=AIMS,
-    results=results,
+    results=_kept(about) | results,
     more=['Made by `python -m experiments.live`; times in milliseconds.'],
   )
 

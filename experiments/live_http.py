@@ -3,14 +3,19 @@
 Clients observe and ask one to one, each the next thing when it has its answer,
 on the machine of the server. A line says: requests and errors, how many a
 second, the time to an answer of each kind, how memory grew, and how many
-programs were compiled after the server was ready.
+programs were compiled after the server was warm.
 """
 
 import argparse
 import asyncio
+from collections.abc import Iterator
+import contextlib
+import itertools
+import os
 import pathlib
 import random
 import re
+import string
 import subprocess
 import sys
 import tempfile
@@ -29,8 +34,9 @@ class Load(NamedTuple):
     reads, writes: f64[requests] seconds to the answer.
     errors: statuses and words of requests that failed.
     memory: MiB of the server, at ten times.
-    compiled: programs, after it was ready.
+    compiled: programs, after it was warm.
     ready: seconds from the command to the first answer.
+    warm: seconds from the command until nothing was left to compile.
   """
 
   seconds: float
@@ -40,6 +46,7 @@ class Load(NamedTuple):
   memory: list[float]
   compiled: int
   ready: float
+  warm: float
 
 
 def measure(run: str, clients: int, seconds: float) -> Load:
@@ -51,36 +58,59 @@ def measure(run: str, clients: int, seconds: float) -> Load:
     seconds: for how long.
   """
   with tempfile.TemporaryDirectory() as folder:
-    log = pathlib.Path(folder) / 'log'
-    began = time.perf_counter()
-    with open(log, 'w', encoding='utf-8') as output:
-      server = subprocess.Popen(
-        [
-          *(sys.executable, '-m', 'dynllm_jax.main', '--mode=serve'),
-          *(f'--workdir={run}', '--port=0', f'--journal={folder}/journal'),
-        ],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-      )
-    try:
-      url = _address(log, server)
-      ready = _wait(url, server, began)
-      return asyncio.run(_load(url, server.pid, clients, seconds, ready))
-    finally:
-      server.terminate()
-      server.wait()
+    with serving(run, folder) as server:
+      url, pid, ready, warm = server
+      load = asyncio.run(_load(url, pid, clients, seconds))
+  return load._replace(ready=ready, warm=warm)
 
 
-async def _load(
-  url: str, pid: int, clients: int, seconds: float, ready: float
-) -> Load:
-  """The load itself."""
+@contextlib.contextmanager
+def serving(run: str, folder: str) -> Iterator[tuple[str, int, float, float]]:
+  """A server of a run, which has answered and is warm.
+
+  Args:
+    run: the folder.
+    folder: for its journal and what it says.
+
+  Yields:
+    Its address and process; seconds from the command to the first answer, and
+    until it was warm.
+  """
+  log = pathlib.Path(folder) / 'log'
+  began = time.perf_counter()
+  with open(log, 'w', encoding='utf-8') as output:
+    server = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'dynllm_jax.main', '--mode=serve'),
+        *(f'--workdir={run}', '--port=0', f'--journal={folder}/journal'),
+      ],
+      stdout=output,
+      stderr=subprocess.STDOUT,
+    )
+  try:
+    url = _address(log, server)
+    with httpx.Client(base_url=url, timeout=600) as client:
+      while client.get('/recommendations/somebody').status_code != 200:
+        _check_runs(server, log)
+        time.sleep(0.05)
+      ready = time.perf_counter() - began
+      while not client.get('/health/ready').json()['warm']:
+        _check_runs(server, log)
+        time.sleep(0.2)
+    yield url, server.pid, ready, time.perf_counter() - began
+  finally:
+    server.terminate()
+    server.wait()
+
+
+async def _load(url: str, pid: int, clients: int, seconds: float) -> Load:
+  """The load itself, of a server that is warm."""
   limits = httpx.Limits(max_connections=clients + 1)
   async with httpx.AsyncClient(
     base_url=url, timeout=60, limits=limits
   ) as client:
-    users = (await client.get('/users')).json()['ids']
-    items = (await client.get('/items')).json()['ids']
+    users = await _ids(client, '/users', 'begin')
+    items = await _ids(client, '/items', 'text')
     before = await _compiled(client)
     times: dict[str, list[float]] = {'read': [], 'write': []}
     errors: list[str] = []
@@ -119,7 +149,8 @@ async def _load(
       errors,
       memory,
       await _compiled(client) - before,
-      ready,
+      ready=0.0,
+      warm=0.0,
     )
 
 
@@ -132,13 +163,20 @@ def _address(log: pathlib.Path, server: subprocess.Popen) -> str:
   raise RuntimeError(log.read_text())
 
 
-def _wait(url: str, server: subprocess.Popen, began: float) -> float:
-  """Seconds from a time to the first moment at which the server is ready."""
-  while server.poll() is None:
-    if httpx.get(f'{url}/health/ready').status_code == 200:
-      return time.perf_counter() - began
-    time.sleep(0.05)
-  raise RuntimeError('the server has ended')
+def _check_runs(server: subprocess.Popen, log: pathlib.Path) -> None:
+  """Stops where the server has ended."""
+  if server.poll() is not None:
+    raise RuntimeError(log.read_text())
+
+
+async def _ids(client: httpx.AsyncClient, path: str, name: str) -> list[str]:
+  """Some hundreds of ids; the server lists twenty that begin with a text."""
+  found = (await client.get(path)).json()['ids']
+  begin = os.path.commonprefix(found)
+  for pair in itertools.product(string.digits, repeat=2):
+    asked = {name: begin + ''.join(pair)}
+    found += (await client.get(path, params=asked)).json()['ids']
+  return sorted(set(found))
 
 
 async def _compiled(client: httpx.AsyncClient) -> int:
@@ -176,7 +214,8 @@ def main() -> None:
     f'recommend {_percentiles(load.reads)}; observe '
     f'{_percentiles(load.writes)}; memory {load.memory[1]:.0f} to '
     f'{load.memory[-1]:.0f} MiB; {load.compiled} programs compiled after the '
-    f'start; ready after {load.ready:.1f} s'
+    f'start; first answer after {load.ready:.1f} s, warm after '
+    f'{load.warm:.1f} s'
   )
   for error in load.errors[:5]:
     print(error, file=sys.stderr)
