@@ -18,6 +18,7 @@ from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import Terms
 
+_DEPTH = 32  # purchases that are compared with the item
 _SHOWN = 5  # purchases, walks and texts that are named, the weightiest first
 _DIMENSIONS = 8  # of a distilled facet that are named
 
@@ -86,7 +87,8 @@ class Explanation(NamedTuple):
     time: unix seconds, of the question.
     score: the sum of the terms.
     terms: the share of each term by its name (`scoring.score_terms`).
-    copies: earlier purchases of this very item, behind the copy term.
+    copies: earlier purchases of this very item, behind the copy term; without
+      one, what a term that counts has counted, and their weight is 0.
     walks: behind the walk term.
     texts: purchases whose texts are most like the item's, behind the text term.
     facets: behind the network's part.
@@ -193,9 +195,8 @@ def explain(state: LiveState, names: Names, asked: Question) -> Explanation:
   """
   user, item, time, cached = asked
   memory = state.memory_at(time)
-  depth = 32  # purchases that are compared with the item
-  items, times = state.user_graph.before(user, time, depth)
-  padded = np.zeros(1 + depth, np.int32)
+  items, times = state.user_graph.before(user, time, _DEPTH)
+  padded = np.zeros(1 + _DEPTH, np.int32)
   padded[0], padded[1 : 1 + len(items)] = item, items
   parts = _explain(
     state.bound,
@@ -241,9 +242,11 @@ def _copies(
 ) -> list[Purchase]:
   """The user's earlier purchases of the item, the latest first."""
   if copy is None:
-    return []
-  items, weights = np.asarray(copy.items)[0], np.asarray(copy.weights)[0]
-  _, times = state.user_graph.before(asked.user, asked.time, len(items))
+    items, times = state.user_graph.before(asked.user, asked.time, _DEPTH)
+    weights = np.zeros(len(items))
+  else:
+    items, weights = np.asarray(copy.items)[0], np.asarray(copy.weights)[0]
+    _, times = state.user_graph.before(asked.user, asked.time, len(items))
   return [
     _purchase(names, asked.item, times[k], weights[k])
     for k in range(len(times))

@@ -5,11 +5,10 @@ there is none, and applies what the journal has after it. A journal is opened to
 write by the first event, so that whoever only asks is in nobody's way.
 """
 
+from collections.abc import Iterator
 import threading
 from typing import Protocol
-import zlib
 
-import jax
 import numpy as np
 
 from dynllm_jax.live import going_on
@@ -25,7 +24,7 @@ from dynllm_jax.live.journaling import Journaling
 from dynllm_jax.live.journaling import Request
 from dynllm_jax.live.journaling import State
 from dynllm_jax.live.live_state import Saved
-from dynllm_jax.live.restore import Restored
+from dynllm_jax.live.restore import Opened
 from dynllm_jax.live.snapshots import Snapshot
 from dynllm_jax.progress import say
 from dynllm_jax.types import InputError
@@ -37,48 +36,47 @@ _FOLLOW_SECONDS = 0.05  # between two looks at a journal
 class Keeper(State, Protocol):
   """What is kept: a recommender."""
 
+  @property
+  def position(self) -> int:
+    """At which position of the journal the state stands."""
+
   def start_at(self, position: int) -> None:
     """Says at which position of the journal the state stands."""
 
   def saved(self) -> Saved:
     """A copy of all that batches have changed; `position` in its record."""
 
-  def load(self, saved: Saved) -> None:
-    """Becomes what was saved."""
-
 
 class Kept:
-  """The journal and the snapshots of one recommender.
+  """The journal and the snapshots of one recommender, which `begin` names.
 
   Attributes:
     place: of the journal.
 
   Args:
-    recommender: which stands where its run's log ends.
-    workdir: the run folder.
+    run: of the recommender.
     place: of the journal, '' for the run's own.
-    restored: the run.
 
   Raises:
     InputError: if the run folder is in a bucket and `place` names no journal.
   """
 
-  def __init__(
-    self, recommender: Keeper, workdir: str, place: str, restored: Restored
-  ) -> None:
-    self._recommender = recommender
-    self.place = place or going_on.journal_place(workdir)
-    self._folder = going_on.live_folder(workdir)
-    self._origin = going_on.origin(workdir)
-    self._name = going_on.journal_name(restored.identity)
+  _recommender: Keeper
+
+  def __init__(self, run: Opened, place: str) -> None:
+    self.place = place or going_on.journal_place(run.workdir)
+    self._folder = going_on.live_folder(run.workdir)
+    self._origin = going_on.origin(run.workdir)
+    self._name = going_on.journal_name(run.prepared.identity)
     self._about = {
-      'workdir': workdir,
-      'system': restored.name,
-      'log': restored.log.fingerprint,
+      'workdir': run.workdir,
+      'system': run.prepared.name,
+      'log': run.prepared.log.fingerprint,
     }
     # Of the parameters, without which a stored state is another run's.
-    self._run = f'{self._name}-{_checksum(restored.state.bound.params):08x}'
+    self._run = f'{self._name}-{run.stored}'
     self._tip: Tip | None = None  # that of the state, once there is a journal
+    self._snapshot_at: int | None = None  # the newest one's position
     self._journaling: Journaling | None = None
     self._following: Following | None = None
     self._successor: Kept | None = None  # after a changeover
@@ -88,13 +86,36 @@ class Kept:
 
   # ------------------------------------------------------------------ restoring
 
-  def replay(self) -> None:
-    """Brings the state to the journal's end, from a snapshot if there is one.
+  def stored(self) -> Iterator[tuple[Tip, Saved]]:
+    """States that a restart may begin with, the newest first.
+
+    Yields:
+      The journal's tip that the state holds, and the state.
 
     Raises:
       InputError: if the journal cannot be read, is that of another run, or
         ends before the state that a snapshot holds.
     """
+    if not journal_lib.exists(self.place):
+      return
+    with Journal(self.place) as journal:
+      self._first_tip(journal)
+      for snapshot in snapshots.stored(self._folder, self._run, say):
+        journal.check_holds(snapshot.tip)
+        yield snapshot.tip, Saved(snapshot.record, snapshot.arrays)
+
+  def begin(self, recommender: Keeper, tip: Tip | None = None) -> None:
+    """Takes a recommender, and brings it to the journal's end.
+
+    Args:
+      recommender: which stands where its run's log ends, or at a tip.
+      tip: of `stored`.
+
+    Raises:
+      InputError: if the journal cannot be read, or is that of another run.
+    """
+    self._recommender = recommender
+    self._snapshot_at = None if tip is None else tip.position
     if not journal_lib.exists(self.place):
       if self._origin is not None:
         raise InputError(
@@ -104,17 +125,8 @@ class Kept:
       return
 
     with Journal(self.place) as journal:
-      tip = self._first_tip(journal)
-      self._recommender.start_at(tip.position)
-      for snapshot in snapshots.stored(self._folder, self._run, say):
-        journal.check_holds(snapshot.tip)
-        try:
-          self._recommender.load(Saved(snapshot.record, snapshot.arrays))
-        except KeyError as error:
-          say(f'a snapshot lacks {error}; an older state takes its place')
-          continue
-        tip = snapshot.tip
-        break
+      tip = tip or self._first_tip(journal)
+      recommender.start_at(tip.position)
       self._tip = self._apply(journal, tip)
 
   def _first_tip(self, journal: Journal) -> Tip:
@@ -255,7 +267,12 @@ class Kept:
       path = snapshots.save(
         self._folder, Snapshot(self._run, tip, record, on_host)
       )
+      self._snapshot_at = tip.position
     return str(path)
+
+  def needs_snapshot(self) -> bool:
+    """Whether a restart would have anything to compute."""
+    return self._recommender.position != self._snapshot_at
 
   def _snapshot_by_itself(self) -> None:
     """A snapshot in the background, which may fail without harm."""
@@ -273,13 +290,3 @@ class Kept:
       if self._journaling is not None:
         self._journaling.journal.close()
         self._journaling = None
-
-
-def _checksum(tree: object) -> int:
-  """Of all arrays of a pytree, in order."""
-  total = 0
-  for leaf in jax.tree.leaves(tree):
-    total = zlib.crc32(
-      np.ascontiguousarray(leaf).ravel().view('u1').data, total
-    )
-  return total

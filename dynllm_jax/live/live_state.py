@@ -23,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynllm_jax.engine import batching
-from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import ranking as ranking_lib
 from dynllm_jax.graph import memory as memory_lib
-from dynllm_jax.graph import pending_updates
+from dynllm_jax.live import programs
 from dynllm_jax.live.growing_graph import GrowingGraph
-from dynllm_jax.live.growing_graph import Writes
-from dynllm_jax.objectives import scoring
+from dynllm_jax.live.programs import ItemCache
+from dynllm_jax.live.withheld_facets import WithheldFacets
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
@@ -46,20 +45,11 @@ from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import UserEmbeddings
 
-MAX_BATCH = 2048  # events that are embedded from one memory at most
-# To which numbers of rows are padded.
-SIZES = (1, 8, 64, 512, MAX_BATCH)
 # Items that are embedded anew after a batch, those that it touched among them.
 _FEW_REFRESHED = 16
 _MORE_REFRESHED = 64  # further ones, after a batch that touched more than a few
-_MAX_WRITES = 32_768  # places of a graph; where it is more, all are copied
-
-
-class ItemCache(Pytree):
-  """Items as they were last embedded; row n is item n + 1."""
-
-  vector: Array  # f32[items, dim]
-  text: Array | None  # f32[items, llm_dim], as ItemEmbeddings.text
+_LEAST_ROOM = 64  # rows for newcomers
+_LEAST_BEST = 64  # items of an answer, to which fewer are padded
 
 
 class Events(NamedTuple):
@@ -87,200 +77,29 @@ class Saved(NamedTuple):
   arrays: Mapping[str, Array]
 
 
+class Tables(Pytree):
+  """What batches change on the device, graphs, parameters and texts apart.
+
+  Attributes:
+    base: the memory before the batch with the newest time.
+    now: after it.
+    cache: items as they were last embedded.
+    pending: that batch; None where no batch has come since the log.
+  """
+
+  base: SystemMemory
+  now: SystemMemory
+  cache: ItemCache
+  pending: Pending | None
+
+
+Graphs = tuple[GrowingGraph, GrowingGraph]  # of users, of items
+
 # A structure to read a stored one into; its arrays are not looked at.
 _NONE = np.zeros(0)
 _NO_PENDING = Pending(
   EventBatch(_NONE, _NONE, _NONE, _NONE), _NONE, _NONE, _NONE
 )
-
-
-def bucket(size: int) -> int:
-  """The size, of few, to which so many rows are padded."""
-  for fits in SIZES:
-    if size <= fits:
-      return fits
-  return 1 << (size - 1).bit_length()
-
-
-def pad_rows(rows: np.ndarray, size: int, value: int = 0) -> np.ndarray:
-  """A column as i32, filled up to a length; `np.pad` would take far longer."""
-  padded = np.full(size, value, np.int32)
-  padded[: len(rows)] = rows
-  return padded
-
-
-# ------------------------------------------------------- programs on the device
-
-
-@jax.jit
-def _embed_events(
-  bound: BoundSystem, memory: SystemMemory, batch: EventBatch
-) -> Pending:
-  """The events of a batch, embedded, as what waits for its update."""
-  embedded = ranking_lib.embed_batch(bound, memory, batch)
-  vectors = evaluate.event_vectors(embedded)
-  return Pending(batch, *vectors, ready=jnp.array(True))
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _joined(pending: Pending, more: Pending, at: Array, size: int) -> Pending:
-  """Events that wait, with more of them from a place on, in as many rows."""
-
-  def widened(column: Array) -> Array:
-    room = max(0, size - len(column))
-    return jnp.pad(column, [(0, room)] + [(0, 0)] * (column.ndim - 1))
-
-  wide = Pending(
-    jax.tree.map(widened, pending.events),
-    widened(pending.user_vectors),
-    widened(pending.item_vectors),
-    pending.ready,
-  )
-  return pending_updates.write_at(
-    wide, more.events, more.user_vectors, more.item_vectors, at
-  )
-
-
-@functools.partial(jax.jit, donate_argnums=1)
-def _update(
-  bound: BoundSystem, memory: SystemMemory, pending: Pending
-) -> SystemMemory:
-  """The memory after the pending events, its arrays shaped as before."""
-  after = bound.update(memory, pending_updates.due(pending, True))
-  return memory_lib.shaped_as(after, memory)
-
-
-@jax.jit
-def _embed_items(
-  bound: BoundSystem, memory: SystemMemory, time: Array
-) -> ItemCache:
-  """All items, embedded at a time."""
-  nobody = jnp.zeros([1], jnp.int32)
-  items = jnp.arange(1, bound.inputs.num_items + 1, dtype=jnp.int32)
-  _, found = bound.embed(memory, nobody, nobody + time, items, time)
-  return ItemCache(found.vector, found.text)
-
-
-_rank = jax.jit(ranking_lib.rank_batch)
-
-
-@functools.partial(jax.jit, donate_argnums=2)
-def _refresh(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  cache: ItemCache,
-  items: Array,
-  time: Array,
-) -> ItemCache:
-  """The cache with some items embedded at a time; item 0 is left out."""
-  nobody = jnp.zeros([1], jnp.int32)
-  _, fresh = bound.embed(memory, nobody, nobody + time, items, time)
-  rows = jnp.where(items > 0, items - 1, sharded_table.NO_ROW)
-
-  return jax.tree.map(
-    lambda old, new: old.at[rows].set(new, mode='drop'),
-    cache,
-    ItemCache(fresh.vector, fresh.text),
-  )
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _write_graphs(
-  graphs: tuple[TemporalGraph, ...], writes: tuple[Writes, ...]
-) -> tuple[TemporalGraph, ...]:
-  """Graphs with some places and rows changed."""
-
-  def write(graph: TemporalGraph, new: Writes) -> TemporalGraph:
-    put = lambda old, at, rows: old.at[at].set(rows, mode='drop')
-    return graph.replace(
-      offsets=put(graph.offsets, new.nodes, new.starts),
-      ends=put(graph.ends, new.nodes, new.ends),
-      neighbors=put(graph.neighbors, new.places, new.neighbors),
-      times=put(graph.times, new.places, new.times),
-    )
-
-  return tuple(map(write, graphs, writes))
-
-
-def _embed_catalogue(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  cache: ItemCache | None,
-  users: Array,
-  user_times: Array,
-  time: Array,
-) -> tuple[UserEmbeddings, ItemEmbeddings]:
-  """Users against all items, which are embedded at `time` or in the cache."""
-  items = jnp.arange(1, bound.inputs.num_items + 1, dtype=jnp.int32)
-  embedded = bound.embed(memory, users, user_times, items, time)
-  if cache is None:
-    return embedded
-
-  # Users alone are embedded with one item, since a network may prepare for the
-  # number of items that it is asked for. What is aligned with the candidates
-  # comes from the call with all of them, of which nothing else is computed.
-  alone, _ = bound.embed(memory, users, user_times, items[:1], time)
-  visitors = jax.tree.map(
-    lambda one, all_items: one if one.shape == all_items.shape else all_items,
-    alone,
-    embedded[0],
-  )
-  return visitors, embedded[1].replace(vector=cache.vector, text=cache.text)
-
-
-@functools.partial(jax.jit, static_argnames='k')
-def _top(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  cache: ItemCache | None,
-  users: Array,
-  user_times: Array,
-  time: Array,
-  mask: Array,
-  k: int,
-) -> tuple[Array, Array, Array]:
-  """The best items of users.
-
-  Args:
-    mask: bool[users or 1, items], which may be among them.
-
-  Returns:
-    f32[users, k] scores, -inf where there is no further item; i32[users, k]
-    items; whether all scores were finite.
-  """
-  scores = scoring.score(
-    *_embed_catalogue(bound, memory, cache, users, user_times, time)
-  )
-  finite = jnp.all(jnp.isfinite(scores) | ~mask)
-  best, at = jax.lax.top_k(jnp.where(mask, scores, -jnp.inf), k)
-  return best, at + 1, finite
-
-
-@jax.jit
-def _scores(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  cache: ItemCache | None,
-  users: Array,
-  user_times: Array,
-  time: Array,
-) -> Array:
-  """f32[users, items], of the whole catalogue, item 1 first."""
-  return scoring.score(
-    *_embed_catalogue(bound, memory, cache, users, user_times, time)
-  )
-
-
-@functools.partial(jax.jit, static_argnames='k')
-def _similar(
-  vectors: Array, rows: Array, mask: Array, k: int
-) -> tuple[Array, Array]:
-  """Cosines of the items whose vectors are nearest; f32 and i32[items, k]."""
-  lengths = jnp.linalg.norm(vectors, axis=1)
-  inverse = jnp.where(lengths > 0, 1 / lengths, 0.0)
-  cosines = (vectors[rows] @ vectors.T) * inverse[rows][:, None] * inverse
-  best, at = jax.lax.top_k(jnp.where(mask, cosines, -jnp.inf), k)
-  return best, at + 1
 
 
 # -------------------------------------------------------------------- the state
@@ -289,6 +108,8 @@ def _similar(
 class LiveState:
   """The state on the device. Its methods are not to be called at once by two.
 
+  Made by `begun` or `from_saved`.
+
   Attributes:
     bound: the system, its parameters and the inputs, whose graphs grow.
     newest: seconds since the log's first event, of the newest event.
@@ -296,39 +117,140 @@ class LiveState:
 
   Args:
     bound: with the inputs of `live_inputs`.
-    memory: after all events of the graphs, what was pending applied.
-    user_graph, item_graph: the events so far.
-    newest: seconds, of the last of them.
-    block_size: items that are scored at once, where events are ranked.
+    graphs: the events so far.
+    tables: after them.
+    record: numbers of the state, as those of `saved`.
+    ranking: how events are ranked; its candidates are not looked at.
   """
 
   def __init__(
     self,
     bound: BoundSystem,
-    memory: SystemMemory,
-    user_graph: GrowingGraph,
-    item_graph: GrowingGraph,
-    newest: int,
-    block_size: int,
+    graphs: Graphs,
+    tables: Tables,
+    record: Mapping[str, int],
+    ranking: ranking_lib.Ranking,
   ) -> None:
     self.bound = bound
-    self._block_size = block_size
-    self.user_graph, self.item_graph = user_graph, item_graph
-    self.newest = newest
-    self.num_users = bound.inputs.num_users
-    self.num_items = bound.inputs.num_items
-    shapes = jax.eval_shape(functools.partial(_initial, bound.system), bound)[1]
-    self._base = memory_lib.shaped_as(memory, shapes)
-    self._now = jax.tree.map(jnp.copy, self._base)
-    self._pending: Pending | None = None  # of the batch with the newest time
-    self._num_pending = 0
-    self._turn = 0  # the item that is embedded anew next
-    time = np.int32(newest + 1)
-    self._cache = _embed_items(self.bound, self._now, time)
+    self.user_graph, self.item_graph = graphs
+    self._base, self._now = tables.base, tables.now
+    self._cache, self._pending = tables.cache, tables.pending
+    self.newest = int(record['newest'])
+    self.num_users = int(record['num_users'])
+    self.num_items = int(record['num_items'])
+    self._num_pending = int(record['pending'])
+    self._turn = int(record['turn'])  # the item that is embedded anew next
+    self._ranking = ranking
+    self._withheld: WithheldFacets | None = None
+
+  @classmethod
+  def begun(
+    cls,
+    bound: BoundSystem,
+    memory: SystemMemory,
+    graphs: Graphs,
+    newest: int,
+    ranking: ranking_lib.Ranking,
+  ) -> 'LiveState':
+    """The state of a run, before anything is observed.
+
+    Args:
+      bound: with the inputs of `live_inputs`.
+      memory: after all events of the graphs, what was pending applied.
+      graphs: the events so far.
+      newest: seconds, of the last of them.
+      ranking: how events are ranked; its candidates are not looked at.
+    """
+    first = functools.partial(_initial, bound.system)
+    shapes = jax.eval_shape(first, bound.inputs)[1]
+    base = memory_lib.shaped_as(memory, shapes)
+    now = jax.tree.map(jnp.copy, base)
+    cache = programs.embed_items(bound, now, np.int32(newest + 1))
+    record = {
+      'newest': newest,
+      'num_users': bound.inputs.num_users,
+      'num_items': bound.inputs.num_items,
+      'pending': 0,
+      'turn': 0,
+    }
+    return cls(bound, graphs, Tables(base, now, cache, None), record, ranking)
+
+  @classmethod
+  def from_saved(
+    cls,
+    system: System,
+    inputs: Inputs,
+    saved: Saved,
+    ranking: ranking_lib.Ranking,
+  ) -> 'LiveState':
+    """The state that was saved; nothing is compiled or replayed for it.
+
+    Args:
+      system: that of the run.
+      inputs: of the run, as made of its log.
+      saved: of a state of the same run.
+      ranking: how events are ranked; its candidates are not looked at.
+
+    Raises:
+      KeyError: if something is missing.
+    """
+    record, arrays = saved
+    users, items = (
+      GrowingGraph.from_arrays(
+        {
+          column.removeprefix(f'{name}.'): np.array(values)
+          for column, values in arrays.items()
+          if column.startswith(f'{name}.')
+        }
+      )
+      for name in _GRAPHS
+    )
+    inputs = live_inputs(inputs, users, items).replace(
+      item_text=jnp.array(arrays['item_text']),
+      facets=inputs.facets.replace(offsets=jnp.array(arrays['facet_offsets'])),
+      num_users=int(record['user_rows']),
+      num_items=int(record['item_rows']),
+    )
+
+    # Names of arrays, and what is made of them.
+    params, memory = jax.eval_shape(functools.partial(_initial, system), inputs)
+    text = _NONE if 'cache.text' in arrays else None
+    pending = _NO_PENDING if record['pending'] else None
+    wanted = _tree(
+      params, Tables(memory, memory, ItemCache(_NONE, text), pending)
+    )
+    leaves = [jnp.array(arrays[name]) for name, _ in _named_leaves(wanted)]
+    tree = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+    return cls(
+      BoundSystem(system, tree.pop('params'), inputs),
+      (users, items),
+      Tables(**tree),
+      record,
+      ranking,
+    )
+
+  def withhold(self, facets: WithheldFacets) -> None:
+    """Withholds facets until what they rest on has been observed."""
+    inputs = self.bound.inputs
+    self.bound = self.bound.replace(
+      inputs=inputs.replace(facets=facets.withhold(inputs.facets))
+    )
+    self._withheld = facets
 
   @property
   def system(self) -> System:
     return self.bound.system
+
+  @property
+  def has_vectors(self) -> bool:
+    """Whether items have vectors; those of a system that counts are zero."""
+    vector = self._cache.vector
+    return vector.shape[1] > 1 or bool(jnp.any(vector != 0))
+
+  @property
+  def pending(self) -> Pending | None:
+    """The events of the newest time, which no other of that time sees."""
+    return self._pending
 
   # ------------------------------------------------------------------- writing
 
@@ -369,7 +291,7 @@ class LiveState:
     assert self._pending is not None
     if len(plans) > 1 or joins:
       self._now = jax.tree.map(jnp.copy, self._base)
-    self._now = _update(self.bound, self._now, self._pending)
+    self._now = programs.update(self.bound, self._now, self._pending)
     self._refresh_items(events.items)
     return np.concatenate(ranks) if ranked else None
 
@@ -382,7 +304,9 @@ class LiveState:
     cut = (
       batching.plan_by_time
       if self.system.by_time
-      else functools.partial(batching.plan_batches, batch_size=MAX_BATCH)
+      else functools.partial(
+        batching.plan_batches, batch_size=programs.MAX_BATCH
+      )
     )
     plans = [
       cut(events.times, start, end).batches
@@ -394,16 +318,21 @@ class LiveState:
   def _close(self) -> None:
     """Lets `base` catch up with the open batch."""
     if self._pending is not None:
-      self._base = _update(self.bound, self._base, self._pending)
+      self._base = programs.update(self.bound, self._base, self._pending)
     self._pending, self._num_pending = None, 0
 
   def _open(self, batch: EventBatch, size: int, joins: bool) -> None:
     """Embeds a batch from `base`, and adds it to what waits."""
-    pending = _embed_events(self.bound, self._base, batch)
+    pending = programs.embed_events(self.bound, self._base, batch)
     if joins and self._pending is not None:
       at = self._num_pending
-      pending = _joined(
-        self._pending, pending, np.int32(at), bucket(at + len(batch.mask))
+      pending = programs.joined(
+        self._pending,
+        pending,
+        np.int32(at),
+        max(
+          len(self._pending.user_vectors), programs.bucket(at + len(batch.mask))
+        ),
       )
     self._pending = pending
     self._num_pending += size
@@ -412,8 +341,8 @@ class LiveState:
     """Ranks of a batch's items among those that there are."""
     candidates = np.arange(self.bound.inputs.num_items + 1) <= self.num_items
     candidates[0] = False
-    ranking = ranking_lib.Ranking(candidates, self._block_size)
-    ranks, finite = _rank(self.bound, self._base, ranking, batch)
+    ranking = self._ranking.replace(candidates=candidates)
+    ranks, finite = programs.rank(self.bound, self._base, ranking, batch)
     return np.where(finite, np.asarray(ranks, np.float64)[:size], np.nan)
 
   def _grow_graphs(self, events: Events) -> None:
@@ -429,17 +358,23 @@ class LiveState:
     inputs = self.bound.inputs
     size = max(
       (len(new.places) for new in writes if new is not None),
-      default=_MAX_WRITES + 1,
+      default=programs.MAX_WRITES + 1,
     )
-    if None in writes or size > _MAX_WRITES:
+    if None in writes or size > programs.MAX_WRITES:
       graphs = device_graphs(self.user_graph, self.item_graph)
     else:
-      size = max(8, bucket(size))
-      graphs = _write_graphs(
+      size = max(8, programs.bucket(size))
+      graphs = programs.write_graphs(
         (inputs.user_graph, inputs.item_graph),
-        tuple(_padded(new, size) for new in writes if new is not None),
+        tuple(
+          programs.padded_writes(new, size) for new in writes if new is not None
+        ),
       )
     inputs = inputs.replace(user_graph=graphs[0], item_graph=graphs[1])
+    if self._withheld is not None:
+      inputs = inputs.replace(
+        facets=self._withheld.released(inputs.facets, users, self.user_graph)
+      )
     self.bound = self.bound.replace(inputs=inputs)
 
   def _refresh_items(self, touched: np.ndarray) -> None:
@@ -447,7 +382,7 @@ class LiveState:
     touched = np.unique(touched)
     size = _FEW_REFRESHED
     if len(touched) > size // 2:
-      size = bucket(len(touched) + _MORE_REFRESHED)
+      size = programs.bucket(len(touched) + _MORE_REFRESHED)
     size = min(size, self.num_items)
     turn = 1 + (self._turn + np.arange(size)) % self.num_items
     turn = turn[~np.isin(turn, touched)][: max(0, size - len(touched))]
@@ -458,14 +393,16 @@ class LiveState:
   def _embed_into_cache(self, items: np.ndarray) -> None:
     """Embeds items anew as they are after the newest event."""
     few = len(items) <= _FEW_REFRESHED
-    size = _FEW_REFRESHED if few else bucket(len(items))
-    self._cache = _refresh(
-      self.bound,
-      self._now,
-      self._cache,
-      pad_rows(items, size),
-      np.int32(self.newest + 1),
-    )
+    for start in range(0, len(items), programs.MAX_BATCH):
+      part = items[start : start + programs.MAX_BATCH]
+      size = _FEW_REFRESHED if few else programs.bucket(len(part))
+      self._cache = programs.refresh(
+        self.bound,
+        self._now,
+        self._cache,
+        programs.pad_rows(part, size),
+        np.int32(self.newest + 1),
+      )
 
   # ------------------------------------------------------------------- growing
 
@@ -477,10 +414,10 @@ class LiveState:
       vectors: f16[items, llm_dim].
     """
     inputs = self.bound.inputs
-    size = bucket(len(items))
-    rows = pad_rows(items, size, sharded_table.NO_ROW)
+    size = programs.bucket(len(items))
+    rows = programs.pad_rows(items, size, sharded_table.NO_ROW)
     padded = np.pad(vectors, [(0, size - len(vectors)), (0, 0)])
-    table = _write_rows(inputs.item_text, rows, padded)
+    table = programs.write_rows(inputs.item_text, rows, padded)
     self.bound = self.bound.replace(inputs=inputs.replace(item_text=table))
     self._embed_into_cache(np.asarray(items))
 
@@ -497,9 +434,22 @@ class LiveState:
     while items < num_items:
       items *= 2
     self.num_users, self.num_items = num_users, num_items
-    if (users, items) == (inputs.num_users, inputs.num_items):
-      return
+    if (users, items) != (inputs.num_users, inputs.num_items):
+      self._resize(users, items)
 
+  def make_room(self) -> None:
+    """Lets tables have a few rows more, so that the first newcomers find room.
+
+    A system that has no newcomers needs none.
+    """
+    if self.system.feed != 'shuffled':
+      more = lambda count: count + max(_LEAST_ROOM, count // 8)
+      inputs = self.bound.inputs
+      self._resize(more(inputs.num_users), more(inputs.num_items))
+
+  def _resize(self, users: int, items: int) -> None:
+    """Lets tables have so many rows; those that are new are of nobody."""
+    inputs = self.bound.inputs
     self.user_graph.add_nodes(users)
     self.item_graph.add_nodes(items)
     graphs = device_graphs(self.user_graph, self.item_graph)
@@ -519,9 +469,8 @@ class LiveState:
         num_items=items,
       )
     )
-    params, memory = jax.jit(functools.partial(_initial, self.system))(
-      self.bound
-    )
+
+    params, memory = _initial(self.system, self.bound.inputs)
     grow = functools.partial(jax.tree.map, _grown)
     self.bound = self.bound.replace(params=grow(params, self.bound.params))
     self._base, self._now = grow(memory, self._base), grow(memory, self._now)
@@ -530,8 +479,13 @@ class LiveState:
       lambda x: jnp.pad(x, [(0, more), (0, 0)]), self._cache
     )
 
-  def forked(self) -> 'LiveState':
-    """A copy that takes in events of its own, and leaves this state alone."""
+  def forked(self, texts: bool = False) -> 'LiveState':
+    """A copy that takes in events of its own, and leaves this state alone.
+
+    Args:
+      texts: whether the items' texts are copied too. If not, a batch that
+        brings new ones, here or there, takes them away from the other.
+    """
     fork = copy.copy(self)
     fork.user_graph = GrowingGraph.from_arrays(self.user_graph.arrays())
     fork.item_graph = GrowingGraph.from_arrays(self.item_graph.arrays())
@@ -539,7 +493,9 @@ class LiveState:
     own = lambda tree: jax.tree.map(jnp.copy, tree)
     fork.bound = self.bound.replace(
       inputs=inputs.replace(
-        user_graph=own(inputs.user_graph), item_graph=own(inputs.item_graph)
+        user_graph=own(inputs.user_graph),
+        item_graph=own(inputs.item_graph),
+        item_text=own(inputs.item_text) if texts else inputs.item_text,
       )
     )
     fork._base, fork._now = own(self._base), own(self._now)
@@ -565,37 +521,38 @@ class LiveState:
         after the newest event, items as they were last embedded.
 
     Returns:
-      As `_top`, still being computed; rows and columns of padding may follow.
+      As `programs.best`, still being computed; rows and columns of padding may
+      follow.
     """
-    at = self.newest + 1 if time is None else time
-    size = bucket(len(users))
-    width = self.bound.inputs.num_items
-    mask = np.pad(mask, [(0, 0), (0, width - mask.shape[1])])
-    if len(mask) > 1:
-      mask = np.pad(mask, [(0, size - len(users)), (0, 0)])
-    return _top(
-      self.bound,
-      self.memory_at(at),
-      self._cache if time is None else None,
-      pad_rows(users, size),
-      np.full([size], at, np.int32),
-      np.int32(at),
-      mask,
-      min(bucket(max(k, 8)), width),
-    )
+    visitors, items = self._meet(users, time)
+    size, width = len(visitors.vector), len(items.vector)
+    allowed = np.zeros([size, width], bool)
+    allowed[: len(users), : mask.shape[1]] = mask
+    k = min(programs.bucket(max(k, _LEAST_BEST)), width)
+    return programs.best(visitors, items, allowed, k)
 
   def scores(self, users: np.ndarray, time: int | None) -> Array:
     """f32[users or more, items or more] scores; arguments as those of `top`."""
+    return programs.scores(*self._meet(users, time))
+
+  def _meet(
+    self, users: np.ndarray, time: int | None
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """Users and the catalogue, to be scored; arguments as those of `top`."""
     at = self.newest + 1 if time is None else time
-    size = bucket(len(users))
-    return _scores(
+    size = programs.bucket(len(users))
+    asked = (
       self.bound,
       self.memory_at(at),
-      self._cache if time is None else None,
-      pad_rows(users, size),
+      programs.pad_rows(users, size),
       np.full([size], at, np.int32),
       np.int32(at),
     )
+    if time is not None:
+      return programs.embed_all(*asked)
+    visitors, ids, column = programs.embed_visitors(*asked)
+    cache = self._cache
+    return visitors, ItemEmbeddings(ids, cache.vector, cache.text, column)
 
   def cached_vector(self, item: int) -> Array:
     """f32[dim], an item as it was last embedded."""
@@ -612,12 +569,12 @@ class LiveState:
       f32 cosines and i32 items, of at least [items, k]; -inf where there is no
       further item.
     """
-    size, width = bucket(len(items)), self.bound.inputs.num_items
-    rows = pad_rows(items, size, 1) - 1
+    size, width = programs.bucket(len(items)), self.bound.inputs.num_items
+    rows = programs.pad_rows(items, size, 1) - 1
     place = np.arange(width)
     mask = (place < self.num_items) & (place != rows[:, None])
-    k = min(bucket(max(k, 8)), width)
-    return _similar(self._cache.vector, rows, mask, k)
+    k = min(programs.bucket(max(k, _LEAST_BEST)), width)
+    return programs.similar(self._cache.vector, rows, mask, k)
 
   # ------------------------------------------------------------------ storing
 
@@ -629,10 +586,17 @@ class LiveState:
     inputs = self.bound.inputs
     graphs: dict[str, Array] = {
       f'{name}.{column}': values
-      for name, graph in self._graphs().items()
-      for column, values in graph.arrays().items()
+      for name in _GRAPHS
+      for column, values in getattr(self, name).arrays().items()
     }
-    on_device = jax.tree.map(jnp.copy, self._tree(self._pending))
+
+    tables = Tables(self._base, self._now, self._cache, self._pending)
+    on_device = {
+      **_tree(self.bound.params, tables),
+      'item_text': inputs.item_text,
+      'facet_offsets': inputs.facets.offsets,
+    }
+    copied = jax.tree.map(jnp.copy, on_device)
     return Saved(
       record={
         'newest': self.newest,
@@ -643,70 +607,22 @@ class LiveState:
         'pending': self._num_pending,
         'turn': self._turn,
       },
-      arrays=graphs | dict(_named_leaves(on_device)),
+      arrays=graphs | dict(_named_leaves(copied)),
     )
 
-  def load(self, saved: Saved) -> None:
-    """Becomes the state that was saved.
 
-    Args:
-      saved: of a state of the same run.
+_GRAPHS = ('user_graph', 'item_graph')
 
-    Raises:
-      KeyError: if something is missing; nothing is changed then.
-    """
-    record, arrays = saved
-    graphs = [
-      GrowingGraph.from_arrays(
-        {
-          column.removeprefix(f'{name}.'): np.array(values)
-          for column, values in arrays.items()
-          if column.startswith(f'{name}.')
-        }
-      )
-      for name in self._graphs()
-    ]
-    pending = _NO_PENDING if record['pending'] else None
-    wanted = self._tree(pending)
-    leaves = [jnp.array(arrays[name]) for name, _ in _named_leaves(wanted)]
-    tree = jax.tree.unflatten(jax.tree.structure(wanted), leaves)
-    numbers = {name: int(record[name]) for name in record}
 
-    inputs = self.bound.inputs
-    on_device = device_graphs(*graphs)
-    self.user_graph, self.item_graph = graphs
-    self.bound = self.bound.replace(
-      params=tree['params'],
-      inputs=inputs.replace(
-        user_graph=on_device[0],
-        item_graph=on_device[1],
-        item_text=tree['item_text'],
-        facets=inputs.facets.replace(offsets=tree['facet_offsets']),
-        num_users=numbers['user_rows'],
-        num_items=numbers['item_rows'],
-      ),
-    )
-    self._base, self._now = tree['base'], tree['now']
-    self._cache, self._pending = tree['cache'], tree['pending']
-    self._num_pending, self._turn = numbers['pending'], numbers['turn']
-    self.newest = numbers['newest']
-    self.num_users, self.num_items = numbers['num_users'], numbers['num_items']
-
-  def _graphs(self) -> dict[str, GrowingGraph]:
-    return {'user_graph': self.user_graph, 'item_graph': self.item_graph}
-
-  def _tree(self, pending: Pending | None) -> dict[str, Any]:
-    """All arrays on the device that batches change, graphs left out."""
-    inputs = self.bound.inputs
-    return {
-      'params': self.bound.params,
-      'item_text': inputs.item_text,
-      'facet_offsets': inputs.facets.offsets,
-      'base': self._base,
-      'now': self._now,
-      'cache': self._cache,
-      'pending': pending,
-    }
+def _tree(params: Params, tables: Tables) -> dict[str, Any]:
+  """What is stored of a state by the names of its parts."""
+  return {
+    'params': params,
+    'base': tables.base,
+    'now': tables.now,
+    'cache': tables.cache,
+    'pending': tables.pending,
+  }
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Array]]:
@@ -745,13 +661,13 @@ def device_graphs(*graphs: GrowingGraph) -> tuple[TemporalGraph, ...]:
   )
 
 
-def _initial(system: System, bound: BoundSystem) -> tuple[Params, SystemMemory]:
+@functools.partial(jax.jit, static_argnums=0)
+def _initial(system: System, inputs: Inputs) -> tuple[Params, SystemMemory]:
   """Parameters and memory before training, of as many nodes as the inputs."""
-  inputs = bound.inputs
   key = jax.random.key(inputs.num_users + inputs.num_items)
   params, memory = system.init(key, inputs, 1)
   memory = system.reset(memory)
-  return params, bound.replace(params=params).propagate(memory)
+  return params, BoundSystem(system, params, inputs).propagate(memory)
 
 
 def _grown(wanted: Array, old: Array) -> Array:
@@ -762,32 +678,14 @@ def _grown(wanted: Array, old: Array) -> Array:
   return jnp.asarray(wanted).at[corner].set(old)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _write_rows(table: Array, rows: Array, values: Array) -> Array:
-  return jnp.asarray(table).at[rows].set(values, mode='drop')
-
-
-def _padded(writes: Writes, size: int) -> Writes:
-  """Writes of as many places and rows; those added are dropped."""
-  nowhere = sharded_table.NO_ROW
-  return Writes(
-    pad_rows(writes.places, size, nowhere),
-    pad_rows(writes.neighbors, size),
-    pad_rows(writes.times, size),
-    pad_rows(writes.nodes, size, nowhere),
-    pad_rows(writes.starts, size),
-    pad_rows(writes.ends, size),
-  )
-
-
 def _event_batch(
   users: np.ndarray, items: np.ndarray, times: np.ndarray
 ) -> EventBatch:
   """A batch as `batching.slice_batch` reads one from a log."""
-  size = bucket(len(users))
+  size = programs.bucket(len(users))
   return EventBatch(
-    users=pad_rows(users, size),
-    items=pad_rows(items, size),
-    times=pad_rows(times, size, times[0]),
+    users=programs.pad_rows(users, size),
+    items=programs.pad_rows(items, size),
+    times=programs.pad_rows(times, size, times[0]),
     mask=np.arange(size) < len(users),
   )

@@ -10,163 +10,55 @@ Ids are those of the log. Users and items that the log does not have may come at
 any time. Reading is safe from many threads beside one that writes.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Callable
 from collections.abc import Sequence
-import datetime
-import itertools
 import json
-import threading
-import time as time_lib
 from typing import Any
-from typing import NamedTuple
 
 import numpy as np
 
 from dynllm_jax import checks
 from dynllm_jax.datasets import loading
 from dynllm_jax.facets import facet_bank
+from dynllm_jax.live import answering
 from dynllm_jax.live import batches
-from dynllm_jax.live import explanations
 from dynllm_jax.live import live_state
 from dynllm_jax.live import restore as restore_lib
 from dynllm_jax.live.batches import Batch
 from dynllm_jax.live.batches import ItemText
 from dynllm_jax.live.batches import Observed
-from dynllm_jax.live.explanations import Explanation
+from dynllm_jax.live.journal import Tip
 from dynllm_jax.live.journaling import Request
 from dynllm_jax.live.keeping import Kept
+from dynllm_jax.live.live_state import LiveState
 from dynllm_jax.live.live_state import Saved
-from dynllm_jax.types import Array
-from dynllm_jax.types import BoundSystem
+from dynllm_jax.progress import say
 from dynllm_jax.types import InputError
 from dynllm_jax.types import SECONDS_PER_DAY
-from dynllm_jax.types import SystemMemory
-
-Time = float | datetime.datetime
-_MAX_SCORES = 1 << 25  # scores of users against items that are computed at once
-_MAX_SECONDS = np.iinfo(np.int32).max
 
 
-class Recommendations(NamedTuple):
-  """The best items of a user, the best first.
-
-  Attributes:
-    user: whose.
-    items: ids; fewer than asked for where fewer are allowed.
-    scores: f32[items].
-    titles: '' where an item has none.
-  """
-
-  user: str
-  items: list[str]
-  scores: np.ndarray
-  titles: list[str]
-
-
-class Purchase(NamedTuple):
-  """An event of a user.
-
-  Attributes:
-    item: which item.
-    title: its title, '' without one.
-    time: unix seconds.
-  """
-
-  item: str
-  title: str
-  time: int
-
-
-class TopItems(NamedTuple):
-  """The best items of several users as arrays, the best first.
-
-  Attributes:
-    users: whose.
-    items: i32[users, k], rows of `Recommender.items`, counted from 1.
-    scores: f32[users, k]; -inf where there is no further item.
-  """
-
-  users: list[str]
-  items: np.ndarray
-  scores: np.ndarray
-
-
-class Frozen(NamedTuple):
-  """A system with its state, for whoever computes with it elsewhere.
-
-  Attributes:
-    bound: the system, its parameters and what it reads.
-    memory: after the newest event.
-    num_items: that there are; tables may have room for more.
-    start: unix seconds of the log's first event.
-    seconds: after that, just after the newest event.
-  """
-
-  bound: BoundSystem
-  memory: SystemMemory
-  num_items: int
-  start: int
-  seconds: int
-
-
-class Similar(NamedTuple):
-  """Items like an item, the most alike first.
-
-  Attributes:
-    item: like which.
-    items: ids.
-    cosines: f32[items], of the items' vectors.
-    titles: '' where an item has none.
-  """
-
-  item: str
-  items: list[str]
-  cosines: np.ndarray
-  titles: list[str]
-
-
-class Recommender:
+class Recommender(answering.Answering):
   """A trained model with the state of its users and items.
 
   Made by `restore`.
 
   Args:
-    restored: the run.
+    run: of which.
+    state: on the device.
     max_future_days: how far ahead of this machine's clock an event's time may
       be.
   """
 
   def __init__(
-    self, restored: restore_lib.Restored, max_future_days: float = 1.0
+    self,
+    run: restore_lib.Opened,
+    state: LiveState,
+    max_future_days: float = 1.0,
   ) -> None:
-    log = restored.log
-    self.config = restored.config
-    self.name = restored.name
-    self.identity = restored.identity
-    self._state = restored.state
-    self._facets = restored.facets
-    self._start = log.start_time
-    self._max_future = max_future_days * SECONDS_PER_DAY
-    self._position = 0
-    self._failed = ''
+    super().__init__(run, state, max_future_days)
     self._kept: Kept | None = None  # where there is a journal
     self._data_dir: str | None = None
-    self._log_users = len(log.user_ids)
-    self._log_items = len(log.item_ids)
-    self._changed_texts: set[int] = set()
-
-    self._user_ids = [str(name) for name in log.user_ids]
-    self._item_ids = [str(name) for name in log.item_ids]
-    self._user_rows = {name: row for row, name in enumerate(self._user_ids)}
-    self._item_rows = {name: row for row, name in enumerate(self._item_ids)}
-    # Row 0 is padding, and no id is empty.
-    del self._user_rows[''], self._item_rows['']
-    columns = (log.titles, log.categories, log.brands)
-    self._texts = [list(map(str, column)) for column in columns]
-    self._category_masks: dict[str, np.ndarray] = {}
-    # Held while a state is read or changed, not while an answer is computed.
-    self._lock = threading.RLock()
+    self._successor: Recommender | None = None  # after a changeover
 
   @classmethod
   def restore(
@@ -192,8 +84,8 @@ class Recommender:
       follow: apply what another process journals, as it comes; then nothing
         can be observed here.
       until: 'train' or 'validation' to know the events of those splits alone,
-        as an evaluation does before the rest is observed. Facets are those of
-        the whole prepared log all the same: each serves from its close on.
+        as an evaluation does before the rest is observed. A facet serves once
+        all purchases that it has read have been observed.
       data_dir: where prepared data are now, if not where they were.
       max_future_days: how far ahead of this machine's clock an event's time
         may be.
@@ -201,63 +93,42 @@ class Recommender:
     Raises:
       InputError: for whatever is wrong with the folder, or gone.
     """
-    restored = restore_lib.restore(workdir, until, data_dir)
-    recommender = cls(restored, max_future_days)
-    recommender._data_dir = data_dir
-    if journal is not None and until == 'log':
-      recommender._kept = kept = Kept(recommender, workdir, journal, restored)
-      kept.replay()
-      if follow:
-        kept.follow()
+    if until not in restore_lib.SPLITS:
+      raise checks.not_allowed('until', until, ', '.join(restore_lib.SPLITS))
+    run = restore_lib.open_run(workdir, data_dir)
+    if journal is None or until != 'log':
+      state = restore_lib.from_checkpoint(run, until)
+      return cls(run, state, max_future_days)
+
+    kept = Kept(run, journal)
+    recommender, tip = cls._newest(run, kept, max_future_days)
+    recommender._kept, recommender._data_dir = kept, data_dir
+    kept.begin(recommender, tip)
+    if follow:
+      kept.follow()
     return recommender
 
-  # -------------------------------------------------------------- what it knows
+  @classmethod
+  def _newest(
+    cls, run: restore_lib.Opened, kept: Kept, max_future_days: float
+  ) -> tuple['Recommender', Tip | None]:
+    """The recommender of the newest snapshot, with its place in the journal.
 
-  @property
-  def position(self) -> int:
-    """Batches applied since it was restored."""
-    return self._position
-
-  @property
-  def newest_time(self) -> int:
-    """Unix seconds of the newest event."""
-    return self._start + self._state.newest
-
-  @property
-  def users(self) -> Sequence[str]:
-    """Ids of all users, in the order in which they came."""
-    return self._user_ids[1:]
-
-  @property
-  def items(self) -> Sequence[str]:
-    """Ids of all items, in the order in which they came."""
-    return self._item_ids[1:]
-
-  @property
-  def titles(self) -> Sequence[str]:
-    """Titles of `items`, '' where one has none."""
-    return self._texts[0][1:]
-
-  @property
-  def takes_newcomers(self) -> bool:
-    """Whether users and items that training has not seen are welcome."""
-    return self._state.system.feed != 'shuffled'
-
-  def has_user(self, user: str) -> bool:
-    """Whether a user has had an event."""
-    return user in self._user_rows
-
-  def has_item(self, item: str) -> bool:
-    """Whether an item is in the catalogue."""
-    return item in self._item_rows
-
-  def title(self, item: str) -> str:
-    """An item's title, '' without one.
-
-    Raises:
-      InputError: if there is no such item.
+    Where there is none, it stands where the log ends.
     """
-    return self._texts[0][self._item_row('item', item)]
+    for tip, saved in kept.stored():
+      arrays = dict(saved.arrays)
+      try:
+        named = json.loads(bytes(np.asarray(arrays.pop('named'))))
+        state = restore_lib.from_snapshot(run, Saved(saved.record, arrays))
+        recommender = cls(run, state, max_future_days)
+        recommender._catalogue.load(named)
+      except KeyError as error:
+        say(f'a snapshot lacks {error}; an older state takes its place')
+        continue
+      return recommender, tip
+    state = restore_lib.from_checkpoint(run)
+    return cls(run, state, max_future_days), None
 
   # -------------------------------------------------------------------- writing
 
@@ -352,9 +223,9 @@ class Recommender:
     if self._state.system.feed != 'shuffled':
       return
     for field, names, known in (
-      ('user', batch.users, self._user_rows),
-      ('item', batch.items, self._item_rows),
-      ('item', [text.item for text in batch.texts], self._item_rows),
+      ('user', batch.users, self._catalogue.user_rows),
+      ('item', batch.items, self._catalogue.item_rows),
+      ('item', [text.item for text in batch.texts], self._catalogue.item_rows),
     ):
       for number, name in enumerate(names):
         if name not in known:
@@ -396,7 +267,7 @@ class Recommender:
     with self._lock:
       self._check_sound()
       try:
-        newcomers = self._newcomers(parts)
+        newcomers = self._catalogue.newcomers(parts)
         times = [np.array(part.times, np.int64) for part in parts]
         newest = self.newest_time
         ranks = self._apply(batches.joined(parts), ranked)
@@ -420,33 +291,11 @@ class Recommender:
       )
     ]
 
-  def _newcomers(self, parts: Sequence[Batch]) -> list[tuple[int, int]]:
-    """How many users and items each part is the first to name."""
-    users: set[str] = set()
-    items: set[str] = set()
-    counts = []
-    for part in parts:
-      before = len(users), len(items)
-      users.update(name for name in part.users if name not in self._user_rows)
-      named = itertools.chain(part.items, (text.item for text in part.texts))
-      items.update(name for name in named if name not in self._item_rows)
-      counts.append((len(users) - before[0], len(items) - before[1]))
-    return counts
-
   def _apply(self, batch: Batch, ranked: bool) -> np.ndarray | None:
     """Applies a batch, the lock held; f64[events] ranks, if asked for."""
-    known_items = len(self._item_ids)
-    users = self._rows_of(batch.users, self._user_ids, self._user_rows)
-    self._rows_of(
-      [text.item for text in batch.texts], self._item_ids, self._item_rows
-    )
-    items = self._rows_of(batch.items, self._item_ids, self._item_rows)
-    for column in self._texts:
-      column.extend([''] * (len(self._item_ids) - len(column)))
+    users, items = self._catalogue.add(batch)
     state = self._state
-    state.add_nodes(len(self._user_ids) - 1, len(self._item_ids) - 1)
-    if len(self._item_ids) > known_items or batch.texts:
-      self._category_masks = {}
+    state.add_nodes(self._catalogue.num_users, self._catalogue.num_items)
     self._set_texts(batch.texts)
 
     times = np.array(batch.times, np.int64) - self._start
@@ -467,63 +316,36 @@ class Recommender:
       return self.apply(request.batch, ranked=request.ranked)
     return self._kept.observe(request)
 
-  def _rows_of(
-    self, names: Iterable[str], ids: list[str], rows: dict[str, int]
-  ) -> np.ndarray:
-    """Rows of ids, i32; those that are new get the next ones."""
-    found = []
-    for name in names:
-      row = rows.get(name)
-      if row is None:
-        row = rows[name] = len(ids)
-        ids.append(name)
-      found.append(row)
-    return np.array(found, np.int32)
-
   def _set_texts(self, texts: Sequence[ItemText]) -> None:
-    """Stores texts of items, on the host and on the device."""
-    vectors = {}
-    for text in texts:
-      row = self._item_rows[text.item]
-      self._changed_texts.add(row)
-      for column, value in zip(self._texts, text[1:4]):
-        column[row] = value
-      if text.vector:
-        vectors[row] = np.frombuffer(text.vector, np.float16)
+    """Stores the embeddings of texts on the device."""
+    vectors = {
+      self._catalogue.item_rows[text.item]: np.frombuffer(
+        text.vector, np.float16
+      )
+      for text in texts
+      if text.vector
+    }
     if vectors:
       self._state.set_texts(np.array([*vectors]), np.stack([*vectors.values()]))
 
   def _new_texts(self, rows: Sequence[batches.Row]) -> tuple[ItemText, ...]:
-    """Texts of rows that differ from what is known, the last of each item."""
-    new: dict[str, tuple[str, str, str]] = {}
-    for row in rows:
-      given = row[3:]
-      if all(text is None for text in given):
-        continue
-      at = self._item_rows.get(row.item)
-      known = tuple('' if at is None else column[at] for column in self._texts)
-      before = new.get(row.item, known)
-      after = tuple(
-        old if text is None else text for old, text in zip(before, given)
-      )
-      if after != known or at is None:
-        new[row.item] = after  # type: ignore[assignment]
-      else:
-        new.pop(row.item, None)
-    if not new:
-      return ()
+    """Texts of rows that differ from what is known, embedded."""
 
-    vectors = facet_bank.encode_items(
-      self.config.facets.encoder,
-      [facet_bank.joined_text(*text) for text in new.values()],
-      str(loading.data_folder(self.config.data)),
-    )
-    return tuple(
-      ItemText(item, *text, vector=vector.astype(np.float16).tobytes())
-      for (item, text), vector in zip(new.items(), vectors)
-    )
+    def encode(texts: list[tuple[str, str, str]]) -> np.ndarray:
+      return facet_bank.encode_items(
+        self.config.facets.encoder,
+        [facet_bank.joined_text(*text) for text in texts],
+        str(loading.data_folder(self.config.data)),
+      )
+
+    return self._catalogue.new_texts(rows, encode)
 
   # -------------------------------------------------------------------- keeping
+
+  @property
+  def current(self) -> 'Recommender':
+    """The one that has the journal: this one, or its last changeover's."""
+    return self if self._successor is None else self._successor.current
 
   def snapshot(self) -> str:
     """Writes the state into the run folder, so that a restart replays little.
@@ -541,12 +363,18 @@ class Recommender:
       )
     return self._kept.snapshot()
 
-  def changeover(self, workdir: str) -> 'Recommender':
+  def changeover(
+    self,
+    workdir: str,
+    prepare: Callable[['Recommender'], object] = lambda new: None,
+  ) -> 'Recommender':
     """Moves to another run, without a gap; events may come meanwhile.
 
     Args:
       workdir: the folder of a run that was trained with `init_from` this one's,
         or on the same log.
+      prepare: called with the recommender of that run before it takes over, to
+        compile what it will be asked.
 
     Returns:
       The recommender of that run. It has the journal now: positions go on, and
@@ -569,8 +397,15 @@ class Recommender:
       max_future_days=self._max_future / SECONDS_PER_DAY,
     )
     assert new._kept is not None
+    prepare(new)
     self._kept.hand_over(new._kept)
+    self._successor = new
     return new
+
+  @property
+  def needs_snapshot(self) -> bool:
+    """Whether a restart would have to replay anything."""
+    return self._kept is not None and self._kept.needs_snapshot()
 
   def start_writing(self) -> None:
     """Becomes the one process that journals, as the first event does.
@@ -614,14 +449,7 @@ class Recommender:
     with self._lock:
       self._check_sound()
       record, arrays = self._state.saved()
-      named = {
-        'users': self._user_ids[self._log_users :],
-        'items': self._item_ids[self._log_items :],
-        'texts': {
-          row: [column[row] for column in self._texts]
-          for row in sorted(self._changed_texts)
-        },
-      }
+      named = self._catalogue.saved()
       position = self._position
     content = np.frombuffer(json.dumps(named).encode(), np.uint8)
     return Saved({**record, 'position': position}, {**arrays, 'named': content})
@@ -629,515 +457,3 @@ class Recommender:
   def start_at(self, position: int) -> None:
     """Says at which position of a journal the state stands."""
     self._position = position
-
-  def load(self, saved: Saved) -> None:
-    """Becomes what was saved.
-
-    Args:
-      saved: by a recommender of the same run; this one has applied nothing.
-
-    Raises:
-      KeyError: if something is missing; nothing is changed then.
-    """
-    arrays = dict(saved.arrays)
-    named = json.loads(bytes(np.asarray(arrays.pop('named'))))
-    with self._lock:
-      self._state.load(Saved(saved.record, arrays))
-      self._rows_of(named['users'], self._user_ids, self._user_rows)
-      self._rows_of(named['items'], self._item_ids, self._item_rows)
-      for column in self._texts:
-        column.extend([''] * (len(self._item_ids) - len(column)))
-      for row, texts in named['texts'].items():
-        self._changed_texts.add(int(row))
-        for column, text in zip(self._texts, texts, strict=True):
-          column[int(row)] = text
-      self._category_masks = {}
-      self._position = saved.record['position']
-
-  # -------------------------------------------------------------------- reading
-
-  def recommend(
-    self,
-    users: Any,
-    k: int = 10,
-    time: Time | None = None,
-    *,
-    exact: bool = False,
-    exclude_seen: bool = False,
-    candidates: Iterable[str] | None = None,
-    categories: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-  ) -> Any:
-    """The items that a user is likeliest to take next.
-
-    Args:
-      users: one id, or several. One that is not known is answered from what is
-        known of every user.
-      k: how many items.
-      time: when, unix seconds or a datetime, not before the newest event; users
-        and all items are embedded as they are then. None: just after the newest
-        event, items as they were last embedded (SPEC 10.3), which is fast.
-      exact: without a time, embed all items anew as well.
-      exclude_seen: leave out what the user has taken before.
-      candidates: the items to choose from; None: all.
-      categories: only items of these.
-      exclude: items to leave out; those that are not known are ignored.
-
-    Returns:
-      `Recommendations`, a list of them for several users.
-
-    Raises:
-      InputError: naming an argument that is not allowed.
-    """
-    one = isinstance(users, (str, int))
-    found = self.top(
-      [users] if one else users,
-      k,
-      time,
-      exact=exact,
-      exclude_seen=exclude_seen,
-      candidates=candidates,
-      categories=categories,
-      exclude=exclude,
-    )
-    answers = [
-      self._recommendations(user, scores, items)
-      for top in found
-      for user, scores, items in zip(top.users, top.scores, top.items)
-    ]
-    return answers[0] if one else answers
-
-  def top(
-    self,
-    users: Iterable[str | int],
-    k: int = 10,
-    time: Time | None = None,
-    *,
-    exact: bool = False,
-    exclude_seen: bool = False,
-    candidates: Iterable[str] | None = None,
-    categories: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-  ) -> Iterator[TopItems]:
-    """As `recommend`, of many users, as arrays; a batch of users at a time.
-
-    Args:
-      users: ids.
-      k, time, exact, exclude_seen, candidates, categories, exclude: as those
-        of `recommend`.
-
-    Returns:
-      The users in order. The next batch is computed while one is looked at.
-
-    Raises:
-      InputError: as `recommend`, before the first batch.
-    """
-    names = self._user_names('users', users)
-    with self._lock:
-      self._check_k(k)
-      at = self._read_time(time, exact)
-      rows = self._known_users(names)
-      allowed = self._allowed(candidates, categories, exclude)
-
-    def ask(chosen: slice) -> tuple[Array, Array, Array]:
-      with self._lock:
-        self._check_sound()
-        mask = self._mask(allowed, rows[chosen], exclude_seen, at)
-        return self._state.top(rows[chosen], mask, k, at)
-
-    def answers() -> Iterator[TopItems]:
-      step = self._users_at_once()
-      spans = [slice(i, i + step) for i in range(0, len(names), step)]
-      asked = map(ask, spans)
-      coming = next(asked, None)
-      for span in spans:
-        found, coming = coming, next(asked, None)
-        assert found is not None
-        scores, items, finite = map(np.asarray, found)
-        if not finite:
-          raise _diverged()
-        chosen = names[span]
-        yield TopItems(
-          chosen, items[: len(chosen), :k], scores[: len(chosen), :k]
-        )
-
-    return answers()
-
-  def recommend_guest(
-    self,
-    session: Iterable[tuple[str, Time]],
-    k: int = 10,
-    *,
-    exclude_seen: bool = False,
-    candidates: Iterable[str] | None = None,
-    categories: Iterable[str] | None = None,
-    exclude: Iterable[str] | None = None,
-  ) -> Recommendations:
-    """The items that a guest is likeliest to take next (SPEC 10.3).
-
-    The answer is the one that a new user would have after these events had been
-    observed in one call; neither the guest nor an event is remembered.
-
-    Args:
-      session: items, which must be known, and when the guest took them; at
-        least one, at most 2,048.
-      k, exclude_seen, candidates, categories, exclude: as those of `recommend`.
-
-    Raises:
-      InputError: naming what is not allowed.
-    """
-    rows = batches.event_rows(
-      [{'user': 'guest', 'item': i, 'time': t} for i, t in session],
-      self._latest_time(),
-    )
-    if not 1 <= len(rows) <= live_state.MAX_BATCH:
-      raise checks.not_allowed(
-        'session', len(rows), f'1 to {live_state.MAX_BATCH} events'
-      )
-    with self._lock:
-      self._check_sound()
-      self._check_k(k)
-      allowed = self._allowed(candidates, categories, exclude)
-      items = np.array(
-        [
-          self._item_row(f'session[{number}].item', row.item)
-          for number, row in enumerate(rows)
-        ],
-        np.int32,
-      )
-      self._check_can_grow()
-      start, fork = self._start, self._state.forked()
-
-    # One row more than there are users is the guest's, in the copy alone.
-    guest = fork.num_users + 1
-    fork.add_nodes(guest, fork.num_items)
-    times = np.array([row.time for row in rows], np.int64) - start
-    times = np.maximum(times, fork.first_time())
-    order = np.argsort(times, kind='stable')
-    users = np.full([len(rows)], guest, np.int32)
-    fork.apply(live_state.Events(users, items[order], times[order]))
-    if exclude_seen:
-      allowed[items - 1] = False
-    scores, best, finite = map(
-      np.asarray, fork.top(np.array([guest], np.int32), allowed[None], k)
-    )
-    if not finite:
-      raise _diverged()
-    return self._recommendations('', scores[0, :k], best[0, :k])
-
-  def warm_up(self, most: int = 64) -> None:
-    """Compiles what observing runs; nothing is observed, and nothing changes.
-
-    Args:
-      most: events of a call, up to which sizes are compiled.
-    """
-    with self._lock:
-      self._check_sound()
-      fork = self._state.forked()
-    for size in (size for size in live_state.SIZES if size <= most):
-      users = 1 + np.arange(size, dtype=np.int32) % fork.num_users
-      items = 1 + np.arange(size, dtype=np.int32) % fork.num_items
-      # A new time, and the same one again.
-      times = np.full([size], fork.newest + 1, np.int64)
-      for _ in range(2):
-        fork.apply(live_state.Events(users, items, times))
-
-  def frozen(self) -> Frozen:
-    """A copy of the state, which later events leave alone."""
-    with self._lock:
-      self._check_sound()
-      fork = self._state.forked()
-      return Frozen(
-        fork.bound,
-        fork.memory_at(fork.newest + 1),
-        fork.num_items,
-        int(self._start),
-        fork.newest + 1,
-      )
-
-  def purchases(self, user: str, last: int = 50) -> list[Purchase]:
-    """What a user took, the newest first.
-
-    Args:
-      user: an id; one that is not known took nothing.
-      last: how many.
-    """
-    with self._lock:
-      row = self._user_rows.get(user, 0)
-      items, times = self._state.user_graph.row(row)
-      return [
-        Purchase(
-          item=self._item_ids[item],
-          title=self._texts[0][item],
-          time=self._start + time,
-        )
-        for item, time in zip(
-          items[-last:][::-1].tolist(), times[-last:][::-1].tolist()
-        )
-      ]
-
-  def score(
-    self,
-    users: Any,
-    items: Sequence[str],
-    time: Time | None = None,
-    *,
-    exact: bool = False,
-  ) -> np.ndarray:
-    """Scores of items for users, as `recommend` compares them.
-
-    Args:
-      users: one id, or several.
-      items: ids.
-      time, exact: as those of `recommend`.
-
-    Returns:
-      f32[items] for one user, f32[users, items] for several.
-
-    Raises:
-      InputError: if there is no such item, or an argument is not allowed.
-    """
-    one = isinstance(users, (str, int))
-    names = self._user_names('users', [users] if one else users)
-    with self._lock:
-      at = self._read_time(time, exact)
-      rows = self._known_users(names)
-      columns = np.array(
-        [
-          self._item_row(f'items[{number}]', item)
-          for number, item in enumerate(items)
-        ],
-        np.int32,
-      )
-
-    blocks = []
-    for start in range(0, len(names), step := self._users_at_once()):
-      chosen = rows[start : start + step]
-      with self._lock:
-        self._check_sound()
-        scores = self._state.scores(chosen, at)
-      blocks.append(np.asarray(scores)[: len(chosen), columns - 1])
-    scores = np.concatenate(blocks)
-    return scores[0] if one else scores
-
-  def similar_items(self, item: str, k: int = 10) -> Similar:
-    """The items whose vectors point most nearly where an item's does.
-
-    Args:
-      item: an id.
-      k: how many.
-
-    Raises:
-      InputError: if there is no such item, or k is not allowed.
-    """
-    with self._lock:
-      self._check_sound()
-      self._check_k(k)
-      row = self._item_row('item', item)
-      found = self._state.similar(np.array([row]), k)
-    cosines, items = (np.asarray(column)[0, :k] for column in found)
-    there = np.isfinite(cosines)
-    rows = items[there].tolist()
-    return Similar(
-      item=item,
-      items=[self._item_ids[row] for row in rows],
-      cosines=cosines[there],
-      titles=[self._texts[0][row] for row in rows],
-    )
-
-  def explain(
-    self,
-    user: str | int,
-    item: str,
-    time: Time | None = None,
-    *,
-    exact: bool = False,
-  ) -> Explanation:
-    """Why an item has its score for a user (SPEC 10.4).
-
-    Args:
-      user, item: ids.
-      time, exact: as those of `recommend`.
-
-    Raises:
-      InputError: if there is no such item, or an argument is not allowed.
-    """
-    (name,) = self._user_names('user', [user])
-    with self._lock:
-      self._check_sound()
-      (row,) = self._known_users([name])
-      at = self._read_time(time, exact)
-      asked = explanations.Question(
-        user=int(row),
-        item=self._item_row('item', item),
-        time=self._state.newest + 1 if at is None else at,
-        cached=at is None,
-      )
-      names = explanations.Names(
-        users=self._user_ids,
-        items=self._item_ids,
-        titles=self._texts[0],
-        start=self._start,
-        fanout=tuple(self.config.model.get('walk_fanout', ())),
-        facets=self._facets,
-      )
-
-      found = explanations.explain(self._state, names, asked)
-    return found._replace(user=name)
-
-  def _recommendations(
-    self, user: str, scores: np.ndarray, items: np.ndarray
-  ) -> Recommendations:
-    """An answer; items whose score is -inf are not allowed."""
-    there = np.isfinite(scores)
-    rows = items[there].tolist()
-    return Recommendations(
-      user=user,
-      items=[self._item_ids[row] for row in rows],
-      scores=scores[there],
-      titles=[self._texts[0][row] for row in rows],
-    )
-
-  def _users_at_once(self) -> int:
-    """How many users are answered by one program."""
-    width = self._state.bound.inputs.num_items
-    return 512 if 512 * width <= _MAX_SCORES else 8
-
-  def _read_time(self, time: Time | None, exact: bool) -> int | None:
-    """The time of a question in seconds of the log's timeline."""
-    if time is None:
-      return self._state.newest + 1 if exact else None
-    latest = self._start + _MAX_SECONDS
-    seconds = batches.as_time('time', time, latest)
-    if seconds < self.newest_time:
-      raise checks.not_allowed(
-        'time',
-        time,
-        f'the time of the newest event, {self.newest_time}, or later',
-      )
-    return seconds - self._start
-
-  def _latest_time(self) -> float:
-    """Unix seconds of the latest time that an event may have now."""
-    latest = time_lib.time() + self._max_future
-    return min(latest, self._start + _MAX_SECONDS - 1)
-
-  def _check_can_grow(self) -> None:
-    """Stops where a system knows no other users than those of its training."""
-    if self._state.system.feed == 'shuffled':
-      raise InputError(
-        f'session: {self.name} learns its users in training alone; allowed: '
-        'users of the run, or a system with a memory'
-      )
-
-  def _check_k(self, k: int) -> None:
-    count = len(self._item_ids) - 1
-    is_count = isinstance(k, (int, np.integer)) and not isinstance(k, bool)
-    if not is_count or not 1 <= k <= count:
-      raise checks.not_allowed('k', k, f'1 to the number of items, {count}')
-
-  def _check_sound(self) -> None:
-    """Stops after a failure in the middle of a batch."""
-    if self._failed:
-      raise InputError(
-        f'the recommender failed in the middle of a batch ({self._failed}); '
-        'allowed: to restore it'
-      )
-
-  def _user_names(self, field: str, users: Any) -> list[str]:
-    """Ids of users, checked."""
-    if not isinstance(users, Iterable):
-      raise checks.not_allowed(field, users, 'an id, or several')
-    return [
-      batches.as_id(f'{field}[{number}]', user)
-      for number, user in enumerate(users)
-    ]
-
-  def _known_users(self, names: Sequence[str]) -> np.ndarray:
-    """Rows of users, 0 for those who are not known."""
-    rows = np.array([self._user_rows.get(n, 0) for n in names], np.int32)
-    if self._state.system.feed == 'shuffled' and not rows.all():
-      unknown = names[int(np.argmin(rows))]
-      raise InputError(
-        f'users: {unknown!r} is not known to the run, and {self.name} learns '
-        'its users in training alone; allowed: users of the run'
-      )
-    return rows
-
-  def _item_row(self, field: str, item: Any) -> int:
-    """The row of an item.
-
-    Raises:
-      InputError: if there is no such item.
-    """
-    row = self._item_rows.get(batches.as_id(field, item))
-    if row is None:
-      raise InputError(
-        f'{field}: there is no item {item!r}; allowed: an item of the log, or '
-        'one that was added since'
-      )
-    return row
-
-  def _allowed(
-    self,
-    candidates: Iterable[str] | None,
-    categories: Iterable[str] | None,
-    exclude: Iterable[str] | None,
-  ) -> np.ndarray:
-    """bool[items], item 1 first: what may be recommended to anybody."""
-    count = len(self._item_ids) - 1
-    allowed = np.ones(count, bool)
-    if candidates is not None:
-      rows = [
-        self._item_row(f'candidates[{number}]', item)
-        for number, item in enumerate(candidates)
-      ]
-      allowed[:] = False
-      allowed[np.array(rows, int) - 1] = True
-    if categories is not None:
-      of_category = [self._category_mask(name) for name in categories]
-      allowed &= np.logical_or.reduce([np.zeros(count, bool), *of_category])
-    if exclude is not None:
-      rows = [self._item_rows.get(str(item), 0) for item in exclude]
-      allowed[np.array([row for row in rows if row], int) - 1] = False
-    return allowed
-
-  def _category_mask(self, name: str) -> np.ndarray:
-    """bool[items]: which are of a category.
-
-    Raises:
-      InputError: if none is.
-    """
-    if name not in self._category_masks:
-      mask = np.array([other == name for other in self._texts[1][1:]], bool)
-      if not mask.any():
-        raise InputError(
-          f'categories: no item is of {name!r}; allowed: categories of the '
-          'item table'
-        )
-      self._category_masks[name] = mask
-    return self._category_masks[name]
-
-  def _mask(
-    self, allowed: np.ndarray, users: np.ndarray, unseen: bool, at: int | None
-  ) -> np.ndarray:
-    """bool[users or 1, items]: what may be recommended to each."""
-    count = len(self._item_ids) - 1
-    # Items may have come since the question was read.
-    allowed = np.pad(allowed, (0, count - len(allowed)))
-    if not unseen:
-      return allowed[None]
-    mask = np.repeat(allowed[None], len(users), axis=0)
-    for row, user in enumerate(users):
-      items, times = self._state.user_graph.row(user)
-      if at is not None:
-        items = items[times < at]
-      mask[row, items - 1] = False
-    return mask
-
-
-def _diverged() -> InputError:
-  return InputError(
-    'a score is not finite: the parameters of the run have diverged; allowed: '
-    'a run with a lower config.train.learning_rate'
-  )

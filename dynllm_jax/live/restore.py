@@ -12,14 +12,16 @@ from typing import NamedTuple
 
 import ml_collections
 
-from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax.datasets import loading
 from dynllm_jax.engine import evaluate
+from dynllm_jax.engine import ranking
 from dynllm_jax.facets import facet_bank
 from dynllm_jax.live.growing_graph import GrowingGraph
 from dynllm_jax.live.live_state import live_inputs
 from dynllm_jax.live.live_state import LiveState
+from dynllm_jax.live.live_state import Saved
+from dynllm_jax.live.withheld_facets import WithheldFacets
 from dynllm_jax.progress import Progress
 from dynllm_jax.runs import identity
 from dynllm_jax.runs import prepared
@@ -34,24 +36,25 @@ from dynllm_jax.types import SystemMemory
 SPLITS = ('train', 'validation', 'log')  # how far a log may be replayed
 
 
-class Restored(NamedTuple):
-  """A run, ready to answer.
+class Opened(NamedTuple):
+  """A run folder and its data, read; its parameters are still to be.
 
   Attributes:
+    workdir: the folder.
     config: of the run, for one device.
-    name: the system's, with its variant, as results have it.
-    identity: what its checkpoints remember of configuration and data.
-    log: the prepared log.
-    facets: where the texts of the facets are.
-    state: after the events that were asked for.
+    stored: names the best checkpoint, by what its record says of it.
+    prepared: the run, ready to rank.
   """
 
+  workdir: str
   config: ml_collections.ConfigDict
-  name: str
-  identity: dict[str, Any]
-  log: EventLog
-  facets: pathlib.Path
-  state: LiveState
+  stored: str
+  prepared: prepared.PreparedRun
+
+  @property
+  def facets(self) -> pathlib.Path:
+    """Where the texts of the facets are."""
+    return pathlib.Path(self.prepared.facets['folder'])
 
 
 def run_config(workdir: str, data_dir: str | None = None) -> Any:
@@ -79,22 +82,16 @@ def run_config(workdir: str, data_dir: str | None = None) -> Any:
   return config
 
 
-def restore(
-  workdir: str, until: str = 'log', data_dir: str | None = None
-) -> Restored:
-  """Restores the best epoch of a run, and replays what came after training.
+def open_run(workdir: str, data_dir: str | None = None) -> Opened:
+  """Reads a run folder and the data that it names.
 
   Args:
     workdir: the folder of a run with `--mode=train`.
-    until: 'train', 'validation' or 'log': the end of the split up to which
-      events are known.
     data_dir: where prepared data are now; None: where they were.
 
   Raises:
     InputError: for whatever is wrong with the folder, or gone.
   """
-  if until not in SPLITS:
-    raise checks.not_allowed('until', until, ', '.join(SPLITS))
   config = run_config(workdir, data_dir)
   # Answers are of one device, and no other system is to be ranked.
   config.mesh.update({'data': 1, 'nodes': 1})
@@ -109,14 +106,29 @@ def restore(
     )
   with Checkpoints(folder.path) as checkpoints:
     status = Status.from_json(checkpoints.status('best'))
-    log = loading.load_prepared(
-      config.data, status.identity['data_fingerprint']
-    )
-    _check_texts(config, log)
-    run = prepared.prepare(config, log)
-    current = identity.without_newer(status.identity, run.identity)
-    identity.check(status.identity, current, workdir, resume=False)
-    trained = checkpoints.restore('best', prepared.initial_state(run))
+    stored = checkpoints.name('best')
+  log = loading.load_prepared(config.data, status.identity['data_fingerprint'])
+  _check_texts(config, log)
+  run = prepared.prepare(config, log)
+  current = identity.without_newer(status.identity, run.identity)
+  identity.check(status.identity, current, workdir, resume=False)
+  return Opened(workdir, config, stored, run)
+
+
+def from_checkpoint(opened: Opened, until: str = 'log') -> LiveState:
+  """The best epoch of a run, after a replay of what came after training.
+
+  Args:
+    opened: the run.
+    until: of `SPLITS`: the end of the split up to which events are known.
+
+  Raises:
+    InputError: if the checkpoint cannot be read.
+  """
+  run, config = opened.prepared, opened.config
+  log = run.log
+  with Checkpoints(RunFolder(opened.workdir).path) as checkpoints:
+    trained = checkpoints.restore('best', prepared.state_shapes(run))
 
   bound = BoundSystem(run.system, trained.params, run.inputs)
   memory = evaluate.memory_for_replay(bound, trained.memory, trained.pending)
@@ -133,21 +145,33 @@ def restore(
     GrowingGraph(users, items, times, log.num_users),
     GrowingGraph(items, users, times, log.num_items),
   )
-  state = LiveState(
+  state = LiveState.begun(
     bound.replace(inputs=live_inputs(run.inputs, *graphs)),
     memory,
-    *graphs,
+    graphs,
     newest=int(times[-1]),
-    block_size=config.eval.block_size,
+    ranking=ranking.make_ranking(config, log),
   )
-  return Restored(
-    config=config,
-    name=run.name,
-    identity=run.identity,
-    log=log,
-    facets=pathlib.Path(run.facets['folder']),
-    state=state,
-  )
+  if until == 'log':
+    state.make_room()
+  elif run.system.reads_facets:
+    state.withhold(WithheldFacets(log, config.facets.window_days, end))
+  return state
+
+
+def from_snapshot(opened: Opened, saved: Saved) -> LiveState:
+  """The state that was saved of a run.
+
+  Args:
+    opened: the run.
+    saved: of a state of it, which knew the whole log.
+
+  Raises:
+    KeyError: if something is missing.
+  """
+  run = opened.prepared
+  how = ranking.make_ranking(opened.config, run.log)
+  return LiveState.from_saved(run.system, run.inputs, saved, how)
 
 
 def _replay(

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save as to_safetensors
 
-from dynllm_jax.live.recommender import Frozen
+from dynllm_jax.live.answers import Frozen
 from dynllm_jax.live.recommender import Recommender
 from dynllm_jax.progress import say
 from dynllm_jax.runs.command_line import Command

@@ -261,8 +261,30 @@ class Health(BaseModel):
 
 
 class Ready(Health):
-  """It is ready, and how many batches of events its state holds."""
+  """It is ready.
 
+  `position` is the number of batches of events that its state holds, `warm`
+  whether nothing is left to compile, and `run` the name of its run folder.
+  """
+
+  position: int
+  warm: bool
+  run: str
+
+
+class Changeover(Body):
+  """To which run: the name of a folder beside the one that is served."""
+
+  run: Annotated[
+    StrictStr,
+    Field(min_length=1, max_length=255, pattern=r'^[^/\\\x00]+$'),
+  ]
+
+
+class Changed(BaseModel):
+  """The run that is served now, and the batches that its state holds."""
+
+  run: str
   position: int
 
 
@@ -288,6 +310,7 @@ REQUEST_EXAMPLES: list[Any] = [
     ]
   }
 ]
+CHANGEOVER_EXAMPLES: list[Any] = [{'run': 'shop2'}]
 ITEM_EXAMPLES: list[Any] = [
   {
     'item': 'b99',

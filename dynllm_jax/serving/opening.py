@@ -15,7 +15,8 @@ def opened(
 ) -> Iterator[Recommender]:
   """The recommender of a run folder, up to date with its journal and its log.
 
-  At the end of one that has taken in events, a snapshot is written.
+  At the end of one that writes, a snapshot is, unless there is one already: the
+  next start replays nothing then.
 
   What is said meanwhile goes to stderr: the standard output is for answers.
 
@@ -34,16 +35,18 @@ def opened(
       follow=follow,
       data_dir=command.data_dir,
     )
-  with recommender:
+  try:
     if not writes:
       yield recommender
       return
     recommender.start_writing()
     with contextlib.redirect_stdout(sys.stderr):
       grown_log.observe_new(recommender)
-    before = recommender.position
     try:
       yield recommender
     finally:
-      if recommender.position != before:
-        recommender.snapshot()
+      # After a changeover another one has the journal.
+      if recommender.current.needs_snapshot:
+        recommender.current.snapshot()
+  finally:
+    recommender.current.close()

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from dynllm_jax import checks
+from dynllm_jax.live.answers import Recommendations
+from dynllm_jax.live.answers import Similar
 from dynllm_jax.live.batches import Observed
-from dynllm_jax.live.recommender import Recommendations
 from dynllm_jax.live.recommender import Recommender
-from dynllm_jax.live.recommender import Similar
 from dynllm_jax.types import InputError
 
 _FIELDS = {

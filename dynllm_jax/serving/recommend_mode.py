@@ -23,8 +23,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from dynllm_jax import checks
+from dynllm_jax.live.answers import TopItems
 from dynllm_jax.live.recommender import Recommender
-from dynllm_jax.live.recommender import TopItems
 from dynllm_jax.progress import Progress
 from dynllm_jax.runs.command_line import Command
 from dynllm_jax.serving import opening

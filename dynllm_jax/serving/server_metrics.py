@@ -1,9 +1,13 @@
 """What a server counts, for Prometheus."""
 
 from collections.abc import Callable
+import time as time_lib
+from typing import Any
 
 import jax
 import prometheus_client as prometheus
+
+from dynllm_jax.serving import guards
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 _SECONDS = (
@@ -77,3 +81,37 @@ class Metrics:
     del duration_secs, kwargs
     if event == _COMPILED:
       self.programs.inc()
+
+
+class Counted:
+  """Counts requests by route and status, and takes their time."""
+
+  def __init__(self, application: guards.Application, metrics: Metrics) -> None:
+    self._application, self._metrics = application, metrics
+
+  async def __call__(
+    self,
+    scope: guards.Scope,
+    receive: guards.Receive,
+    send: guards.Send,
+  ) -> None:
+    """Passes a request on."""
+    if scope['type'] != 'http':
+      await self._application(scope, receive, send)
+      return
+    began, status = time_lib.perf_counter(), ['500']
+
+    async def counted(message: Any) -> None:
+      if message['type'] == 'http.response.start':
+        status[0] = str(message['status'])
+      await send(message)
+
+    try:
+      await self._application(scope, receive, counted)
+    finally:
+      # A path that is no route could be anything, and each would be a label.
+      route = getattr(scope.get('route'), 'path', 'none')
+      self._metrics.requests.labels(route, status[0]).inc()
+      self._metrics.seconds.labels(route).observe(
+        time_lib.perf_counter() - began
+      )

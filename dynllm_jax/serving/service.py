@@ -1,8 +1,9 @@
 """A recommender behind queues: what a server asks, whatever it speaks.
 
 Reads and writes have a thread each. Reads that wait are grouped by what they
-ask for, so that users of one group go through the device together; users and
-items are padded to a few sizes, all of which `warm_up` compiles.
+ask for, so that users of one group go through the device together. Users are
+padded to a few sizes, all of which `warm_up` compiles in a thread of its own:
+the first answers need not wait for it.
 """
 
 import asyncio
@@ -10,22 +11,23 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
+import pathlib
+import threading
 from typing import Any
 from typing import NamedTuple
 from typing import TypeVar
 
 from dynllm_jax import checks
+from dynllm_jax.live.answers import Recommendations
+from dynllm_jax.live.answers import Similar
 from dynllm_jax.live.batches import Observed
-from dynllm_jax.live.recommender import Recommendations
 from dynllm_jax.live.recommender import Recommender
-from dynllm_jax.live.recommender import Similar
 from dynllm_jax.serving import questions
 from dynllm_jax.serving.micro_batches import MicroBatcher
 from dynllm_jax.serving.micro_batches import Threads
 from dynllm_jax.types import InputError
 
 MAX_K = 512  # items of an answer
-_KS = (64, MAX_K)  # of the programs; an answer is cut to what was asked for
 _USERS = (1, 8, 64)  # sizes to which users are padded
 _WRITERS = 32
 _Answer = TypeVar('_Answer')
@@ -52,6 +54,8 @@ class Service:
     recommender: the model.
     waiting: requests that may wait in each queue.
     on_batch: told the number of requests that were answered together.
+    warms: whether what requests run is compiled ahead; if not, a request of a
+      new kind waits for its program.
   """
 
   def __init__(
@@ -59,14 +63,25 @@ class Service:
     recommender: Recommender,
     waiting: int = 1024,
     on_batch: Callable[[int], object] = lambda count: None,
+    warms: bool = True,
   ) -> None:
     self.recommender = recommender
+    self._warms = warms
     self.reads = MicroBatcher[Wanted, Recommendations](
       self._answer, most=_USERS[-1], waiting=waiting, on_batch=on_batch
     )
     self.others = Threads(1, waiting)
     # As many as share a commit of the journal.
     self.writes = Threads(_WRITERS, waiting)
+    self._turn = asyncio.Lock()  # of changeovers
+    self._ended = threading.Event()
+    self._warm = threading.Event()
+    self._warming: asyncio.Future[None] | None = None
+
+  @property
+  def is_warm(self) -> bool:
+    """Whether all programs are compiled that requests run."""
+    return self._warm.is_set()
 
   async def recommend(self, wanted: Wanted) -> Recommendations:
     """The best items of a user.
@@ -144,32 +159,111 @@ class Service:
     """
     return await self.others.do(call)
 
+  async def changeover(self, run: str) -> Recommender:
+    """Moves to another training run, without a gap.
+
+    Requests are answered meanwhile: by the run so far, until the other one has
+    been restored, has compiled what it will be asked, and has the journal.
+
+    Args:
+      run: the name of a folder beside the run folder.
+
+    Returns:
+      Its recommender.
+
+    Raises:
+      InputError: if there is no such run, or it cannot follow this one; nothing
+        changes then.
+    """
+    async with self._turn:
+      here = pathlib.Path(self.recommender.workdir).absolute()
+      folder = here.parent / run
+      if run in ('.', '..') or not folder.is_dir():
+        raise InputError(
+          f'run: there is no folder {run!r} beside that of {here.name!r}; '
+          'allowed: the name of a run folder'
+        )
+
+      def prepare(new: Recommender) -> None:
+        Service(new, warms=self._warms).warm_up()
+
+      self.recommender = await asyncio.to_thread(
+        self.recommender.changeover, str(folder), prepare
+      )
+      return self.recommender
+
   async def close(self) -> None:
     """Answers what waits."""
+    self._ended.set()
+    if self._warming is not None:
+      await asyncio.wait([self._warming])
     for queue in (self.reads, self.others, self.writes):
       await queue.close()
 
-  def warm_up(self) -> None:
-    """Compiles what requests run, so that none of them waits for it.
+  def answer_once(self) -> None:
+    """Compiles what the first answer runs.
 
     Raises:
       InputError: if the model cannot answer.
     """
-    recommender = self.recommender
-    user, item = recommender.users[0], recommender.items[0]
-    count = len(recommender.items)
-    for k in sorted({min(k, count) for k in _KS}):
-      for users in _USERS:
-        for unseen in (False, True):
-          self._warm([Wanted(user, k, exclude_seen=unseen)] * users)
-      self._warm([Wanted(user, k, exact=True)])
-      self._similar(item, k)
-    recommender.warm_up()
-    recommender.explain(user, item)
+    self._try([Wanted(self.recommender.users[0], 1)])
+
+  def start_warming(self, on_failure: Callable[[Exception], object]) -> None:
+    """Compiles all else that requests run, in a thread.
+
+    Args:
+      on_failure: called in that thread, where something cannot be answered.
+    """
+
+    def warm() -> None:
+      try:
+        self.warm_up()
+      except Exception as error:
+        on_failure(error)
+
+    loop = asyncio.get_running_loop()
+    self._warming = loop.run_in_executor(None, warm)
+
+  def warm_up(self) -> None:
+    """Compiles what requests run, so that none of them waits for it.
+
+    What is asked for most comes first. It ends early where the service does.
+
+    Raises:
+      InputError: if the model cannot answer.
+    """
+    self.answer_once()
+    for _ in self._warm_up() if self._warms else ():
+      if self._ended.is_set():
+        return
+    self._warm.set()
 
   # ------------------------------------------------------------ in the threads
 
-  def _warm(self, wanted: Sequence[Wanted]) -> None:
+  def _warm_up(self) -> Iterator[None]:
+    """A program or a few at each step."""
+    recommender = self.recommender
+    user, item = recommender.users[0], recommender.items[0]
+    most = min(MAX_K, self._num_items())
+    for _ in recommender.warm_up(1):
+      yield
+    for users in _USERS:
+      for k in sorted({1, most}):
+        self._try([Wanted(user, k)] * users)
+        yield
+    for _ in recommender.warm_up():
+      yield
+    if recommender.has_vectors:
+      for k in sorted({1, most}):
+        recommender.similar_items(item, k)
+        yield
+    recommender.explain(user, item)
+    yield
+    for users in _USERS:
+      self._try([Wanted(user, exact=True)] * users)
+      yield
+
+  def _try(self, wanted: Sequence[Wanted]) -> None:
     for outcome in self._answer(wanted):
       if isinstance(outcome, Exception):
         raise outcome
@@ -183,33 +277,21 @@ class Service:
         'which the guest is answered'
       )
     assert wanted.session is not None
-    return _cut(
-      self.recommender.recommend_guest(
-        wanted.session,
-        self._padded(wanted.k),
-        exclude_seen=wanted.exclude_seen,
-        candidates=wanted.candidates,
-        categories=wanted.categories,
-        exclude=wanted.exclude,
-      ),
+    return self.recommender.recommend_guest(
+      wanted.session,
       wanted.k,
+      exclude_seen=wanted.exclude_seen,
+      candidates=wanted.candidates,
+      categories=wanted.categories,
+      exclude=wanted.exclude,
     )
 
   def _similar(self, item: str, k: int) -> Similar:
     self._check_k(k)
-    found = self.recommender.similar_items(item, self._padded(k))
-    return found._replace(
-      items=found.items[:k],
-      cosines=found.cosines[:k],
-      titles=found.titles[:k],
-    )
-
-  def _padded(self, k: int) -> int:
-    """The number of items, of few, that a program finds."""
-    return min(next(most for most in _KS if k <= most), self._num_items())
+    return self.recommender.similar_items(item, k)
 
   def _num_items(self) -> int:
-    return len(self.recommender.items)
+    return self.recommender.num_items
 
   def _answer(
     self, wanted: Sequence[Wanted]
@@ -223,11 +305,12 @@ class Service:
       except InputError as error:
         outcomes[number] = error
         continue
-      asked = one._replace(user='', k=self._padded(one.k))
+      asked = one._replace(user='', k=0)
       groups.setdefault(asked, []).append(number)
 
     for asked, numbers in groups.items():
       users = [wanted[number].user for number in numbers]
+      asked = asked._replace(k=max(wanted[number].k for number in numbers))
       found: Sequence[Recommendations | Exception]
       try:
         found = self._together(asked, users)

@@ -101,9 +101,11 @@ def observe_all(shop, log, stream):
 
 
 def pytest_generate_tests(metafunc):
-  """Each batch size compiles programs of its own."""
+  """Each batch size, and each system, compiles programs of its own."""
+  every = metafunc.config.getoption('all_combinations')
+  if 'reads_a_past' in metafunc.fixturenames:
+    metafunc.parametrize('reads_a_past', ['sasrec+walk', *['dynllm'] * every])
   if 'streamed' in metafunc.fixturenames:
-    every = metafunc.config.getoption('all_combinations')
     sizes = [1, 7, 2048] if every else [1]
     metafunc.parametrize('streamed', sizes, indirect=True, scope='module')
 
@@ -118,6 +120,8 @@ def streamed(request, dynllm):
   workdir, run = dynllm
   ranks, stream = evaluated(run, request.param)
   shop = Recommender.restore(workdir, until='train')
+  known = np.asarray(shop._state.bound.inputs.facets.closes)
+  assert np.any(known != run.inputs.facets.closes), 'no facet is withheld'
   return shop, observe_all(shop, run.log, stream), ranks
 
 
@@ -126,6 +130,26 @@ def test_a_stream_has_the_ranks_of_the_evaluation(dynllm, streamed):
   log = dynllm[1].log
   assert len(ranks) == log.num_events - log.train_end > 20
   np.testing.assert_array_equal(found, ranks)
+  # Its facets serve as in the evaluation, now that all has been observed.
+  np.testing.assert_array_equal(
+    streamed[0]._state.bound.inputs.facets.closes,
+    dynllm[1].inputs.facets.closes,
+  )
+
+
+def test_what_was_seen_is_left_out_of_ranks_as_an_evaluation_does(
+  log, tmp_path
+):
+  """Of a log without repeats; `config.eval.filter_seen` is 'auto'."""
+  pairs = np.stack([log.users, log.items], axis=1)
+  _, first = np.unique(pairs, axis=0, return_index=True)
+  rows = np.sort(first)
+  once = logs.make_log(log.users[rows], log.items[rows], log.times[rows])
+  workdir, run = make_run('transitions', once, tmp_path)
+  assert ranking.make_ranking(run.config, run.log).filter_seen
+  ranks, stream = evaluated(run, 7)
+  shop = Recommender.restore(workdir, until='train')
+  np.testing.assert_array_equal(observe_all(shop, run.log, stream), ranks)
 
 
 @pytest.mark.parametrize('variant', ['lightgcn', 'sasrec', 'transitions'])
@@ -173,8 +197,9 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
   assert len(shop.users) > begun.num_users
 
 
-def test_what_comes_later_changes_no_answer(log, tmp_path):
-  answers = []
+def test_what_comes_later_changes_no_answer(log, tmp_path, reads_a_past):
+  """Asked about a time at which facets of what was not observed would serve."""
+  answers, facets = [], []
   cut = log.train_end
   for name, events in (
     ('as it is', log),
@@ -182,12 +207,14 @@ def test_what_comes_later_changes_no_answer(log, tmp_path):
   ):
     folder = tmp_path / name
     folder.mkdir()
-    workdir, _ = make_run('sasrec+walk', events, folder)
+    workdir, run = make_run(reads_a_past, events, folder)
     shop = Recommender.restore(workdir, until='train')
     time = shop.newest_time + 40 * 86_400
     users = sorted(shop.users)
     answers.append(shop.score(users, sorted(shop.items), time=time))
+    facets.append(run.inputs.facets.closes > shop._state.newest)
   np.testing.assert_array_equal(*answers)
+  assert all(map(np.any, facets)), 'no facet could have served'
 
 
 # ------------------------------------------------------------------ the batches
@@ -245,8 +272,10 @@ def test_a_late_event_counts_as_of_the_newest_time(shop):
   assert shop.newest_time == time + 30
 
 
-def test_nothing_compiles_unless_a_table_doubles(floor_folder):
-  """1,000 new users and 1,000 new items, one after the other."""
+def test_nothing_compiles_unless_a_table_doubles(floor_folder, request):
+  """New users and new items, one after the other; 1,000 of each if asked."""
+  every = request.config.getoption('all_combinations')
+  newcomers = 1000 if every else 200
   shop = Recommender.restore(floor_folder, journal=None)
   compiled = []
   jax.monitoring.register_event_duration_secs_listener(
@@ -272,7 +301,7 @@ def test_nothing_compiles_unless_a_table_doubles(floor_folder):
 
   time = shop.newest_time + 1
   doubled, last = 0, 0
-  for number in range(1000):
+  for number in range(newcomers):
     before, compiled[:] = sizes(), []
     answer = visit(number)
     assert len(answer.items) == 10
@@ -280,8 +309,9 @@ def test_nothing_compiles_unless_a_table_doubles(floor_folder):
       doubled, last = doubled + 1, number
     # What writes into a table is compiled when it is next written into.
     assert not compiled or number <= last + 1, number
-  assert 6 < doubled < 30
-  assert len(shop.users) == 1012 and len(shop.items) == 1015
+  assert (6 if every else 3) < doubled < 30
+  assert len(shop.users) == newcomers + 12
+  assert len(shop.items) == newcomers + 15
 
 
 def test_many_may_ask_while_one_writes(shop):
@@ -433,6 +463,40 @@ def test_a_refused_event_changes_nothing(untouched, events, words):
 def test_a_question_that_cannot_be_answered(untouched, ask, words):
   with pytest.raises(InputError, match=words):
     ask(untouched)
+
+
+def test_a_system_that_counts_has_no_vectors(untouched):
+  assert not untouched.has_vectors
+  with pytest.raises(InputError, match='only counts, .* no vectors'):
+    untouched.similar_items('i1')
+  why = untouched.explain('u1', 'i1')
+  assert why.score == pytest.approx(untouched.score('u1', ['i1'])[0])
+  assert why.latest and set(why.terms) >= {'network'}
+  taken = untouched.purchases('u1')[0]
+  (again, *_) = untouched.explain('u1', taken.item).copies
+  assert (again.item, again.time, again.weight) == (taken.item, taken.time, 0)
+
+
+def test_a_guest_leaves_the_state_alone(shop):
+  """Also where texts of items come in meanwhile."""
+  time, faults, done = shop.newest_time + 1, [], threading.Event()
+
+  def ask():
+    try:
+      while not done.is_set():
+        guest = shop.recommend_guest([('i1', time)], k=3)
+        assert len(guest.items) == 3
+    except BaseException as error:
+      faults.append(error)
+      raise
+
+  reader = threading.Thread(target=ask)
+  reader.start()
+  for number in range(30):
+    shop.add_items({'item': f'i{number % 15 + 1}', 'title': f'now {number}'})
+  done.set()
+  reader.join()
+  assert not faults and len(shop.users) == 12
 
 
 def test_a_system_without_a_memory_says_what_it_cannot(log, tmp_path):

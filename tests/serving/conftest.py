@@ -12,6 +12,7 @@ import uvicorn
 
 from dynllm_jax import Recommender
 from dynllm_jax.serving import http_app
+from tests.testing import kept_runs
 from tests.testing import live_runs
 
 
@@ -51,8 +52,8 @@ class Server:
     self._thread.start()
 
   def wait(self):
-    """Waits until the model is ready."""
-    while self.client.get('/health/ready').status_code != 200:
+    """Waits until the model is ready and warm."""
+    while not self.client.get('/health/ready').json().get('warm'):
       assert self.app.failure is None
       time.sleep(0.02)
 
@@ -77,10 +78,12 @@ def served(opening, **options):
 def server(run, tmp_path_factory):
   """A server of the run; what a test observes, later ones see."""
   journal = tmp_path_factory.mktemp('server') / 'journal.sqlite'
-  shop = Recommender.restore(str(run), journal=str(journal))
-  with served(shop) as server:
-    server.wait()
-    yield server
+  with kept_runs.build_once():
+    shop = Recommender.restore(str(run), journal=str(journal))
+    # Each test compiles what it asks for.
+    with served(shop, warms=False) as server:
+      server.wait()
+      yield server
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """The HTTP interface: answers, refusals, limits, and what it says of itself."""
 
+from concurrent import futures
 import contextlib
 import json
 import threading
-import time
+import time as time_lib
 
 import hypothesis
 import pytest
@@ -242,13 +243,50 @@ def test_before_it_is_ready_and_after_a_failure():
   stopped = threading.Event()
   with served(failing(), on_failure=stopped.set) as server:
     while server.client.get('/health/live').status_code != 200:
-      time.sleep(0.02)
+      time_lib.sleep(0.02)
     for path in ('/health/ready', '/recommendations/u1', '/users'):
       answer = server.client.get(path)
       assert answer.status_code == 503 and answer.headers['retry-after'] == '1'
     may_fail.set()
     assert stopped.wait(10)
     assert 'no such run' in str(server.app.failure)
+
+
+def test_too_many_requests_are_refused_at_once(server, client, monkeypatch):
+  """A queue of four: what is accepted is answered, the others change nothing.
+
+  Nothing is answered while the test holds the lock of the state.
+  """
+  service = server.app.ready
+  shop = service.recommender
+  for queue in (service.reads, service.writes):
+    monkeypatch.setattr(queue, '_limit', 4)
+  time = shop.newest_time + 60
+  events = [{**EVENT, 'time': time + n, 'id': f'many {n}'} for n in range(12)]
+  calls = [
+    *(lambda e=e: client.post('/events', json=e) for e in events),
+    *(lambda n=n: client.get(f'/recommendations/u{n}') for n in range(12)),
+  ]
+  before = len(shop.purchases('u1', 1000))
+  shop._lock.acquire()
+  with futures.ThreadPoolExecutor(24) as threads:
+    try:
+      asked = [threads.submit(call) for call in calls]
+      # Four writes wait, four questions, and those that are being answered.
+      while sum(one.done() for one in asked) < 24 - 4 - 4 - 4:
+        time_lib.sleep(0.01)
+      done = [one.result() for one in asked if one.done()]
+      assert {answer.status_code for answer in done} == {429}
+    finally:
+      shop._lock.release()
+    found = [one.result() for one in asked]
+
+  assert {answer.status_code for answer in found} == {200, 429}
+  assert [answer.status_code for answer in found[:12]].count(200) == 4
+  refused = next(a for a in found if a.status_code == 429)
+  assert refused.headers['retry-after'] == '1'
+  assert 'too many requests wait' in refused.json()['error']
+  assert len(shop.purchases('u1', 1000)) == before + 4
 
 
 def test_metrics_count_routes_and_statuses(client):
