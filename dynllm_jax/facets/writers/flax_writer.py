@@ -385,7 +385,9 @@ def prompt_ids(
   if not messages:
     return []
   chat = bool(tokenizer.chat_template)
-  write = functools.partial(_chat, tokenizer) if chat else _plain
+  write: Callable[[list[dict[str, str]]], str] = (
+    functools.partial(_chat, tokenizer) if chat else _plain
+  )
   texts = [
     write(language_model.messages(writer_config, message))
     for message in messages
