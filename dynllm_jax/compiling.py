@@ -21,7 +21,9 @@ _WHAT = {
   'init_state': 'the first parameters',
   'train_chunk': 'the training steps',
   'replay_chunk': 'the replay that ranks and updates',
+  '_before_first_event': 'the start of an epoch',
   '_memory_for_replay': 'the start of a replay',
+  '_empty_pending': 'the start of a replay',
   'terms_of_block': 'the scores of the report',
 }
 

@@ -157,7 +157,7 @@ def test_parts_of_a_group_share_one_state():
 @pytest.mark.slow
 def test_a_sample_of_batches_ranks_as_all_of_them_do():
   log = logs.random_log(6, num_events=120)
-  system = tiny_runs.make_system(variants.tiny_config('dynllm'))
+  system = tiny_runs.make_system(variants.tiny_config('jodie'))
   inputs = logs.random_inputs(log, padding=16)
   plan = batching.plan_batches(log.times, 0, log.num_events, 16)
   params, memory = jax.jit(system.init, static_argnums=2)(
