@@ -111,14 +111,14 @@ def _queries(
     part @ rows.reshape(-1, math.prod(heads))
     for part, rows in zip(query, _split(w.query, query))
   )
-  by_head = own.reshape(-1, *heads)
+  by_head = jnp.reshape(own, (-1, *heads))
   return [
     einsum('bhk,phk->bhp', 'h', by_head, rows) / jnp.sqrt(heads[-1])
     for rows in _split(w.key, keys)
   ]
 
 
-def _split(weights: Array, parts: Sequence[Array]) -> list[Array]:
+def _split(weights: Array, parts: Sequence[Array]) -> Sequence[Array]:
   """The rows of the weights that belong to each part."""
   widths = [part.shape[-1] for part in parts]
   return jnp.split(weights, np.cumsum(widths)[:-1])
