@@ -19,6 +19,7 @@ _PATIENCE_SECONDS = 2.0  # a compilation of less is not worth a line
 # What the functions do that take long to compile, by their names.
 _WHAT = {
   'init_state': 'the first parameters',
+  '_before_first_event': 'the start of an epoch',
   'train_chunk': 'the training steps',
   'replay_chunk': 'the replay that ranks and updates',
   '_before_first_event': 'the start of an epoch',

@@ -1,5 +1,6 @@
 """What is compiled is counted once, and a long compilation is told."""
 
+import re
 import time
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from dynllm_jax import compiling
 from dynllm_jax import progress
+from tests.testing import ROOT
 
 COMPILE = '/jax/core/compile/backend_compile_duration'
 
@@ -36,6 +38,24 @@ def test_a_long_compilation_is_told_once(monkeypatch):
   compiling.tell(lambda line: None)
   (line,) = lines
   assert 'compiling slow' in line and 'once' in line
+
+
+def test_what_is_compiled_is_told_in_words():
+  """A function of another name would be told by that name."""
+  sources = ROOT.glob('dynllm_jax/*/*.py')
+  text = '\n'.join(path.read_text(encoding='utf-8') for path in sources)
+  for name in compiling._WHAT:
+    assert re.search(rf'^def {name}\(', text, re.MULTILINE), name
+  # What every epoch and every replay runs.
+  jitted = re.findall(
+    r'^@functools\.partial\(\s*jax\.jit\b[^@]*?^def (\w+)\(',
+    '\n'.join(
+      (ROOT / 'dynllm_jax' / 'engine' / f'{name}.py').read_text('utf-8')
+      for name in ('train', 'evaluate')
+    ),
+    re.DOTALL | re.MULTILINE,
+  )
+  assert len(jitted) > 2 and {*jitted} <= {*compiling._WHAT}
 
 
 def test_progress_leaves_compiling_out(monkeypatch):
