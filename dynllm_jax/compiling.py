@@ -25,6 +25,7 @@ _WHAT = {
   '_before_first_event': 'the start of an epoch',
   '_memory_for_replay': 'the start of a replay',
   '_empty_pending': 'the start of a replay',
+  '_map_texts': 'what is made of all texts',
   'terms_of_block': 'the scores of the report',
 }
 

@@ -48,7 +48,7 @@ def test_what_is_compiled_is_told_in_words():
     assert re.search(rf'^def {name}\(', text, re.MULTILINE), name
   # What every epoch and every replay runs.
   jitted = re.findall(
-    r'^@functools\.partial\(\s*jax\.jit\b[^@]*?^def (\w+)\(',
+    r'^@(?:functools\.partial\(\s*)?jax\.jit\b[^@]*?^def (\w+)\(',
     '\n'.join(
       (ROOT / 'dynllm_jax' / 'engine' / f'{name}.py').read_text('utf-8')
       for name in ('train', 'evaluate')
