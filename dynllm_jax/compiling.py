@@ -22,7 +22,6 @@ _WHAT = {
   '_before_first_event': 'the start of an epoch',
   'train_chunk': 'the training steps',
   'replay_chunk': 'the replay that ranks and updates',
-  '_before_first_event': 'the start of an epoch',
   '_memory_for_replay': 'the start of a replay',
   '_empty_pending': 'the start of a replay',
   '_map_texts': 'what is made of all texts',
