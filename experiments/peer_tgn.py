@@ -92,6 +92,7 @@ class Training:
       tgn.IdentityMessage(1, dim, dim),
       tgn.LastAggregator(),
     ).to(device)
+    self.memory.reset_state()  # Its messages were kept on the CPU.
     self.attention = Attention(dim, self.memory.time_enc).to(device)
     self.score = LinkPredictor(dim).to(device)
     self.loader = tgn.LastNeighborLoader(self.nodes, size=near, device=device)
