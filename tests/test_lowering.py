@@ -21,10 +21,14 @@ pytestmark = pytest.mark.slow
 BATCH = 16
 # What every compiler of XLA knows, or replaces by its own operations.
 PORTABLE_CALLS = set()
+# Sums of floats that a GPU adds up as they come. Of DynLLM at these widths two
+# are of the loop over rounds, which adds to a row once; the others are of copy,
+# walk and count terms over the catalogue (docs/devices.md).
+UNORDERED = {'dynllm+text+counts': 12}
 TRITON = '__gpu$xla.gpu.triton'  # kernels of this package
 _SCATTER = re.compile(
   r'"stablehlo\.scatter"\((?P<operands>[^)]*)\) <\{(?P<attributes>.*?)\}> '
-  r'\(\{(?P<body>.*?)\}\) : (?P<type>.*)',
+  r'\(\{(?P<body>.*?)\}\) : (?P<type>[^\n]*)',
   re.DOTALL,
 )
 
@@ -32,7 +36,7 @@ _SCATTER = re.compile(
 def unordered_sums(text):
   """Types of the scatters in a program that add floats to rows met twice."""
   return [
-    match['type'].splitlines()[0]
+    match['type']
     for match in _SCATTER.finditer(text)
     if 'unique_indices = true' not in match['attributes']
     and re.search(r'stablehlo\.add .*f(16|32)', match['body'])
@@ -108,4 +112,4 @@ def test_programs_lower_for_tpu_and_cuda(variant, trace):
 
     # A GPU adds up in an order of its own, which may change from run to run.
     if platform == 'cuda' and trace is trace_training:
-      assert not unordered_sums(text)
+      assert len(unordered_sums(text)) == UNORDERED.get(variant, 0)

@@ -9,6 +9,7 @@ from dynllm_jax import checks
 from dynllm_jax.bases import flax_network
 from dynllm_jax.bases import network_rules
 from dynllm_jax.bases import static_system
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
@@ -100,8 +101,8 @@ def build(network: nn.Module) -> System:
     del params, user_times, item_time, key
     first_item = len(memory) - 1 - inputs.num_items
     return (
-      UserEmbeddings(vector=memory[users]),
-      ItemEmbeddings(items, memory[first_item + items]),
+      UserEmbeddings(vector=row_sums.read_rows(memory, users)),
+      ItemEmbeddings(items, row_sums.read_rows(memory, first_item + items)),
     )
 
   return static_system.build(
