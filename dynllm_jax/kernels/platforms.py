@@ -34,7 +34,9 @@ def with_gradient(
 ) -> Any:
   """`on_device(function, otherwise, *args)`, and the gradient of the same way.
 
-  JAX's own gradient of a choice keeps what either way would need.
+  JAX's own gradient of a choice keeps what either way would need. This one
+  keeps the arguments alone and computes the rest again: for what needs nothing
+  else, such as products.
 
   Args:
     on_device: `on_gpu` or `on_cpu`.

@@ -93,8 +93,9 @@ class SingleQueryAttention(nn.Module):
       queries = [*_queries(query, keys, w), nothing]
       *_, shares = attend(queries, [*keys, places], mask, scale)
       self.sow('intermediates', 'weights', shares)
-    values: Array = platforms.with_gradient(
-      platforms.on_gpu,
+    # JAX's own gradient of a choice: another would attend twice, since nothing
+    # behind a CPU's barriers is recognized as computed before.
+    values: Array = platforms.on_gpu(
       _values_of_whole,
       _values_by_part,
       *(list(query), list(keys), w, mask.astype(jnp.float32), scale),
@@ -107,7 +108,7 @@ def _queries(
 ) -> list[Array]:
   """The queries as keys see them, f32[batch, heads, part_dim] each."""
   heads = w.query.shape[1:]
-  own = sum(
+  own: Any = sum(
     part @ rows.reshape(-1, math.prod(heads))
     for part, rows in zip(query, _split(w.query, query))
   )
