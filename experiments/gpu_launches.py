@@ -42,8 +42,8 @@ _COPIES = frozenset(
 )
 _GROUPS = frozenset(['Sequential', 'DynamicSliceFusion', 'DynamicSlice'])
 
-# The text of a Pallas kernel; of ours, only the ordered update has rounds.
-_IN_ROUNDS = 'custom_call_target="__gpu$xla.gpu.triton"'
+# Kernels that walk the rounds of the ordered update (kernels/chain_kernel.py).
+_IN_ROUNDS = re.compile(r'op_name="[^"]*(forward|backward)_rows/pallas_call"')
 
 # Of a card of that kind, said on the page that is made of them.
 LAUNCH_US = 3.0  # a kernel or copy that the host starts
@@ -208,7 +208,7 @@ class _Counter:
     moved = self._program.moved(thunk.instruction) if instruction else 0
     start = IN_GRAPH_US if in_graph else LAUNCH_US
     rounds = 0.0
-    if instruction and _IN_ROUNDS in instruction.line:
+    if instruction and _IN_ROUNDS.search(instruction.line):
       rounds = self._trips(instruction)
     return Cost(
       kernels=1.0,
