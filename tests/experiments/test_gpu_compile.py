@@ -148,9 +148,9 @@ def test_rounds_are_those_of_the_busiest_nodes():
 
 # What a step may launch, wait and move at most: a little more than is stored.
 _LIMITS = {
-  'tgn, train': {'plain_ms': 1.05, 'syncs': 0, 'bytes': 1.65e9},
+  'tgn, train': {'plain_ms': 1.25, 'syncs': 0, 'bytes': 1.65e9},
   'tgn, rank': {'plain_ms': 0.5, 'syncs': 0, 'bytes': 0.9e9},
-  'dynllm, train': {'plain_ms': 2.0, 'syncs': 0, 'bytes': 2.75e9},
+  'dynllm, train': {'plain_ms': 2.25, 'syncs': 0, 'bytes': 2.75e9},
   'dynllm, rank': {'plain_ms': 0.7, 'syncs': 0, 'bytes': 0.65e9},
 }
 
