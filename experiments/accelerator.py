@@ -192,7 +192,12 @@ def speed(timed: list[results.Case], data: str) -> dict[str, Any]:
       found[label]['device_peak_mb'] = answer['device_peak_mb']
       rates[label].append(answer['events'] / answer['seconds'])
     if peer is not None:
-      rates['peer'].append(events / float(peer.step()))
+      seconds = _ask(peer, 'go')
+      if isinstance(seconds, dict):
+        found['peer'], peer = seconds, None
+        del rates['peer']
+      else:
+        rates['peer'].append(events / seconds)
 
   for label, values in rates.items():
     found.setdefault(label, {}).update(
@@ -213,7 +218,7 @@ def speed(timed: list[results.Case], data: str) -> dict[str, Any]:
   return found
 
 
-def _ask(process: TimedProcess, what: str = '') -> dict[str, Any]:
+def _ask(process: TimedProcess, what: str = '') -> Any:
   """A process's next answer, or its first if nothing is asked.
 
   Flags that crash one process must not hide the figures of the others, so a

@@ -141,7 +141,7 @@ def speed_page(found: dict[str, Any]) -> list[str]:
     steps = kernels.get('steps', 1)
     rows.append(
       [
-        label,
+        f'{label}: {of_one["about"]}' if 'about' in of_one else label,
         _shown(of_one, 'events_per_s'),
         f'{1e3 * BATCH / of_one["events_per_s"]:.2f}'
         if 'events_per_s' in of_one
