@@ -18,6 +18,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from tests.testing import live_runs
@@ -30,6 +31,8 @@ NOT_RUN = {
   'gcloud compute': 'needs a Cloud TPU',
   "pip install -e '.[cuda]'": 'needs machines with GPUs, and Slurm',
   "pip install -e '.[experiments]'": 'hours; tests/experiments runs parts',
+  'python -m experiments.remote_facets': 'needs a model; tests/experiments',
+  '--config.mesh.data=4': 'needs eight devices',
   'make test-models': 'fetches models of 400 MB',
   'python -m dynllm_jax.main --config=configs/demo.py --mode=facets': (
     'fetches a model from the Hugging Face Hub; tests/text has tiny ones'
@@ -103,11 +106,16 @@ def make_folder(path: pathlib.Path, system: str) -> pathlib.Path:
     text = _CONFIG.format(path=published, system=system)
     (path / 'configs' / name).write_text(text)
   live_runs.write_log(path)
-  # What docs/data.md chooses rows by.
-  head, *rows = (path / 'events.csv').read_text().splitlines()
+  # Long enough for the thresholds of a new user; docs/data.md chooses rows by
+  # the last two columns.
+  rng = np.random.default_rng(0)
   more = itertools.cycle(['buy,5', 'view,3', 'buy,4', 'gift,1'])
-  rows = [f'{row},{cells}' for row, cells in zip(rows, more)]
-  text = '\n'.join([f'{head},kind,rating', *rows, ''])
+  rows = [
+    f'u{rng.integers(live_runs.NUM_USERS)},b{rng.integers(live_runs.NUM_ITEMS)},'
+    f'{live_runs.START + 3600 * n},{next(more)}'
+    for n in range(2_400)
+  ]
+  text = '\n'.join(['user_id,item_id,timestamp,kind,rating', *rows, ''])
   (path / 'events.csv').write_text(text)
   return path
 
