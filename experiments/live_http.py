@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterator
 import contextlib
 import itertools
+import logging
 import os
 import pathlib
 import random
@@ -76,6 +77,8 @@ def serving(run: str, folder: str) -> Iterator[tuple[str, int, float, float]]:
     Its address and process; seconds from the command to the first answer, and
     until it was warm.
   """
+  # absl would have it say every request.
+  logging.getLogger('httpx').setLevel(logging.WARNING)
   log = pathlib.Path(folder) / 'log'
   began = time.perf_counter()
   with open(log, 'w', encoding='utf-8') as output:

@@ -32,9 +32,13 @@ class WithheldFacets:
     profiles = windows.profiles(log, windows.window_seconds(window_days))
     self._log, self._profiles = log, profiles
     self._rows = np.flatnonzero(profiles.order[profiles.last - 1] >= end)
-    # A user's events begin here in `order`.
+    # A user's events begin here in `order`; a row rests on the first few.
     counts = np.bincount(log.users, minlength=log.num_users + 1)
     self._first = np.cumsum(counts) - counts
+    users = profiles.users[self._rows]
+    self._keys = self._key(
+      users, profiles.last[self._rows] - self._first[users]
+    )
 
   def withhold(self, bank: FacetBank) -> FacetBank:
     """The bank without them."""
@@ -47,26 +51,41 @@ class WithheldFacets:
     """The bank with those that some users' events now suffice for.
 
     A facet is released where the user's first events are those of the log, all
-    that it has read among them.
+    that it has read among them. Each is looked at once, when there are as many.
 
     Args:
       bank: of `withhold`, or of this function.
-      users: i32[events], who had events; new users have no facets.
+      users: i32[events], who had events that are new in the graph; users whom
+        the log does not have own no facets.
       user_graph: the events so far.
     """
-    known = np.unique(users)
-    known = known[known <= self._log.num_users]
-    profiles = self._profiles
-    found = self._rows[np.isin(profiles.users[self._rows], known)]
-    rows = [row for row in found.tolist() if self._is_observed(row, user_graph)]
+    known, more = np.unique(users, return_counts=True)
+    there = known <= self._log.num_users
+    known, more = known[there], more[there]
+    counts = user_graph.ends[known] - user_graph.starts[known]
+    first, last = (
+      np.searchsorted(self._keys, self._key(known, had), 'right')
+      for had in (counts - more, counts)
+    )
+    rows = [
+      row
+      for user in np.flatnonzero(first < last)
+      for row in self._rows[first[user] : last[user]].tolist()
+      if self._is_observed(row, user_graph)
+    ]
     if not rows:
       return bank
     closes = jnp.asarray(bank.closes)
     return bank.replace(
       closes=closes.at[np.array(rows)].set(
-        profiles.closes[rows].astype(np.int32)
+        self._profiles.closes[rows].astype(np.int32)
       )
     )
+
+  def _key(self, users: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """i64: ascends by user, then by the number of the user's first events."""
+    most = self._log.num_events
+    return users.astype(np.int64) * (most + 1) + np.minimum(counts, most)
 
   def _is_observed(self, row: int, user_graph: GrowingGraph) -> bool:
     """Whether the events that a facet has read, and those before, are there."""

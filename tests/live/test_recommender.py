@@ -196,6 +196,14 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
   np.testing.assert_array_equal(found, ranks)
   assert len(shop.users) > begun.num_users
 
+  # Those of new items right after their first event are among them.
+  taken = run.log.items[first:]
+  earlier = np.tril(taken[:, None] == taken, -1).sum(axis=1)
+  is_new = ~np.isin(run.log.item_ids[taken], begun.item_ids)
+  second = is_new & (earlier == 1)
+  assert second.sum() > 3
+  assert np.mean(found[second] <= 10) == np.mean(ranks[second] <= 10) > 0
+
 
 def test_what_comes_later_changes_no_answer(log, tmp_path, reads_a_past):
   """Asked about a time at which facets of what was not observed would serve."""

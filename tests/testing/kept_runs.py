@@ -87,10 +87,17 @@ def assert_equal(one: Recommender, other: Recommender) -> None:
   for name, array in saved.arrays.items():
     a, b = np.asarray(array), np.asarray(found.arrays[name])
     np.testing.assert_array_equal(a, b, name, strict=True)
+    assert _place(array) == _place(found.arrays[name]), f'{name}: more programs'
   users = [*one.users, 'nobody']
   for a, b in zip(one.recommend(users), other.recommend(users), strict=True):
     assert a.items == b.items and a.titles == b.titles
     np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def _place(array) -> tuple | None:
+  """What decides, besides its shape, which program takes an array."""
+  is_there = isinstance(array, jax.Array)
+  return (array.sharding, array.committed) if is_there else None
 
 
 def named_leaves(tree) -> list:
