@@ -313,7 +313,7 @@ def test_the_description_is_kept(server, client, request):
     names.append(operation.label)
 
     @hypothesis.settings(
-      max_examples=100 if thorough else 4,
+      max_examples=400 if thorough else 4,
       derandomize=True,
       database=None,
       deadline=None,
