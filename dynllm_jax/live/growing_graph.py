@@ -63,7 +63,9 @@ class GrowingGraph:
     self._rooms = rooms.astype(np.int64)
     self._used = int(last[-1])
 
-    capacity = max(1024, self._used + self._used // 4)
+    # As much again is free: where the tables double, every program that reads
+    # them is compiled anew.
+    capacity = max(1024, 2 * self._used)
     self.neighbors = np.zeros(capacity, np.int32)
     self.times = np.zeros(capacity, np.int32)
     firsts = np.cumsum(lengths) - lengths

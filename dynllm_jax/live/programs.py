@@ -7,6 +7,7 @@ each number of items that are asked for.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -194,6 +195,18 @@ def embed_all(
   return bound.embed(memory, users, times, items, time)
 
 
+@jax.jit
+def scores(visitors: UserEmbeddings, items: ItemEmbeddings) -> Array:
+  """Scores of the whole catalogue, item 1 first, f32[users, items]."""
+  terms = scoring.score_terms(visitors, items, in_order=True).values()
+  # Where a product for one user is added to anything, XLA's CPU backend first
+  # transposes the catalogue: of 11,624 texts of 384 numbers that took 22 of 24
+  # milliseconds. The barrier is gone once it has decided not to.
+  return functools.reduce(
+    operator.add, map(jax.lax.optimization_barrier, terms)
+  )
+
+
 @functools.partial(jax.jit, static_argnames='k')
 def best(
   visitors: UserEmbeddings, items: ItemEmbeddings, mask: Array, k: int
@@ -210,13 +223,10 @@ def best(
     f32[users, k] scores, -inf where there is no further item; i32[users, k]
     items; whether all scores were finite.
   """
-  found = scoring.score(visitors, items)
+  found = scores(visitors, items)
   finite = jnp.all(jnp.isfinite(found) | ~mask)
-  scores, at = jax.lax.top_k(jnp.where(mask, found, -jnp.inf), k)
-  return scores, at + 1, finite
-
-
-scores = jax.jit(scoring.score)
+  highest, at = jax.lax.top_k(jnp.where(mask, found, -jnp.inf), k)
+  return highest, at + 1, finite
 
 
 @functools.partial(jax.jit, static_argnames='k')

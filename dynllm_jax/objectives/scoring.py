@@ -26,13 +26,15 @@ def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
 
 
 def score_terms(
-  users: UserEmbeddings, items: ItemEmbeddings
+  users: UserEmbeddings, items: ItemEmbeddings, in_order: bool = False
 ) -> dict[str, Array]:
   """The parts of a score, whose sum in this order is the score.
 
   Args:
     users: [batch].
     items: [candidates]; ids in any order, also repeated.
+    in_order: whether they are the items 1, 2, ... in this order, so that no
+      column has to be looked for.
 
   Returns:
     f32[batch, candidates] of `network`, the dot product, and of those of
@@ -46,12 +48,15 @@ def score_terms(
   if users.copy is not None or users.walk is not None:
     # Terms are summed by sorted ids, in the first column of each id, and every
     # candidate reads its id's column.
-    ids, column = columns.of_candidates(items.ids)
+    ids, column = (
+      (None, slice(None)) if in_order else columns.of_candidates(items.ids)
+    )
+    count = len(items.ids)
     if users.copy is not None:
-      terms['copy'] = _spread(users.copy, ids)[:, column]
+      terms['copy'] = _spread(users.copy, ids, count)[:, column]
     if users.walk is not None:
       assert users.walk_scale is not None
-      walks = _spread(users.walk, ids)
+      walks = _spread(users.walk, ids, count)
       terms['walk'] = users.walk_scale * jnp.log1p(walks)[:, column]
 
   if users.item_scores is not None:
@@ -98,17 +103,22 @@ def _matched(terms: Terms, ids: Array) -> Array:
   return jnp.sum(jnp.where(hit, terms.weights[:, :, None], 0.0), axis=1)
 
 
-def _spread(terms: Terms, ids: Array) -> Array:
+def _spread(terms: Terms, ids: Array | None, count: int) -> Array:
   """Sums of the weights at the first place of each id in sorted ids.
 
   Args:
     terms: [batch, terms].
-    ids: i32[candidates], ascending.
+    ids: i32[count], ascending; None for 1, 2, ...
+    count: of candidates.
 
   Returns:
-    f32[batch, candidates]; zero at an id's later places.
+    f32[batch, count]; zero at an id's later places.
   """
-  sums = jnp.zeros([len(terms.items), len(ids)], terms.weights.dtype)
+  sums = jnp.zeros([len(terms.items), count], terms.weights.dtype)
   row = jnp.arange(len(sums))[:, None]
-  column = columns.find(ids, terms.items)
+  column = (
+    jnp.where(terms.items > 0, terms.items - 1, count)
+    if ids is None
+    else columns.find(ids, terms.items)
+  )
   return sums.at[row, column].add(terms.weights, mode='drop')

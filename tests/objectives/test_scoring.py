@@ -146,6 +146,21 @@ def test_a_score_does_not_depend_on_the_other_candidates():
     np.testing.assert_allclose(scores(ids), every[:, ids], atol=1e-6)
 
 
+def test_of_a_catalogue_in_order_no_column_is_looked_for():
+  users = draw_users(8, PARTS)
+  for count in (NUM_ITEMS, NUM_ITEMS - 2):
+    ids = jnp.arange(1, count + 1)
+    items = ItemEmbeddings(
+      ids, jnp.ones([count, DIM]), jnp.asarray(TEXTS)[1 : count + 1]
+    )
+    found, wanted = (
+      scoring.score_terms(users, items, in_order=in_order)
+      for in_order in (True, False)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert np.any(found['copy']) and np.any(found['walk'])
+
+
 def test_terms_past_every_candidate_fall_off():
   users = UserEmbeddings(
     vector=jnp.zeros([1, 1]),
