@@ -93,9 +93,11 @@ def _data() -> dict[str, Any]:
     # for it in the first line: a tab in .tsv; in .csv the first of comma,
     # semicolon, tab and bar that is there, elsewhere a tab before the others.
     'delimiter': '',
-    # Whether double quotes enclose values of a text file: 'double', 'none', or
-    # 'auto', which is 'double' but refuses a value that spans lines where it
-    # looks like rows that an open quote has swallowed.
+    # Whether double quotes enclose values of a text file: 'double', where one
+    # of a value is written twice; 'backslash', where it stands behind one;
+    # 'none'; or 'auto', which is 'double' but refuses a value that spans lines
+    # where it looks like rows that an open quote has swallowed, and one that a
+    # quote behind a backslash would cut.
     'quoting': 'auto',
     # The encoding of text files.
     'encoding': 'utf8',

@@ -1,10 +1,12 @@
 """The command: `dynllm --config=FILE --workdir=DIR`.
 
 It is `python -m dynllm_jax.main` too, and the folder may be left out. FILE is a
-file of configs/, or FILE:SYSTEM with a system of dynllm_jax/models. Any field
-of the configuration is overridden, as --config.train.num_epochs=5;
---mode=config and --help list them all, with their meaning and what is allowed,
-and --mode=check says how a log is understood. Your own log:
+file of your own or one that comes with the package, by name: demo, event_log,
+online_retail, amazon_beauty, tmall, alibaba. FILE:SYSTEM takes another system,
+as demo:tgn. Any field of the configuration is overridden, as
+--config.train.num_epochs=5; --mode=config and --help list them all, with their
+meaning and what is allowed, and --mode=check says how a log is understood. Your
+own log:
 
   dynllm --config=event_log --workdir=runs/shop \\
       --config.data.events=events.csv --config.data.items=items.csv

@@ -65,6 +65,21 @@ def event_digest(*parts: Any) -> bytes:
   return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
 
 
+def full_name(place: str | pathlib.Path) -> str:
+  """A journal's place, the same however it is written, without a password.
+
+  Args:
+    place: as in `exists`.
+
+  Raises:
+    JournalError: if it is of another kind of database.
+  """
+  path = database.sqlite_path(place)
+  if path is not None:
+    return str(path.resolve())
+  return database.url(place).render_as_string(hide_password=True)
+
+
 def exists(place: str | pathlib.Path) -> bool:
   """Whether there is a journal at a place.
 

@@ -64,7 +64,11 @@ class Kept:
   _recommender: Keeper
 
   def __init__(self, run: Opened, place: str) -> None:
-    self.place = place or going_on.journal_place(run.workdir)
+    own = going_on.journal_place(run.workdir)
+    self.place = place or own
+    # Names the journal where it is not the run's own.
+    name = journal_lib.full_name(self.place)
+    self._elsewhere = '' if name == journal_lib.full_name(own) else name
     self._folder = going_on.live_folder(run.workdir)
     self._origin = going_on.origin(run.workdir)
     self._name = going_on.journal_name(run.prepared.identity)
@@ -100,7 +104,9 @@ class Kept:
       return
     with Journal(self.place) as journal:
       self._first_tip(journal)
-      for snapshot in snapshots.stored(self._folder, self._run, say):
+      for snapshot in snapshots.stored(
+        self._folder, self._run, say, self._elsewhere
+      ):
         journal.check_holds(snapshot.tip)
         yield snapshot.tip, Saved(snapshot.record, snapshot.arrays)
 
@@ -265,7 +271,9 @@ class Kept:
       tip = journal.tip_at(record['position'])
       on_host = {name: np.asarray(array) for name, array in arrays.items()}
       path = snapshots.save(
-        self._folder, Snapshot(self._run, tip, record, on_host)
+        self._folder,
+        Snapshot(self._run, tip, record, on_host),
+        self._elsewhere,
       )
       self._snapshot_at = tip.position
     return str(path)

@@ -4,12 +4,14 @@ A snapshot is one SafeTensors file that is written beside its place and renamed
 when it is on the disk. It names the last batch of the journal that it holds,
 and has a checksum of each array and of its record. The last two are kept: where
 the newest is damaged the one before takes its place, and where there is none,
-the run's checkpoint does; the journal has all that came after either.
+the run's checkpoint does; the journal has all that came after either. Each
+journal of a run has snapshots of its own.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -27,6 +29,7 @@ from dynllm_jax.types import InputError
 _VERSION = 1
 _KEPT = 2
 _PREFIX, _SUFFIX = 'snapshot-', '.safetensors'
+_DIGITS = 15  # of a position in a file's name
 
 
 class Snapshot(NamedTuple):
@@ -45,12 +48,15 @@ class Snapshot(NamedTuple):
   arrays: Mapping[str, np.ndarray]
 
 
-def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
+def save(
+  folder: pathlib.Path, snapshot: Snapshot, journal: str = ''
+) -> pathlib.Path:
   """Writes a snapshot, whole or not at all, and removes the older ones.
 
   Args:
     folder: of the run's snapshots; made if it is missing.
     snapshot: the state.
+    journal: what names its journal, '' for the run's own.
 
   Returns:
     The file.
@@ -73,10 +79,11 @@ def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
   text = json.dumps(record)
   metadata = {'record': text, 'sum': str(zlib.crc32(text.encode()))}
 
-  path = folder / f'{_PREFIX}{snapshot.tip.position:015}{_SUFFIX}'
+  number = f'{snapshot.tip.position:0{_DIGITS}}'
+  path = folder / f'{_PREFIX}{number}{_ending(journal)}'
   try:
     write_atomically(path, to_bytes(arrays, metadata))
-    for old in list(_files(folder))[_KEPT:]:
+    for old in list(_files(folder, journal))[_KEPT:]:
       old.unlink()
   except OSError as error:
     raise InputError(
@@ -87,16 +94,20 @@ def save(folder: pathlib.Path, snapshot: Snapshot) -> pathlib.Path:
 
 
 def stored(
-  folder: pathlib.Path, run: str, report: Callable[[str], None]
+  folder: pathlib.Path,
+  run: str,
+  report: Callable[[str], None],
+  journal: str = '',
 ) -> Iterator[Snapshot]:
-  """The snapshots of a run that are whole, the newest first.
+  """The snapshots of a run and a journal that are whole, the newest first.
 
   Args:
     folder: of the run's snapshots; it may be missing.
     run: the run's name; snapshots of others are passed over.
     report: receives a line about each that is passed over.
+    journal: as in `save`.
   """
-  for path in _files(folder):
+  for path in _files(folder, journal):
     try:
       snapshot = _read(path)
     # safetensors raises a class of its own for a file that is cut short.
@@ -115,9 +126,17 @@ def stored(
       report(f'{path} is of another run, and is left alone')
 
 
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """The files of snapshots, the newest first."""
-  yield from sorted(folder.glob(f'{_PREFIX}*{_SUFFIX}'), reverse=True)
+def _files(folder: pathlib.Path, journal: str) -> Iterator[pathlib.Path]:
+  """The files of a journal's snapshots, the newest first."""
+  pattern = f'{_PREFIX}{"[0-9]" * _DIGITS}{_ending(journal)}'
+  yield from sorted(folder.glob(pattern), reverse=True)
+
+
+def _ending(journal: str) -> str:
+  """How the names of a journal's snapshots end."""
+  if not journal:
+    return _SUFFIX
+  return f'-{hashlib.sha256(journal.encode()).hexdigest()[:12]}{_SUFFIX}'
 
 
 def _read(path: pathlib.Path) -> Snapshot:

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import markupsafe
 
 WIDTH = 360
+COLORS = 8  # of series, terms and parts, in the pages' style
 _LEFT, _RIGHT, _TOP = 40, 8, 10
 
 Points = Sequence[tuple[float, float]]
@@ -28,7 +29,7 @@ class Estimate(NamedTuple):
   value: float
   low: float
   high: float
-  is_own: bool  # of the run, not of a floor
+  color: str  # a class of the pages' style, as s0
 
 
 def lines(
@@ -67,9 +68,10 @@ def lines(
 
   for number, (name, found) in enumerate(series.items()):
     path = ' '.join(f'{x_of(x):.1f},{y_of(y):.1f}' for x, y in found)
-    _add(svg, 'polyline', f'line s{number}', points=path)
+    color = f's{number % COLORS}'
+    _add(svg, 'polyline', f'line {color}', points=path)
     for x, y in found:
-      dot = _add(svg, 'circle', f's{number}', cx=x_of(x), cy=y_of(y), r=2.4)
+      dot = _add(svg, 'circle', color, cx=x_of(x), cy=y_of(y), r=2.4)
       label = _date(x) if dates else f'{x:g}'
       ElementTree.SubElement(dot, 'title').text = f'{name}, {label}: {y:.4f}'
   return _markup(svg)
@@ -90,18 +92,17 @@ def estimates(rows: Sequence[Estimate]) -> markupsafe.Markup:
 
   for number, row in enumerate(rows):
     y = step * number + 16
-    kind = 's0' if row.is_own else 's1'
     _text(svg, _short(row.name), left - 6, y + 4, 'end')
     _add(
       svg,
       'line',
-      f'line {kind}',
+      f'line {row.color}',
       x1=x_of(row.low),
       x2=x_of(row.high),
       y1=y,
       y2=y,
     )
-    dot = _add(svg, 'circle', kind, cx=x_of(row.value), cy=y, r=4)
+    dot = _add(svg, 'circle', row.color, cx=x_of(row.value), cy=y, r=4)
     ElementTree.SubElement(
       dot, 'title'
     ).text = (

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import os
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -25,6 +26,10 @@ _SHARED = (
   ('evaluation', 'candidates', 'config.eval.candidates'),
   ('evaluation', 'filter_seen', 'config.eval.filter_seen'),
 )
+
+
+_FLOOR = ' (floor)'
+_COMMIT = re.compile(r'^([0-9a-f]{9})[0-9a-f]{31}')
 
 
 class _Run(NamedTuple):
@@ -163,7 +168,7 @@ def _compare(runs: Sequence[_Run]) -> dict[str, Any]:
   for run in runs:
     for name, found in run.floors.items():
       if len(found) == len(run.ranks):
-        ranks.setdefault(f'{name} (floor)', found)
+        ranks.setdefault(name + _FLOOR, found)
   return verdict_lib.compare(
     ranks, runs[0].users, _columns(runs), paired=labels
   ) | {'ranks': ranks}
@@ -191,8 +196,8 @@ def _page(runs: Sequence[_Run], compared: Mapping[str, Any]) -> str:
         'label': run.label,
         'system': run.results['system'],
         'folder': run.folder,
-        'commit': run.results['commit'],
-        'color': f's{number % run_page.COLORS}',
+        'commit': _COMMIT.sub(r'\1', run.results['commit']),
+        'color': f's{number % charts.COLORS}',
         'cost': run_page.cost(run.results),
       }
       for number, run in enumerate(runs)
@@ -223,12 +228,16 @@ def _page(runs: Sequence[_Run], compared: Mapping[str, Any]) -> str:
 def _estimates(
   runs: Sequence[_Run], compared: Mapping[str, Any]
 ) -> list[charts.Estimate]:
-  labels = {run.label for run in runs}
+  colors = {
+    run.label: f's{number % charts.COLORS}' for number, run in enumerate(runs)
+  }
   rows = []
   for name, found in compared['ranks'].items():
     low, high = compared['intervals'][name][WATCHED]
     value = float(np.mean(found <= 10))
-    rows.append(charts.Estimate(name, value, low, high, name in labels))
+    color = colors.get(name, 'floor')
+    name = name.removesuffix(_FLOOR)
+    rows.append(charts.Estimate(name, value, low, high, color))
   return sorted(rows, key=lambda row: -row.value)
 
 

@@ -19,8 +19,6 @@ from dynllm_jax.runs.cases import Recommendation
 from dynllm_jax.runs.status import WATCHED
 from dynllm_jax.types import FACETS
 
-COLORS = 8  # of terms and parts, in the style of the pages
-
 _FACETS = dict(
   zip(
     FACETS,
@@ -82,7 +80,7 @@ def page(
   verdict = results['verdict']
   rival = verdict['rival'] if verdict else None
   terms = list(dict.fromkeys(t for case in cases for t in terms_of(case)))
-  colors = {term: f't{n % COLORS}' for n, term in enumerate(terms)}
+  colors = {term: f't{n % charts.COLORS}' for n, term in enumerate(terms)}
   num_new = sum(not case.num_past for case in cases)
 
   columns = results_lib.columns(results['evaluation']['ks'])
@@ -194,7 +192,9 @@ def _estimates(results: Mapping[str, Any]) -> list[charts.Estimate]:
     low, high = intervals[WATCHED]
     value = sum(p['events'] * p[WATCHED][name] for p in parts) / events
     is_own = name == results['system']
-    rows.append(charts.Estimate(name, value, low, high, is_own))
+    rows.append(
+      charts.Estimate(name, value, low, high, 's0' if is_own else 's1')
+    )
   return sorted(rows, key=lambda row: -row.value)
 
 
@@ -286,7 +286,8 @@ def _seconds(parts: Mapping[str, float]) -> list[dict[str, Any]]:
   """The parts of the time, the longest first, one color each."""
   total = sum(parts.values()) or 1.0
   ordered = sorted(parts.items(), key=lambda part: -part[1])
-  shown = dict([part for part in ordered if part[0] != 'other'][: COLORS - 1])
+  named = [part for part in ordered if part[0] != 'other']
+  shown = dict(named[: charts.COLORS - 1])
   shown['other'] = total - sum(shown.values())
   return [
     {

@@ -120,7 +120,7 @@ def test_quotes_that_swallow_rows_of_a_tsv_are_refused(make_config, write):
   with pytest.raises(InputError, match='line 1: a quote.*never closed'):
     event_log.read(make_config(**fields))
   with pytest.raises(
-    InputError, match='config.data.quoting.*auto, double, none'
+    InputError, match='config.data.quoting.*auto, double, backslash, none'
   ):
     event_log.read(make_config(**{**fields, 'quoting': 'single'}))
 

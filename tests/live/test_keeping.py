@@ -179,6 +179,24 @@ def test_a_journal_of_another_run_or_a_lost_one_is_refused(
     Recommender.restore(str(made), journal=str(other))
 
 
+def test_each_journal_of_a_run_has_snapshots_of_its_own(workdir, tmp_path):
+  def observe(journal, *counts):
+    with Recommender.restore(str(workdir), journal=journal) as shop:
+      for count in counts:
+        shop.observe(kept_runs.events(shop.newest_time)[:count])
+      shop.snapshot()
+      return shop
+
+  own = observe('', 3)
+  trial = observe(str(tmp_path / 'trial.sqlite'), 2, 1)
+  assert [own.position, trial.position] == [1, 2]
+  for journal, shop in (('', own), (str(tmp_path / 'trial.sqlite'), trial)):
+    with Recommender.restore(str(workdir), journal=journal) as again:
+      kept_runs.assert_equal(shop, again)
+      assert not again.needs_snapshot(), 'it is the snapshot'
+  assert len(snapshots_of(workdir)) == 2
+
+
 def test_readers_of_one_postgresql_journal_agree(workdir):
   with (
     postgresql.server() as url,

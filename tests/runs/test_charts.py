@@ -36,8 +36,8 @@ def test_nothing_to_draw_is_no_chart():
 
 
 def test_estimates_lie_within_their_intervals():
-  rows = [charts.Estimate(HOSTILE, 0.2, 0.1, 0.3, True)]
-  rows.append(charts.Estimate('nothing', 0.0, 0.0, 0.0, False))
+  rows = [charts.Estimate(HOSTILE, 0.2, 0.1, 0.3, 's0')]
+  rows.append(charts.Estimate('nothing', 0.0, 0.0, 0.0, 's1'))
   chart = charts.estimates(rows)
   assert '<script' not in chart
   line, dot = elements(chart, 's0')

@@ -163,6 +163,8 @@ def other(home):
     arrays = dict(arrays)
   arrays['test'] = arrays['test'] * 2
   np.savez(folder / 'ranks.npz', **arrays)
+  results = read_json(folder) | {'commit': 'dynllm_jax 0.1.0, no checkout'}
+  (folder / 'results.json').write_text(json.dumps(results))
   return folder
 
 
@@ -174,6 +176,10 @@ def test_runs_are_compared(home, other):
   page = (home / 'page' / 'comparison.html').read_text()
   recall = read_json(home / 'whole')['test']['recall@10']
   assert f'{recall:.4f}' in page and 'repeat (floor)' in page
+  assert '<td>dynllm_jax 0.1.0, no checkout</td>' in page
+  # A run has its color in every chart, and floors have none of them.
+  for color in ('s0', 's1', 'floor'):
+    assert f'<line class="line {color}"' in page
   assert (
     page.count('<td class="ahead">') == page.count('<td class="behind">') == 1
   )

@@ -1,5 +1,6 @@
 """Text files of rows: CSV, TSV and the like."""
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ import io
 import os
 import re
 import sys
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -22,6 +24,10 @@ _DELIMITERS = {'.csv': ',;\t|', '.tsv': '\t', '.inter': '\t', '.item': '\t'}
 _OTHER_DELIMITERS = ('\t', ',', ';', '::', '|')
 # What pyarrow and csv are given in place of a delimiter of several characters.
 _SEPARATOR = '\x1f'
+# What a backslash makes plain where it stands before quotes, as Spark, MySQL
+# and Hive write them; any other is a backslash.
+_ESCAPED = re.compile(r'\\(["\\])')
+_DOUBLED = {'"': '""', '\\': '\\'}
 # A column of RecBole's files has its type in its name.
 _TYPED = re.compile(r'(.+):(?:token|token_seq|float|float_seq)')
 
@@ -83,7 +89,8 @@ def read(
 
   Raises:
     InputError: if a quote is not closed, or opens a value that spans lines and
-      looks like rows that it has swallowed.
+      looks like rows that it has swallowed; if quotes within a value stand
+      behind backslashes, undeclared.
     pa.ArrowException, UnicodeError, csv.Error: if the file is not of its
       format.
   """
@@ -100,9 +107,11 @@ def read(
     malformed.append(row.number)
     return 'skip'
 
-  def read_as(encoding: str, threads: bool, block: int) -> pa.Table:
+  def read_as(
+    encoding: str, threads: bool, block: int, strict: bool = True
+  ) -> pa.Table:
     malformed.clear()
-    stream, between = _stream(file, encoding)
+    stream, between = _stream(file, encoding, strict)
     with stream:
       return pa.csv.read_csv(
         stream,
@@ -144,7 +153,8 @@ def read(
       else:
         _check_quotes(file, num_rows=0)
         # Once more in one thread: only then does the message name the row.
-        table = read_as(encodings[0], False, block)
+        strict = not file.skip_malformed
+        table = read_as(encodings[0], False, block, strict)
         break
   _check_quotes(file, table.num_rows + file.header + len(malformed))
   return table, len(malformed)
@@ -178,6 +188,8 @@ def _reader(
   several = len(between) > 1
   if several:
     stream = (line.replace(between, _SEPARATOR) for line in stream)
+  if file.quoting == 'backslash':
+    stream = map(_doubled, stream)
   return csv.reader(
     stream,
     delimiter=_SEPARATOR if several else between,
@@ -186,20 +198,35 @@ def _reader(
   )
 
 
+def _doubled(text: str) -> str:
+  """A text with quotes written twice in place of those behind backslashes."""
+  return _ESCAPED.sub(lambda match: _DOUBLED[match[1]], text)
+
+
 def _stream(
-  file: source_files.File, encoding: str
+  file: source_files.File, encoding: str, strict: bool
 ) -> tuple[pa.NativeFile, str]:
-  """A file's bytes for pyarrow, and the one character between columns."""
+  """A file's bytes for pyarrow, and the one character between columns.
+
+  Args:
+    file: the file.
+    encoding: of its text.
+    strict: whether bytes that are not of the encoding stay as they are, for
+      pyarrow to find, and do not become the replacement character.
+  """
   between = delimiter(file)
   stream = pa.input_stream(file.path)
-  if len(between) == 1:
+  if len(between) == 1 and file.quoting != 'backslash' and strict:
     return stream, between
   with stream:
     content = stream.read()
-  content = content.replace(
-    between.encode(encoding), _SEPARATOR.encode(encoding)
-  )
-  return pa.input_stream(io.BytesIO(content)), _SEPARATOR
+
+  text = content.decode(encoding, 'strict' if strict else 'replace')
+  if len(between) > 1:
+    text, between = text.replace(between, _SEPARATOR), _SEPARATOR
+  if file.quoting == 'backslash':
+    text = _doubled(text)
+  return pa.input_stream(io.BytesIO(text.encode(encoding))), between
 
 
 def _check_quotes(file: source_files.File, num_rows: int) -> None:
@@ -209,7 +236,8 @@ def _check_quotes(file: source_files.File, num_rows: int) -> None:
   the next quote, or to the end of the file, for its text, unnoticed. So no file
   may end within quotes, nothing may follow a quote that closes lines later,
   and unless such values are declared, none may span lines in a tab-separated
-  file, or hold lines that look like rows.
+  file, or hold lines that look like rows. A quote behind a backslash would
+  close its value, and cut it.
 
   Args:
     file: the file.
@@ -220,13 +248,15 @@ def _check_quotes(file: source_files.File, num_rows: int) -> None:
   """
   if file.quoting == 'none':
     return
-  lines, end = _lines(file)
+  found = _lines(file)
+  escaped = found.escaped and file.quoting == 'auto'
   # Where no value spans lines, only the last one may be open.
-  if lines == num_rows and b'"' not in end:
+  if found.count == num_rows and b'"' not in found.last and not escaped:
     return
   between = delimiter(file)
   with source_files.open_text(file, file.encodings[0]) as stream:
-    reader = _reader(file, between, stream, strict=True)
+    seen = collections.deque[str](maxlen=1)
+    reader = _reader(file, between, _noted(stream, seen), strict=True)
     width = 0
     while True:
       start = reader.line_num + 1
@@ -242,6 +272,8 @@ def _check_quotes(file: source_files.File, num_rows: int) -> None:
             f'that spans lines, and text follows its end on line '
             f'{reader.line_num}'
           )
+        elif escaped and '\\"' in seen[-1]:
+          what = 'with quotes behind backslashes, the first of which cuts it'
         else:
           continue  # Within a line a quote takes nothing from others.
         raise _open_quote(file, start, what) from error
@@ -259,21 +291,39 @@ def _open_quote(file: source_files.File, line: int, what: str) -> InputError:
   return file.error(
     f'line {line}: a quote opens a value {what}; allowed: '
     "config.data.quoting='none' where quotes are plain characters, "
-    "'double' where such values are meant"
+    "'double' where such values are meant, 'backslash' where quotes within a "
+    'value stand behind backslashes'
   )
 
 
-def _lines(file: source_files.File) -> tuple[int, bytes]:
-  """How many lines a file has, and the last one."""
-  lines, rest = 0, b''
+def _noted(lines: Iterable[str], seen: collections.deque[str]) -> Iterator[str]:
+  """The lines, of which the last are noted."""
+  for line in lines:
+    seen.append(line)
+    yield line
+
+
+class _Lines(NamedTuple):
+  """How many lines a file has, the last one, whether any has `\\"`."""
+
+  count: int
+  last: bytes
+  escaped: bool
+
+
+def _lines(file: source_files.File) -> _Lines:
+  """Counts the lines of a file."""
+  lines, rest, escaped = 0, b'', False
   with pa.input_stream(file.path) as stream:
     while block := stream.read(_BLOCK):
       lines += block.count(b'\n')
       # The last line that has text, with all that follows it.
       rest = rest + block
+      escaped = escaped or b'\\"' in rest
       cut = rest.rstrip(b'\r\n').rfind(b'\n')
       rest = rest[cut + 1 :]
-  return lines + (not rest.endswith(b'\n') and rest != b''), rest
+  ended = rest.endswith(b'\n') or not rest
+  return _Lines(lines + (not ended), rest, escaped)
 
 
 def _swallows(cells: list[str], between: str, width: int) -> bool:

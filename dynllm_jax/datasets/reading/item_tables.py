@@ -102,6 +102,9 @@ def read_items(columns: columns_by_role.Columns, bad_rows: str) -> Items:
   }
   if len(kept) < len(good):
     counts['item table: repeated ids dropped'] = len(good) - len(kept)
+  cut = sum('\ufffd' in text for role in texts for text in texts[role][kept])
+  if cut:
+    counts['item table: texts with half a character'] = cut
 
   absent = np.full(len(names), '', object)
   titles, categories, brands = (texts.get(role, absent)[kept] for role in TEXTS)

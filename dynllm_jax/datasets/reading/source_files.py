@@ -35,7 +35,7 @@ _FORMATS = {
   '.ndjson': 'json',
   '.xlsx': 'xlsx',
 }
-QUOTING = ('auto', 'double', 'none')
+QUOTING = ('auto', 'double', 'backslash', 'none')
 # How a field says that there is no file, where one beside the log would be read
 # otherwise.
 NO_FILE = 'none'
@@ -70,9 +70,11 @@ class File:
     header: whether a text file or a workbook starts with column names.
     delimiter: between the columns of a text file; '' looks at its first line.
     quoting: whether double quotes enclose values of a text file: 'double',
-      'none', or 'auto' for 'double' with values that span lines refused where
-      they look like rows.
-    skip_malformed: leave out (and count) lines that are no row.
+      where one of a value is written twice; 'backslash', where one stands
+      behind a backslash; 'none'; or 'auto' for 'double' with values that span
+      lines refused where they look like rows.
+    skip_malformed: leave out (and count) lines that are no row, and put the
+      replacement character for what is not of the encoding.
     encodings: of a text file, tried in order.
     names: of the columns of a published file without a header.
     folders: (name, value) of each folder `name=value` on the way to the file,
@@ -228,8 +230,13 @@ def open_text(file: File, encoding: str) -> io.TextIOBase:
     'rt',
     encoding=encoding,
     newline='',
-    errors='replace' if len(file.encodings) > 1 else 'strict',
+    errors='strict' if is_strict(file) else 'replace',
   )
+
+
+def is_strict(file: File) -> bool:
+  """Whether what is not of a text file's encoding is an error."""
+  return len(file.encodings) == 1 and not file.skip_malformed
 
 
 def is_utf8(encoding: str) -> bool:

@@ -135,9 +135,13 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
   """A column in a type that pyarrow's functions know, with the same values.
 
   Those that save space are undone (views, runs, extensions), but dictionaries
-  of strings stay: text would take several times the memory.
+  of strings stay: text would take several times the memory. Bytes that are no
+  UTF-8 become the replacement character, and UUIDs are written out.
   """
   kind = column.type
+  if isinstance(kind, pa.UuidType):
+    found = column.to_pylist()
+    return pa.chunked_array([[None if u is None else str(u) for u in found]])
   if isinstance(kind, pa.BaseExtensionType):
     chunks = [chunk.storage for chunk in column.chunks]
     return plain(pa.chunked_array(chunks, kind.storage_type))
@@ -145,20 +149,46 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     chunks = [pc.run_end_decode(chunk) for chunk in column.chunks]
     return plain(pa.chunked_array(chunks, kind.value_type))
 
-  if pa.types.is_dictionary(kind) and kind.value_type != pa.string():
+  if pa.types.is_dictionary(kind):
     values = kind.value_type
     if not (pa.types.is_nested(values) or _is_text(values)):
       return column.cast(values)
-    chunks = [
-      pa.DictionaryArray.from_arrays(
-        chunk.indices, as_text(chunk.dictionary).cast(pa.string())
-      )
+    dictionaries = [
+      _decoded(chunk.dictionary)
+      if _is_text(values)
+      else as_text(chunk.dictionary)
       for chunk in column.chunks
     ]
+    chunks = [
+      pa.DictionaryArray.from_arrays(chunk.indices, words.cast(pa.string()))
+      for chunk, words in zip(column.chunks, dictionaries)
+    ]
     return pa.chunked_array(chunks, pa.dictionary(kind.index_type, pa.string()))
-  if _is_text(kind) and kind not in (pa.string(), pa.large_string()):
-    return column.cast(pa.large_string())
+  if _is_text(kind):
+    chunks = [_decoded(chunk) for chunk in column.chunks]
+    return pa.chunked_array(chunks, None if chunks else pa.string())
   return column
+
+
+def _decoded(chunk: pa.Array) -> pa.Array:
+  """Strings, or bytes that should be some, as strings of UTF-8.
+
+  What was cut, or written in another encoding, is none.
+  """
+  kept = chunk.type if chunk.type == pa.string() else pa.large_string()
+  try:
+    text = chunk.cast(kept)
+    text.validate(full=True)
+    return text
+  except pa.ArrowInvalid:
+    cells = chunk.cast(pa.large_binary()).to_pylist()
+    return pa.array(
+      [
+        None if cell is None else cell.decode(errors='replace')
+        for cell in cells
+      ],
+      kept,
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -28,6 +28,7 @@ _ISO = (
   r'([ T]([01]\d|2[0-3])(:[0-5]\d(:[0-5]\d)?)?)?'
   r'(Z|[+-]\d\d(:?\d\d)?)?$'
 )
+_BEFORE_ZONE = r' ([+-]\d\d:?\d\d)$'  # as Ruby writes it
 _ZONE = r'[ T].*(Z|[+-]\d\d(:?\d\d)?)$'
 
 
@@ -335,6 +336,7 @@ def _from_iso(
 
   text = pc.replace_substring_regex(text, r'[.,]\d+', '')
   text = pc.replace_substring_regex(text, r' ?(UTC|z)$', 'Z')
+  text = pc.replace_substring_regex(text, _BEFORE_ZONE, r'\1')
   formed = present & text_columns.matches(text, _ISO)
   zoned = formed & text_columns.matches(text, _ZONE)
   seconds = np.zeros(len(text), np.int64)
@@ -388,6 +390,7 @@ def is_time(text: str) -> bool:
   """Whether a cell holds a number or an ISO 8601 time, as no name does."""
   text = text.strip()
   whole = re.sub(r'[.,]\d+', '', re.sub(r' ?(UTC|z)$', 'Z', text))
+  whole = re.sub(_BEFORE_ZONE, r'\1', whole)
   return any(
     re.match(pattern, candidate)
     for pattern, candidate in ((_INTEGER, text), (_FLOAT, text), (_ISO, whole))
