@@ -4,6 +4,8 @@ A table becomes a Parquet file named by its content, below `data.dir`. So it is
 read as any log is, and the same table is the same log in a later process.
 """
 
+from collections.abc import Mapping
+from collections.abc import Set
 import hashlib
 import pathlib
 from typing import Any
@@ -48,6 +50,11 @@ def with_tables(
 def _store(name: str, table: Any, folder: pathlib.Path) -> pathlib.Path:
   """Writes a table, unless it is there; its file."""
   try:
+    if isinstance(table, Mapping) and any(
+      isinstance(column, (Mapping, Set)) for column in table.values()
+    ):
+      # Arrow would take the keys, such as the index of a data frame.
+      raise TypeError('a column is a dictionary or a set')
     # Data frames export themselves as streams of Arrow.
     arrow = table if isinstance(table, pa.Table) else pa.table(table)
     content = pa.BufferOutputStream()
@@ -55,8 +62,9 @@ def _store(name: str, table: Any, folder: pathlib.Path) -> pathlib.Path:
   except (pa.ArrowException, TypeError, ValueError) as error:
     raise InputError(
       f'{name}: a {type(table).__name__} cannot be read as a table '
-      f'({" ".join(str(error).split())}); allowed: tables of pandas, polars or '
-      'Arrow, each column of one type'
+      f'({" ".join(str(error).split())}); allowed: tables of pandas, polars '
+      '(collected) or Arrow, each column of one type; config.data.'
+      f'{name} names files'
     ) from error
 
   data = content.getvalue()

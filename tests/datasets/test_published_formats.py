@@ -187,6 +187,27 @@ def test_tables_of_a_program(tmp_path, kind, capsys):
 
 
 @pytest.mark.parametrize(
+  'table',
+  [
+    'events.csv',
+    [('u', 'i', START)],
+    # Arrow would take the index of such a frame for users, items and times.
+    pd.DataFrame(
+      {'user_id': ['u'] * 5, 'item_id': range(5), 'timestamp': range(5)},
+      index=range(START, START + 5),
+    ).to_dict(),
+    {'user_id': {'u'}, 'item_id': {'i'}, 'timestamp': {START}},
+    pl.LazyFrame({'user_id': ['u'], 'item_id': ['i'], 'timestamp': [START]}),
+  ],
+)
+def test_what_is_no_table_is_refused(tmp_path, table):
+  config = config_lib.default('repeat')
+  config.data.dir = str(tmp_path)
+  with pytest.raises(InputError, match='cannot be read as a table.*allowed'):
+    dynllm_jax.load(config, events=table)
+
+
+@pytest.mark.parametrize(
   'where, kept',
   [
     ({'r': '>=4'}, [4, 5]),

@@ -60,5 +60,5 @@ def test_ids_that_are_no_text(make_config, tmp_path):
     ),
     path,
   )
-  with pytest.raises(InputError, match='log.parquet: cannot be read'):
+  with pytest.raises(InputError, match="row 1, column 'user_id'.*half a char"):
     event_log.read(make_config(events=path))

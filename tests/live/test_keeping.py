@@ -193,7 +193,7 @@ def test_each_journal_of_a_run_has_snapshots_of_its_own(workdir, tmp_path):
   for journal, shop in (('', own), (str(tmp_path / 'trial.sqlite'), trial)):
     with Recommender.restore(str(workdir), journal=journal) as again:
       kept_runs.assert_equal(shop, again)
-      assert not again.needs_snapshot(), 'it is the snapshot'
+      assert not again.needs_snapshot, 'it is the snapshot'
   assert len(snapshots_of(workdir)) == 2
 
 
