@@ -251,7 +251,7 @@ def _check_quotes(file: source_files.File, num_rows: int) -> None:
   found = _lines(file)
   escaped = found.escaped and file.quoting == 'auto'
   # Where no value spans lines, only the last one may be open.
-  if found.count == num_rows and b'"' not in found.last and not escaped:
+  if found.number == num_rows and b'"' not in found.last and not escaped:
     return
   between = delimiter(file)
   with source_files.open_text(file, file.encodings[0]) as stream:
@@ -306,7 +306,7 @@ def _noted(lines: Iterable[str], seen: collections.deque[str]) -> Iterator[str]:
 class _Lines(NamedTuple):
   """How many lines a file has, the last one, whether any has `\\"`."""
 
-  count: int
+  number: int
   last: bytes
   escaped: bool
 
