@@ -224,14 +224,18 @@ class Answering:
       rows = self._known_users(names)
       allowed = self._catalogue.allowed(candidates, categories, exclude)
 
+    step = self._users_at_once()
+
     def ask(chosen: slice) -> tuple[Array, Array, Array]:
+      asked = rows[chosen]
+      if len(rows) > step:  # the last are no reason for another program
+        asked = programs.pad_rows(asked, step)
       with self._lock:
         self._check_sound()
-        mask = self._mask(allowed, rows[chosen], exclude_seen, at)
-        return self._state.top(rows[chosen], mask, k, at)
+        mask = self._mask(allowed, asked, exclude_seen, at)
+        return self._state.top(asked, mask, k, at)
 
     def answers() -> Iterator[TopItems]:
-      step = self._users_at_once()
       spans = [slice(i, i + step) for i in range(0, len(names), step)]
       asked = map(ask, spans)
       coming = next(asked, None)

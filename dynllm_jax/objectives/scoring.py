@@ -48,9 +48,10 @@ def score_terms(
   if users.copy is not None or users.walk is not None:
     # Terms are summed by sorted ids, in the first column of each id, and every
     # candidate reads its id's column.
-    ids, column = (
-      (None, slice(None)) if in_order else columns.of_candidates(items.ids)
-    )
+    ids: Array | None = None
+    column: Array | slice = slice(None)
+    if not in_order:
+      ids, column = columns.of_candidates(items.ids)
     count = len(items.ids)
     if users.copy is not None:
       terms['copy'] = _spread(users.copy, ids, count)[:, column]
