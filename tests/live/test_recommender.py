@@ -15,6 +15,7 @@ from dynllm_jax import Recommender
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import ranking
+from dynllm_jax.live import answering
 from dynllm_jax.live import batches
 from dynllm_jax.runs import prepared
 from dynllm_jax.types import BoundSystem
@@ -366,6 +367,17 @@ def test_answers_are_filtered(shop):
   unseen = shop.recommend(['somebody', 'u1'], k=15, exclude_seen=True)
   assert first not in unseen[0].items and len(unseen[0].items) == 14
   assert len(unseen) == 2 and unseen[1].user == 'u1'
+
+
+def test_many_users_are_answered_a_few_at_a_time(untouched, monkeypatch):
+  users = [*untouched.users, 'nobody']
+  asked = lambda: untouched.recommend(users, 5, exclude_seen=True)
+  together = asked()
+  monkeypatch.setattr(answering, '_MAX_SCORES', 0)
+  assert len(users) % untouched._users_at_once()
+  for one, other in zip(together, asked(), strict=True):
+    assert (one.user, one.items) == (other.user, other.items)
+    np.testing.assert_array_equal(one.scores, other.scores)
 
 
 def test_an_answer_is_explained(streamed):
