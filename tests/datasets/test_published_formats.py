@@ -125,7 +125,7 @@ def test_parts_are_one_log(make_config, parts, pattern):
   log = event_log.read(config)
   assert log.users.tolist() == [row[0] for row in RATINGS]
   assert log.times.tolist() == [row[3] for row in RATINGS]
-  assert 'and 1 more' in log.source
+  assert '(2 files)' in log.source
   if not pattern:
     config.where = {'day': '2020-09-11'}
     assert len(event_log.read(config).users) == 15

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import datetime
 import itertools
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -353,9 +354,16 @@ def assemble(
 
 
 def file_names(files: Sequence[source_files.File]) -> str:
-  """Files by name for reports, which stay true if their folder is moved."""
-  first = pathlib.Path(files[0].path).name
-  return first if len(files) == 1 else f'{first} and {len(files) - 1} more'
+  """Files by name for reports, which stay true if their folder is moved.
+
+  Of several it is that of their folder: what writes a log in parts gives them
+  names that say nothing.
+  """
+  paths = [pathlib.Path(file.path).absolute() for file in files]
+  if len(paths) == 1:
+    return paths[0].name
+  above = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+  return f'{above.name or above} ({len(files)} files)'
 
 
 def check_roles(data_config: ml_collections.ConfigDict) -> None:
