@@ -101,6 +101,7 @@ def serving(run: str, folder: str) -> Iterator[tuple[str, int, float, float]]:
         _check_runs(server, log)
         time.sleep(0.2)
     yield url, server.pid, ready, time.perf_counter() - began
+    _check_runs(server, log)
   finally:
     server.terminate()
     server.wait()
@@ -122,22 +123,28 @@ async def _load(url: str, pid: int, clients: int, seconds: float) -> Load:
 
     async def one(number: int) -> None:
       draw = random.Random(number)
+      kinds = itertools.cycle(('read', 'write'))
       while time.perf_counter() < end:
-        kind = ('read', 'write')[(len(times['read']) + number) % 2]
+        kind = next(kinds)
         user = draw.choice(users)
+        event = {
+          'user': user,
+          'item': draw.choice(items),
+          'time': int(time.time()),
+        }
         began = time.perf_counter()
-        if kind == 'read':
-          answer = await client.get(f'/recommendations/{user}')
-        else:
-          event = {
-            'user': user,
-            'item': draw.choice(items),
-            'time': int(time.time()),
-          }
-          answer = await client.post('/events', json=event)
+        try:
+          answer = await (
+            client.get(f'/recommendations/{user}')
+            if kind == 'read'
+            else client.post('/events', json=event)
+          )
+        except httpx.HTTPError as error:
+          errors.append(f'{kind}: {type(error).__name__} {error}')
+          continue
         times[kind].append(time.perf_counter() - began)
         if answer.status_code != 200:
-          errors.append(f'{answer.status_code} {answer.text}')
+          errors.append(f'{kind}: {answer.status_code} {answer.text}')
 
     async def watch() -> None:
       while time.perf_counter() < end:
