@@ -53,17 +53,20 @@ $(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,test]'
 	touch $@
 
-# Compiles for TPU slices, without a TPU; takes minutes and jax[tpu].
-tpu-compile:
-	$(PYTHON) -m venv .venv-tpu
-	.venv-tpu/bin/pip install --quiet -c constraints.txt -e '.[tpu]'
-	.venv-tpu/bin/python -m experiments.tpu_compile
+# Compiles for TPU slices, without a TPU, and for an H100, without one: minutes
+# for each program on one core. CASES="..." and SYSTEMS="..." choose some.
+# Their compilers are libtpu, 400 MB, and jax's CUDA plugin, 500 MB, which takes
+# ptxas of a CUDA toolkit, on the PATH.
+tpu-compile: $(VENV)-tpu/.installed
+	$(VENV)-tpu/bin/python -m experiments.tpu_compile
 
-# Compiles for an H100, without one; takes minutes, and ptxas on the PATH.
-gpu-compile:
-	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet -c constraints.txt -e '.[gpu]'
-	.venv-gpu/bin/python -m experiments.gpu_compile
+gpu-compile: $(VENV)-gpu/.installed
+	$(VENV)-gpu/bin/python -m experiments.gpu_compile
+
+$(VENV)-%/.installed: setup.py setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]'
+	touch $@
 
 # The documents as a site, in site/index.html.
 docs: $(VENV)/.installed
@@ -71,5 +74,5 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf $(VENV) .venv-tpu .venv-gpu runs build site *.egg-info
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-gpu runs build site *.egg-info
 	rm -rf $(MODELS) .mypy_cache .pytest_cache .ruff_cache

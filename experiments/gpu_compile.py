@@ -6,6 +6,7 @@ writes experiments/results/gpu_compile.json and .md. The log is the simulated
 one of Tmall's size, whose chains say how long the ordered update's loops are.
 """
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -232,8 +233,14 @@ def main() -> None:
   """Compiles what the environment variable SYSTEMS names, or all systems."""
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
+  os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
+  chosen = os.environ.get('SYSTEMS', ' '.join(SYSTEMS)).split()
   if not shutil.which('ptxas'):
     raise SystemExit('no ptxas on the PATH; a CUDA toolkit has it')
+  if not importlib.util.find_spec('jax_cuda13_plugin'):
+    raise SystemExit(
+      "no CUDA plugin of jax; pip install -e '.[gpu]', or `make gpu-compile`"
+    )
   import jax
 
   from dynllm_jax.runs import jax_settings
@@ -246,7 +253,7 @@ def main() -> None:
   results = json.loads(stored.read_text()) if stored.exists() else {}
   rounds = simulated_rounds()
   systems = results.get('systems', {})
-  for name in os.environ.get('SYSTEMS', ' '.join(SYSTEMS)).split():
+  for name in chosen:
     systems[name] = compile_system(name, rounds)
     for part, figures in systems[name].items():
       print(f'{name} {part}: {figures}', flush=True)

@@ -5,6 +5,7 @@ installed. Prints how much of a chip's memory each program takes, and writes
 experiments/results/tpu_compile.json.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -122,13 +123,34 @@ def compile_case(name: str) -> dict[str, Any]:
   return result
 
 
+# Of the compiler, which asks no chip and no server, and may run beside another.
+_ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'JAX_ENABLE_COMPILATION_CACHE': 'false',  # seconds are of compiling
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+}
+
+
 def main() -> None:
   """Compiles the cases that the environment variable CASES names, or all."""
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no such server
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  chosen = os.environ.get('CASES', ' '.join(CASES)).split()
+  if unknown := set(chosen) - set(CASES):
+    raise SystemExit(
+      f'CASES: {min(unknown)!r}; allowed: some of {", ".join(CASES)}'
+    )
+  if not importlib.util.find_spec('libtpu'):
+    raise SystemExit(
+      "no libtpu, which compiles for a TPU; pip install -e '.[tpu]', or "
+      '`make tpu-compile`'
+    )
 
   results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-  for name in os.environ.get('CASES', ' '.join(CASES)).split():
+  for name in chosen:
     results[name] = compile_case(name)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1) + '\n')
