@@ -246,6 +246,9 @@ def _train() -> dict[str, Any]:
     'patience': 10,
     # Batches of one compiled program; progress is shown after each.
     'chunk': 16,
+    # How exact a step's matrix products are (SPEC 4.6): float32, tf32 (a GPU),
+    # bf16 (a GPU or TPU), or the device's own, default.
+    'precision': 'default',
   }
 
 

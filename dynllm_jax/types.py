@@ -292,7 +292,7 @@ class NodeMemory(Pytree):
   in `fresh` if `fresh_nodes[slot[n]] == n`, and stale otherwise.
   """
 
-  state: Array  # f32[nodes + 1, width]
+  state: Array  # f32[nodes + 1, width], or f16 (config.model.memory_dtype)
   time: Array  # i32[nodes + 1], seconds of the last event, -1 without one
   fresh: Array  # f32[capacity, width]
   fresh_nodes: Array  # i32[capacity], 0 where unused

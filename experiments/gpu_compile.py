@@ -82,7 +82,8 @@ def compile_system(name: str, rounds: Rounds) -> dict[str, Any]:
   """What the two programs of a system launch and move.
 
   Args:
-    name: of the system, with its terms.
+    name: of the system, with its terms; `:FIELD=VALUE` behind it sets a field
+      of its configuration.
     rounds: of the log.
 
   Returns:
@@ -104,7 +105,9 @@ def compile_system(name: str, rounds: Rounds) -> dict[str, Any]:
   mesh = jax.sharding.Mesh(
     np.array(card.devices[:1]).reshape(1, 1), ('data', 'nodes')
   )
-  config = config_lib.default(name)
+  system, *fields = name.split(':')
+  config = config_lib.default(system)
+  config.update_from_flattened_dict(dict(f.split('=', 1) for f in fields))
   config.train.batch_size = BATCH_SIZE
   size = compiled.LogSize(
     users=5_651,
@@ -208,11 +211,17 @@ def page(results: dict[str, Any]) -> list[str]:
     for name, system in results['systems'].items()
     for part, row in system.items()
   ]
-  rounds = results['rounds']
+  rounds, commits = results['rounds'], {}
+  for name, commit in results['commits'].items():
+    commits.setdefault(commit, []).append(name)
   return [
     '# A step on an H100, from its compiled program',
     '',
-    f'- commit: {results["commit"]}; jax {results["jax"]}',
+    '- commit: '
+    + '; '.join(
+      f'{commit} ({", ".join(names)})' for commit, names in commits.items()
+    )
+    + f'; jax {results["jax"]}',
     f'- events of a training batch: {BATCH_SIZE:,}; log of the size of Tmall',
     '- rounds of the ordered update, means over the batches of the simulated '
     f'log: {rounds["one_side"]:.1f} of a loop over one side, '
@@ -252,13 +261,14 @@ def main() -> None:
   stored = RESULTS.with_suffix('.json')
   results = json.loads(stored.read_text()) if stored.exists() else {}
   rounds = simulated_rounds()
-  systems = results.get('systems', {})
+  systems, commits = results.get('systems', {}), results.get('commits', {})
   for name in chosen:
     systems[name] = compile_system(name, rounds)
+    commits[name] = provenance.commit()
     for part, figures in systems[name].items():
       print(f'{name} {part}: {figures}', flush=True)
     results = {
-      'commit': provenance.commit(),
+      'commits': commits,
       'jax': jax.__version__,
       'rounds': rounds._asdict(),
       'systems': systems,

@@ -113,3 +113,21 @@ def test_programs_lower_for_tpu_and_cuda(variant, trace):
     # A GPU adds up in an order of its own, which may change from run to run.
     if platform == 'cuda' and trace is trace_training:
       assert len(unordered_sums(text)) == UNORDERED.get(variant, 0)
+
+
+def test_products_of_a_step_have_the_precision_that_is_asked_for():
+  config = variants.tiny_config('tgn')
+  config.train.precision = 'bf16'
+  run = tiny_runs.prepare(config, batch=BATCH)
+  state = jax.eval_shape(
+    lambda inputs: train.init_state(run.trainer, 0, inputs, run.plan.capacity),
+    run.inputs,
+  )
+  program = trace_training(run, state).lower(lowering_platforms=('tpu',))
+  products = re.findall(r'stablehlo.dot_general .*', program.as_text())
+
+  # Backward, too, where the context of the step is no longer open.
+  assert len(products) > 30
+  for product in products:
+    assert 'lhs_precision_type = bf16, rhs_precision_type = bf16' in product
+    assert 'accumulation_type = f32' in product

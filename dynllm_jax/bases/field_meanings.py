@@ -16,6 +16,7 @@ MEANINGS = {
   'shared_layers': 'whether users and items share the weights of attention',
   'dropout': 'the share of numbers that training sets to zero',
   'memory': 'whether nodes have a memory, SPEC 3.10',
+  'memory_dtype': 'what memories are kept as between updates, SPEC 4.6',
   'neighborhood': 'whether neighborhoods are aggregated, SPEC 3.3',
   'projection': 'how a memory is carried to the time of a query, SPEC 3.4',
   'update_ties': 'events of a node at one time update its memory by their '

@@ -55,6 +55,7 @@ class Widths(NamedTuple):
 def shared_fields() -> dict[str, Any]:
   """Options that every temporal system has; off, as in the systems' papers."""
   return {
+    'memory_dtype': 'float32',  # float32, float16: what states are kept as
     'item_text': False,  # texts as features of the items
     'item_id_embedding': False,  # a learned vector an item
     'event_features': False,  # SPEC 2.2
@@ -418,6 +419,7 @@ def _shared_rules(config: ml_collections.ConfigDict) -> list[Rule]:
     checks.at_least('count_successors', 1),
     network_rules.dropout(),
     checks.one_of('update_ties', ('mean', 'each')),
+    checks.one_of('memory_dtype', memory_lib.DTYPES),
     network_rules.walk_fanout(),
   ]
   return [rule for rule in rules if rule.field in config]

@@ -1,5 +1,6 @@
 """The System of a network over node memories."""
 
+import functools
 from typing import Any
 
 import jax
@@ -37,11 +38,12 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
   def init(
     key: jax.Array, inputs: Inputs, capacity: int
   ) -> tuple[Params, Memory]:
+    empty = functools.partial(
+      memory_lib.empty, capacity=capacity, dtype=c.memory_dtype
+    )
     memory = Memory(
-      user=memory_lib.empty(inputs.num_users, widths.user, capacity),
-      item=memory_lib.empty(inputs.num_items, widths.item, capacity)
-      if widths.item
-      else None,
+      user=empty(inputs.num_users, widths.user),
+      item=empty(inputs.num_items, widths.item) if widths.item else None,
       counts=online_counts.empty(inputs.num_items, c.count_successors)
       if c.count_terms
       else None,

@@ -16,6 +16,7 @@ from dynllm_jax import compiling
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import feeds
 from dynllm_jax.engine import optimizers
+from dynllm_jax.engine import precision
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine.training_step import train_step
 from dynllm_jax.engine.training_step import Trainer
@@ -51,6 +52,7 @@ RULES = (
   checks.at_least('patience', 1),
   checks.at_least('chunk', 1),
   checks.at_least('regularization', 0),
+  precision.RULE,
 )
 
 

@@ -9,6 +9,7 @@ import ml_collections
 import optax
 
 from dynllm_jax.engine import feeds
+from dynllm_jax.engine import precision
 from dynllm_jax.engine import sparse_update
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
@@ -74,6 +75,17 @@ def train_step(
     The state after the step, and of the batch the sum of its losses and the
     number of its events.
   """
+  with precision.products(trainer.config.precision):
+    return _train_step(trainer, data, state, planned)
+
+
+def _train_step(
+  trainer: Trainer,
+  data: feeds.EpochData,
+  state: TrainState,
+  planned: PlannedBatch,
+) -> tuple[TrainState, tuple[Array, Array]]:
+  """`train_step`, in the precision that products are traced with."""
   real = planned.size > 0
   batch, events = sharded_table.shard_first_axis(
     feeds.read_batch(data, planned)

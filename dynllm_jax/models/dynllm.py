@@ -48,6 +48,7 @@ def default_config() -> ml_collections.ConfigDict:
       'shared_layers': True,  # users and items share attention weights
       'dropout': 0.1,
       'memory': True,
+      'memory_dtype': 'float32',  # or float16
       'neighborhood': True,
       # interval, log_interval, linear, none
       'projection': 'interval',

@@ -8,12 +8,14 @@ in the modules that read the fields.
 from collections.abc import Callable
 import types
 
+import jax
 import ml_collections
 
 from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax import plugins
 from dynllm_jax.datasets import loading
+from dynllm_jax.engine import precision
 from dynllm_jax.engine import ranking
 from dynllm_jax.engine import resident_texts
 from dynllm_jax.engine import train
@@ -46,6 +48,7 @@ def check(config: ml_collections.ConfigDict, files: bool = True) -> None:
       lambda: check_facets(config.facets),
       lambda: _build(config),
       lambda: train.check(config.train),
+      lambda: precision.check(config.train, jax.devices()[0].platform),
       lambda: ranking.check(config.eval),
       *(
         lambda name=name: build_floor(name)  # type: ignore[misc]

@@ -114,3 +114,23 @@ def test_rows_without_an_update_write_nothing():
   np.testing.assert_array_equal(
     _read(after, EVERY, INITIAL), _read(memory, EVERY, INITIAL)
   )
+
+
+def test_states_may_be_kept_in_half_precision():
+  def states(rows):
+    memory = memory_lib.empty(NUM_NODES, 2, 3, 'float16')
+    times = jnp.array([3, 4, 5])
+    memory = memory_lib.write(memory, jnp.array([1, 2, 0]), rows, times)
+    assert memory.state.dtype == jnp.float16
+    return memory_lib.read(memory, EVERY, INITIAL)
+
+  rows = rows_of(1 / 3)
+  found = states(rows)
+  assert found.dtype == jnp.float32
+  np.testing.assert_array_equal(found[0], INITIAL)  # it is no state of a table
+  np.testing.assert_array_equal(
+    found[1:3], np.asarray(rows[:2], np.float16).astype(np.float32)
+  )
+  # A gradient passes by the rounding.
+  gradient = jax.grad(lambda rows: jnp.sum(states(rows)))(rows)
+  np.testing.assert_array_equal(gradient, [[1, 1], [1, 1], [0, 0]])

@@ -81,6 +81,7 @@ BAD = {
   'train.regularization': INF,
   'train.patience': 0,
   'train.chunk': 0,
+  'train.precision': 'half',
   'eval.batch_size': 0,
   'eval.ks': (0,),
   'eval.candidates': 'some',
