@@ -21,6 +21,7 @@ Writes `experiments/results/accelerator.json` and `.md`.
 
 from collections.abc import Mapping
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -67,7 +68,7 @@ _PEER = flags.DEFINE_string(
   "Python that has torch_geometric; '' leaves the peer out.",
 )
 _RUNS = flags.DEFINE_list(
-  'whole_runs', ['tgn', 'dynllm'], 'Systems of whole runs.'
+  'whole_runs', ['tgn', 'dynllm+text+counts'], 'Systems of whole runs.'
 )
 _EVENTS = flags.DEFINE_string('events', '', 'Log of the runs; else simulated.')
 _ITEMS = flags.DEFINE_string('items', '', 'Its item texts.')
@@ -343,7 +344,7 @@ def whole_runs(folder: str) -> dict[str, Any]:
     folder: for the runs.
 
   Returns:
-    By system, `two_runs` and `device_and_cpu` (`compare_runs`).
+    By system, `two_runs` and `device_and_cpu` (`compare_runs`), or `failed`.
   """
   cpu = _environment(JAX_PLATFORMS='cpu')
   first, beside = (
@@ -353,22 +354,33 @@ def whole_runs(folder: str) -> dict[str, Any]:
     }
     for label, environment in (('first', _environment()), ('cpu', cpu))
   )
+  found: dict[str, Any] = {}
   second = {}
   for system in _RUNS.value:
-    finish_run(first[system])
-    # Its programs are compiled.
-    second[system] = start_run(system, folder, 'second', _environment())
+    try:
+      finish_run(first[system])
+    except RuntimeError as error:
+      found[system] = {'failed': str(error)}
+    else:
+      # Its programs are compiled.
+      second[system] = start_run(system, folder, 'second', _environment())
 
-  found = {}
-  for system in _RUNS.value:
-    finish_run(second[system])
-    finish_run(beside[system])
+  for system, run in second.items():
+    try:
+      finish_run(run)
+      finish_run(beside[system])
+    except RuntimeError as error:
+      found[system] = {'failed': str(error)}
+      continue
     at = first[system].workdir
     found[system] = {
-      'two_runs': results.compare_runs(at, second[system].workdir),
+      'two_runs': results.compare_runs(at, run.workdir),
       'device_and_cpu': results.compare_runs(at, beside[system].workdir),
     }
-    progress.say(f'{system}: {json.dumps(found[system])}')
+  for run in beside.values():
+    run.process.wait()  # of a system that failed on the device, too
+  for system, of_one in found.items():
+    progress.say(f'{system}: {json.dumps(of_one)}')
   return found
 
 
@@ -394,6 +406,14 @@ def _run() -> None:
       )
   # Wrong flags are found before anything starts.
   timed = results.cases(_SYSTEMS.value, _ALSO.value)
+  if 'runs' in _PARTS.value:
+    try:
+      importlib.import_module('dynllm_jax.main')
+    except ImportError as error:
+      raise InputError(
+        f'--parts: runs needs what the command imports ({error}); allowed: '
+        'without runs, or a whole installation'
+      ) from error
 
   device = jax.devices()[0]
   about = {

@@ -179,6 +179,8 @@ def _shown(figures: dict[str, Any], name: str) -> str:
 
 def run_page(system: str, run: dict[str, Any]) -> list[str]:
   """What two runs on the device, and one beside it, have in common."""
+  if 'failed' in run:
+    return [f'## One epoch of {system}, by the command', '', 'failed', '']
   two, beside = run['two_runs'], run['device_and_cpu']
   splits = [name for name, value in beside.items() if isinstance(value, dict)]
   return [

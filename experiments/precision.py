@@ -39,19 +39,6 @@ from dynllm_jax.runs import provenance
 from dynllm_jax.storage import atomic
 from experiments import pages
 
-_CONFIG = flags.DEFINE_string('config', 'event_log', 'A file of configs/.')
-_EVENTS = flags.DEFINE_string('events', None, 'The log.')
-_ITEMS = flags.DEFINE_string('items', '', 'Its item texts.')
-_SYSTEM = flags.DEFINE_string('system', 'dynllm', 'With its variant.')
-_EPOCHS = flags.DEFINE_integer('epochs', 2, 'Of training.')
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Of training.')
-_SETTINGS = flags.DEFINE_list(
-  'settings',
-  ['float32', 'tf32', 'bf16', 'float16 memory'],
-  'Precisions of products, or "float16 memory".',
-)
-_DATA = flags.DEFINE_string('data', 'runs/precision', 'Prepared data.')
-
 RESULTS = pathlib.Path(__file__).parent / 'results' / 'precision'
 MANTISSA_BITS = {'tf32': 10, 'bf16': 7}
 _EXACT = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
@@ -140,7 +127,9 @@ def measure(setting: str, seed: int) -> dict[str, Any]:
 
 def _recall(run: prepared.PreparedRun, state: Any) -> dict[str, float]:
   """Recall@10 of both splits."""
-  ranked = prepared.rank_splits(run, state, ('validation', 'test'))
+  ranked = prepared.rank_splits(
+    run, state, ('validation', 'test'), _SAMPLE.value
+  )
   return {
     split: metrics.summary(ranks, [10])['recall@10']
     for split, (ranks, _) in ranked.items()
@@ -167,7 +156,8 @@ def page(results: dict[str, Any]) -> list[str]:
     lines += [
       f'## {about["system"]} on {about["log"]}',
       '',
-      f'{about["epochs"]} epochs, commit {about["commit"]}. Recall@10, means '
+      f'Epochs: {about["epochs"]}; ranked events of a split: '
+      f'{about["sample"] or "all"}; commit {about["commit"]}. Recall@10, means '
       'over seeds.',
       '',
       *pages.table(
@@ -201,6 +191,7 @@ def main(argv: list[str]) -> None:
     'log': pathlib.Path(_EVENTS.value).parent.name,
     'system': _SYSTEM.value,
     'epochs': _EPOCHS.value,
+    'sample': _SAMPLE.value,
     'commit': provenance.commit(),
     'runs': [],
   }
@@ -218,5 +209,20 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  _CONFIG = flags.DEFINE_string('config', 'event_log', 'A file of configs/.')
+  _EVENTS = flags.DEFINE_string('events', None, 'The log.')
+  _ITEMS = flags.DEFINE_string('items', '', 'Its item texts.')
+  _SYSTEM = flags.DEFINE_string('system', 'dynllm', 'With its variant.')
+  _EPOCHS = flags.DEFINE_integer('epochs', 2, 'Of training.')
+  _SAMPLE = flags.DEFINE_integer(
+    'sample', 6_000, 'Events of a split that are ranked, 0 for all.'
+  )
+  _SEEDS = flags.DEFINE_list('seeds', ['0'], 'Of training.')
+  _SETTINGS = flags.DEFINE_list(
+    'settings',
+    ['float32', 'tf32', 'bf16', 'float16 memory'],
+    'Precisions of products, or "float16 memory".',
+  )
+  _DATA = flags.DEFINE_string('data', 'runs/precision', 'Prepared data.')
   flags.mark_flag_as_required('events')
   app.run(main)

@@ -54,6 +54,7 @@ def test_the_page_has_means_over_seeds():
         'log': 'log',
         'system': 'tgn',
         'epochs': 2,
+        'sample': 0,
         'commit': 'abc',
         'runs': [run(0, 0.1), run(1, 0.2)],
       }
