@@ -8,6 +8,7 @@ all values of a half-life decay alike, so that only an event can overtake it.
 import jax.numpy as jnp
 
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Recency
@@ -75,7 +76,7 @@ def add(recency: Recency, events: EventBatch) -> Recency:
   )
   # Events of one item all set the same value before each adds its own.
   value = jnp.asarray(recency.value).at[row].set(carried, mode='drop')
-  value = value.at[row].add(_decay(latest, events.times), mode='drop')
+  value = row_sums.add_to_rows(value, row, _decay(latest, events.times))
 
   most_time = jnp.maximum(
     recency.most_time, jnp.max(jnp.where(events.mask, events.times, 0))

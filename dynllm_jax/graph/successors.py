@@ -77,21 +77,20 @@ def add(
     of sums.
   """
   num_kept = successors.items.shape[1]
-  totals = (
-    jnp.asarray(successors.totals)
-    .at[jnp.where(mask, items, _NO_ROW)]
-    .add(weights, mode='drop')
+  totals = row_sums.add_to_rows(
+    successors.totals, jnp.where(mask, items, _NO_ROW), weights
   )
   items, following, weights, real = _merged(items, following, weights, mask)
 
   # Successors that have a place already.
   same = successors.items[items] == following[:, None]
   known = real & same.any(1)
-  row = jnp.where(known, items, _NO_ROW)
+  # No place twice; the others lie behind the table, each in a row of its own.
+  behind = len(successors.counts) + jnp.arange(len(items))
   counts = (
     jnp.asarray(successors.counts)
-    .at[row, jnp.argmax(same, 1)]
-    .add(weights, mode='drop')
+    .at[jnp.where(known, items, behind), jnp.argmax(same, 1)]
+    .add(weights, mode='drop', unique_indices=True)
   )
 
   # Newcomers to free places, in the order in which they are sorted.

@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import binary_search
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 
@@ -104,6 +105,176 @@ def _sum_backward(
 
 
 sum_rows.defvjp(_sum_forward, _sum_backward)
+
+
+def add_to_rows(table: Array, rows: Array, values: Array) -> Array:
+  """`table.at[rows].add(values)`; no gradient passes through.
+
+  Args:
+    table: f32[num_rows, ...].
+    rows: i32[n], none negative; those from `num_rows` on are left out.
+    values: f32[n, ...].
+
+  Returns:
+    The table. A row is read and written once, whatever the number of rows.
+  """
+
+  def in_order(table: Array, rows: Array, values: Array) -> Array:
+    return jnp.asarray(table).at[rows].add(values, mode='drop')
+
+  ways = {'default': in_order}
+  if sharded_table.is_one_device():
+    ways['cuda'] = add_sums
+  arguments = jax.lax.stop_gradient((table, rows, values))
+  result: Array = jax.lax.platform_dependent(*arguments, **ways)
+  return result
+
+
+def add_sums(
+  table: Array, rows: Array, values: Array, interpret: bool = False
+) -> Array:
+  """`add_to_rows` by the kernel; arguments are those of `sum_sorted`, too."""
+  size, place = len(rows), jnp.arange(len(rows), dtype=jnp.int32)
+  ordered = jnp.sort(rows)
+  first = binary_search.find(ordered, rows)
+  flat = values.reshape(size, math.prod(values.shape[1:]))
+  sums = sum_sorted(flat, first, size, interpret)
+  # The first of equal rows has their sum; the others lie behind the table,
+  # each in a place of its own.
+  is_first = binary_search.find(ordered, ordered) == place
+  return (
+    jnp.asarray(table)
+    .at[jnp.where(is_first, ordered, len(table) + place)]
+    .add(sums.reshape(values.shape), mode='drop', unique_indices=True)
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def sum_in_rows(values: Array, columns: Array, num_columns: int) -> Array:
+  """Adds up the values of each row by column.
+
+  Args:
+    values: f32[batch, n].
+    columns: i32[batch, n], none negative; those from `num_columns` on are left
+      out.
+    num_columns: of the result.
+
+  Returns:
+    f32[batch, num_columns].
+  """
+  return _sum_in_rows_forward(values, columns, num_columns)[0]
+
+
+def _sum_in_rows_forward(
+  values: Array, columns: Array, num_columns: int
+) -> tuple[Array, Array]:
+  def in_order(values: Array, columns: Array) -> Array:
+    row = jnp.arange(len(values))[:, None]
+    zeros = jnp.zeros([len(values), num_columns], values.dtype)
+    return zeros.at[row, columns].add(values, mode='drop')
+
+  ways = {'default': in_order}
+  if sharded_table.is_one_device():
+    ways['cuda'] = functools.partial(compare_and_sum, num_columns=num_columns)
+  return jax.lax.platform_dependent(values, columns, **ways), columns
+
+
+def _sum_in_rows_backward(
+  num_columns: int, columns: Array, cotangent: Array
+) -> tuple[Array, None]:
+  del num_columns
+  row = jnp.arange(len(columns))[:, None]
+  cotangent = jnp.asarray(cotangent)
+  return cotangent.at[row, columns].get(mode='fill', fill_value=0), None
+
+
+sum_in_rows.defvjp(_sum_in_rows_forward, _sum_in_rows_backward)
+
+
+def compare_and_sum(values: Array, columns: Array, num_columns: int) -> Array:
+  """`sum_in_rows`, each value compared with all of its row: few hundred."""
+  place = jnp.arange(values.shape[1])
+  same = columns[:, :, None] == columns[:, None, :]
+  sums = jnp.sum(jnp.where(same, values[:, None, :], 0.0), axis=-1)
+  is_first = ~jnp.any(same & (place < place[:, None]), axis=-1)
+  row = jnp.arange(len(values))[:, None]
+  zeros = jnp.zeros([len(values), num_columns], values.dtype)
+  return zeros.at[row, jnp.where(is_first, columns, num_columns + place)].set(
+    sums, mode='drop', unique_indices=True
+  )
+
+
+@jax.custom_vjp
+def read_in_rows(table: Array, columns: Array) -> Array:
+  """`jnp.take_along_axis(table, columns, axis=1)`, its gradient in order.
+
+  Args:
+    table: f32[batch, num_columns].
+    columns: i32[batch, n], each below `num_columns`, none negative.
+
+  Returns:
+    f32[batch, n].
+  """
+  return jnp.take_along_axis(table, columns, axis=1)
+
+
+def _read_in_rows_forward(
+  table: Array, columns: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  # Of the table only its size is read again.
+  return read_in_rows(table, columns), (columns, table[:0])
+
+
+def _read_in_rows_backward(
+  residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, None]:
+  columns, nothing = residuals
+  return sum_in_rows(cotangent, columns, nothing.shape[1]), None
+
+
+read_in_rows.defvjp(_read_in_rows_forward, _read_in_rows_backward)
+
+
+@jax.custom_vjp
+def read_columns(table: Array, columns: Array) -> Array:
+  """`table[:, columns]`, whose gradient is the same in every run.
+
+  Args:
+    table: f32[batch, num_columns].
+    columns: i32[n], each below `num_columns`, none negative.
+
+  Returns:
+    f32[batch, n].
+  """
+  return table[:, columns]
+
+
+def _read_columns_forward(
+  table: Array, columns: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  # Of the table only its size is read again.
+  return table[:, columns], (columns, table[:0])
+
+
+def _read_columns_backward(
+  residuals: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, None]:
+  columns, nothing = residuals
+  num_columns = nothing.shape[1]
+
+  def in_order(cotangent: Array, columns: Array) -> Array:
+    zeros = jnp.zeros([len(cotangent), num_columns], cotangent.dtype)
+    return zeros.at[:, columns].add(cotangent)
+
+  ways = {'default': in_order}
+  if sharded_table.is_one_device():
+    ways['cuda'] = lambda cotangent, columns: (
+      sum_sorted(cotangent.T, columns, num_columns).T
+    )
+  return jax.lax.platform_dependent(cotangent, columns, **ways), None
+
+
+read_columns.defvjp(_read_columns_forward, _read_columns_backward)
 
 
 def sum_sorted(

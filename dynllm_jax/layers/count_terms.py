@@ -9,6 +9,7 @@ from dynllm_jax.graph import history
 from dynllm_jax.graph import recency
 from dynllm_jax.graph import successors
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import Counts
 from dynllm_jax.types import Inputs
@@ -102,11 +103,14 @@ class CountTerms(nn.Module):
     place = 1.0 / jnp.arange(1, self.depth + 1)
     share = jnp.where(past.mask, place / (totals + _SHRINKAGE), 0.0)
     numbers *= share[..., None]
-    sums = jnp.zeros([len(users), len(ordered)])
-    row = jnp.arange(len(users))[:, None, None]
     column = columns.find(ordered, items)
     column = jnp.where(items > 0, column, len(ordered))
-    return jax.lax.stop_gradient(sums.at[row, column].add(numbers, mode='drop'))
+    each_user = (len(users), -1)
+    return jax.lax.stop_gradient(
+      row_sums.sum_in_rows(
+        numbers.reshape(each_user), column.reshape(each_user), len(ordered)
+      )
+    )
 
 
 def _past(takes: history.Takes, times: Array, weights: Array) -> Array:

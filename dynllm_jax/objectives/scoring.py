@@ -1,11 +1,13 @@
 """Scores of items for users: dot product plus terms (SPEC 3.9 to 3.12)."""
 
+from collections.abc import Callable
 import functools
 import operator
 
 import jax.numpy as jnp
 
 from dynllm_jax.graph import columns
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.types import Array
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Terms
@@ -49,21 +51,23 @@ def score_terms(
     # Terms are summed by sorted ids, in the first column of each id, and every
     # candidate reads its id's column.
     ids: Array | None = None
-    column: Array | slice = slice(None)
+    of_candidates: Callable[[Array], Array] = lambda sums: sums
     if not in_order:
       ids, column = columns.of_candidates(items.ids)
+      of_candidates = lambda sums: row_sums.read_columns(sums, column)
     count = len(items.ids)
     if users.copy is not None:
-      terms['copy'] = _spread(users.copy, ids, count)[:, column]
+      terms['copy'] = of_candidates(_spread(users.copy, ids, count))
     if users.walk is not None:
       assert users.walk_scale is not None
       walks = _spread(users.walk, ids, count)
-      terms['walk'] = users.walk_scale * jnp.log1p(walks)[:, column]
+      terms['walk'] = users.walk_scale * of_candidates(jnp.log1p(walks))
 
   if users.item_scores is not None:
     terms['item_scores'] = users.item_scores[:, items.ids]
   if users.counts is not None:
-    terms['counts'] = users.counts[:, items.column]
+    assert items.column is not None
+    terms['counts'] = row_sums.read_columns(users.counts, items.column)
   return terms
 
 
@@ -90,7 +94,7 @@ def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
     scores += jnp.take_along_axis(users.item_scores, items.ids, axis=1)
   if users.counts is not None:
     assert items.column is not None
-    scores += jnp.take_along_axis(users.counts, items.column, axis=1)
+    scores += row_sums.read_in_rows(users.counts, items.column)
   return scores
 
 
@@ -115,11 +119,9 @@ def _spread(terms: Terms, ids: Array | None, count: int) -> Array:
   Returns:
     f32[batch, count]; zero at an id's later places.
   """
-  sums = jnp.zeros([len(terms.items), count], terms.weights.dtype)
-  row = jnp.arange(len(sums))[:, None]
   column = (
     jnp.where(terms.items > 0, terms.items - 1, count)
     if ids is None
     else columns.find(ids, terms.items)
   )
-  return sums.at[row, column].add(terms.weights, mode='drop')
+  return row_sums.sum_in_rows(terms.weights, column, count)

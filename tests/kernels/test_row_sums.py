@@ -64,3 +64,63 @@ def test_whole_numbers_are_read_plainly():
   np.testing.assert_array_equal(
     row_sums.read_rows(table, jnp.array([4, 0])), [4, 0]
   )
+
+
+@pytest.mark.parametrize('width', [(), (3,)])
+def test_rows_of_a_table_get_their_sums(width):
+  rows, values = numbers(60, 9, 3)
+  rows[rows == 4] = np.iinfo(np.int32).max  # left out; row 4 gets nothing
+  values = values if width else values[:, 0]
+  table = np.arange(9 * 3, dtype=np.float32).reshape(9, 3)
+  table = table if width else table[:, 0]
+  expected = table.copy()
+  np.add.at(expected, rows[rows < 9], values[rows < 9])
+
+  found = row_sums.add_sums(table, rows, values, interpret=True)
+  np.testing.assert_array_equal(found, expected)
+  np.testing.assert_array_equal(
+    row_sums.add_to_rows(table, rows, values), expected
+  )
+
+
+def test_values_of_a_row_are_added_up_by_column():
+  rng = np.random.default_rng(0)
+  columns = rng.integers(0, 7, (5, 12)).astype(np.int32)  # 5 and 6: left out
+  values = rng.integers(-9, 9, (5, 12)).astype(np.float32)
+  expected = np.zeros((5, 5), np.float32)
+  for row, of_row in enumerate(columns):
+    for column, value in zip(of_row, values[row]):
+      if column < 5:
+        expected[row, column] += value
+
+  found = row_sums.compare_and_sum(values, columns, 5)
+  np.testing.assert_array_equal(found, expected)
+  add = lambda values: row_sums.sum_in_rows(values, columns, 5)
+  np.testing.assert_array_equal(add(values), expected)
+
+  gradient = jax.grad(lambda x: jnp.sum(jnp.sin(add(x))))(values)
+  slopes = np.pad(np.cos(expected), ((0, 0), (0, 2)))
+  np.testing.assert_allclose(
+    gradient, np.take_along_axis(slopes, columns, 1), rtol=1e-6
+  )
+
+
+def test_gradients_of_columns_are_those_of_plain_reads():
+  table = jax.random.normal(jax.random.key(0), (4, 5))
+  columns = jnp.array([3, 0, 3, 4])
+  read = lambda read: lambda x: jnp.sum(jnp.sin(read(x)))
+  found = jax.grad(read(lambda x: row_sums.read_columns(x, columns)))(table)
+  plain = jax.grad(read(lambda x: x[:, columns]))(table)
+  np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
+def test_gradients_of_places_in_rows_are_those_of_plain_reads():
+  table = jax.random.normal(jax.random.key(0), (2, 5))
+  columns = jnp.array([[3, 0, 3], [1, 1, 4]])
+  read = lambda read: lambda x: jnp.sum(jnp.sin(read(x, columns)))
+  plain = lambda x, columns: jnp.take_along_axis(x, columns, axis=1)
+  np.testing.assert_allclose(
+    jax.grad(read(row_sums.read_in_rows))(table),
+    jax.grad(read(plain))(table),
+    rtol=1e-6,
+  )
