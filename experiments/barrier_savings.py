@@ -88,7 +88,8 @@ def attention() -> Case:
 
   def run(learned: Any, zero_code: Array, codes: Array, mask: Array) -> Array:
     params, node, keys = learned
-    return layer.apply(params, node, zero_code, keys, codes, mask, True)
+    found: Any = layer.apply(params, node, zero_code, keys, codes, mask, True)
+    return found.product()
 
   node, zero_code, keys, codes, mask = args
   return _and_gradient(run), ((params, node, keys), zero_code, codes, mask), ()

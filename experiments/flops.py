@@ -8,7 +8,7 @@ program does, so that work which could be left out counts against the program:
 - phi(0), the time half of every query, is a constant: its product is a bias;
 - the output projection of an attention and the first layer of the perceptron
   after it have nothing in between, so the product of the two is taken once a
-  step;
+  step; so it is with the perceptron's last layer and DynLLM's map to h^G;
 - a node that is needed twice at one time is embedded once, a text that is read
   twice is mapped once, and all events of a node at one time are one update;
 - neighbors that a node does not have cost nothing.
@@ -260,6 +260,7 @@ def step(
   total += recurrent(c.user_updates, d + time_dim, d)
   total += recurrent(c.item_updates, d + time_dim, half)
   total += 2 * c.users * 3 * d * d + 2 * c.items * (half + d) * half  # h^G
+  total -= 2 * (c.users + c.items) * d * d  # the last layer before it
   if facets:
     width = model.distill.top_r
     total += attention(

@@ -5,6 +5,11 @@ keys once for each head and use and adds them up. Here it is one expression.
 What XLA's CPU backend makes of a batch of small products also reads the keys
 once for each head; there every product is a chain of elementwise steps that
 takes all heads in one pass, two to three times as fast from ten keys on.
+
+Rows in tiles, whose keys and time codes stay in a cache and are computed again
+backwards, are no faster on two cores: a loop over tiles takes 1.3 to 1.8 times
+as long (200 and 400 rows of 50 keys, 10 to 100 rows a tile), tiles one after
+the other .95 to 1.4 times.
 """
 
 from collections.abc import Callable

@@ -55,10 +55,11 @@ class Fusion(nn.Module):
       )
       query = attended.product()
     if self.mode == 'merge':
-      return MLP(self.dim)(graph_embedding, attended)
+      return MLP(self.dim)(graph_embedding, attended).product()
     if self.mode == 'residual':
       gate = self.param('gate', nn.initializers.zeros_init(), (self.dim,))
-      return MLP(self.dim)(graph_embedding) + gate * query
+      return MLP(self.dim)(graph_embedding).product() + gate * query
     dropped = Dropout(self.dropout)(tokens, deterministic)
     flat = dropped.reshape(len(dropped), -1)
-    return self.alpha * query + (1 - self.alpha) * MLP(self.dim)(flat)
+    fed = MLP(self.dim)(flat).product()
+    return self.alpha * query + (1 - self.alpha) * fed

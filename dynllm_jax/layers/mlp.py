@@ -12,7 +12,7 @@ from dynllm_jax.types import Array
 
 
 class Projected(NamedTuple):
-  """`rows @ matrix`, not multiplied yet.
+  """`rows @ matrix + bias`, not multiplied yet.
 
   A layer that maps it further multiplies the two matrices first: one small
   product instead of one for every row.
@@ -20,10 +20,12 @@ class Projected(NamedTuple):
 
   rows: Array  # f32[..., width]
   matrix: Array  # f32[width, dim]
+  bias: Array | None = None  # f32[dim]
 
   def product(self) -> Array:
     """f32[..., dim]."""
-    return self.rows @ self.matrix
+    product = self.rows @ self.matrix
+    return product if self.bias is None else product + self.bias
 
 
 class Linear(nn.Module):
@@ -58,6 +60,8 @@ def _map_by_part(
   for part, rows in zip(parts, jnp.split(kernel, ends)):
     if isinstance(part, Projected):
       total += part.rows @ (part.matrix @ rows)
+      if part.bias is not None:
+        total += part.bias @ rows
     else:
       total += part @ rows
   return total
@@ -80,6 +84,21 @@ def _width(part: Array | Projected) -> int:
   return part.shape[-1]
 
 
+class _Last(nn.Module):
+  """`W x + b`, not multiplied yet."""
+
+  dim: int
+
+  @nn.compact
+  def __call__(self, rows: Array) -> Projected:
+    shape = (rows.shape[-1], self.dim)
+    return Projected(
+      rows,
+      self.param('kernel', nn.initializers.lecun_normal(), shape),
+      self.param('bias', nn.initializers.zeros_init(), (self.dim,)),
+    )
+
+
 class MLP(nn.Module):
   """`W_2 relu(W_1 x + b_1) + b_2`, x given in parts.
 
@@ -90,9 +109,10 @@ class MLP(nn.Module):
   dim: int
 
   @nn.compact
-  def __call__(self, *parts: Array | Projected) -> Array:
+  def __call__(self, *parts: Array | Projected) -> Projected:
     """Maps the parts, f32[..., any] each, to f32[..., dim]."""
-    return nn.Dense(self.dim)(nn.relu(Linear(self.dim)(*parts)))
+    hidden = nn.relu(Linear(self.dim)(*parts))
+    return _Last(self.dim, name='Dense_0')(hidden)
 
 
 def normalize(x: Array) -> Array:

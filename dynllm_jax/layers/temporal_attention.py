@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from dynllm_jax.graph import temporal
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.mlp import MLP
+from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 
@@ -55,7 +56,7 @@ class TemporalLayer(nn.Module):
     codes: Array,
     mask: Array,
     deterministic: bool,
-  ) -> Array:
+  ) -> Projected:
     """Embeds nodes from their neighbors.
 
     Args:
@@ -109,23 +110,20 @@ class TemporalEmbedding(nn.Module):
     times: Array,
     num_layers: int,
     sources: Sources,
-  ) -> Array:
+  ) -> Projected:
     """Embeds nodes of one side at given times.
 
     Args:
       side: 'user' or 'item', the side of `nodes`.
       nodes: i32[batch].
       times: i32[batch], seconds.
-      num_layers: l.
+      num_layers: l, 1 or more.
       sources: what is read.
 
     Returns:
       f32[batch, dim].
     """
     inputs, encode = sources.inputs, sources.encode
-    if num_layers == 0:
-      return sources.read(side, nodes)
-
     own, other = (
       (inputs.user_graph, 'item')
       if side == 'user'
@@ -137,15 +135,28 @@ class TemporalEmbedding(nn.Module):
 
     # Rows in one axis: XLA's CPU backend copies the operands of a product
     # over several.
-    keys = self(
+    keys = self._below(
       other, near.nodes.reshape(-1), at.reshape(-1), num_layers - 1, sources
     )
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     return layer(
-      node=self(side, nodes, times, num_layers - 1, sources),
+      node=self._below(side, nodes, times, num_layers - 1, sources),
       zero_code=encode(jnp.zeros([])),
       keys=keys.reshape(*near.nodes.shape, -1),
       codes=encode(days),
       mask=near.mask,
       deterministic=sources.deterministic,
     )
+
+  def _below(
+    self,
+    side: str,
+    nodes: Array,
+    times: Array,
+    num_layers: int,
+    sources: Sources,
+  ) -> Array:
+    """What a layer reads of nodes, f32[batch, dim]: the layer below it."""
+    if num_layers == 0:
+      return sources.read(side, nodes)
+    return self(side, nodes, times, num_layers, sources).product()

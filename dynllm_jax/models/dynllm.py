@@ -22,6 +22,7 @@ from dynllm_jax.layers.facet_tokens import FacetTokens
 from dynllm_jax.layers.memory_update import MemoryUpdate
 from dynllm_jax.layers.mlp import Linear
 from dynllm_jax.layers.mlp import MLP
+from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from dynllm_jax.types import Array
@@ -145,14 +146,17 @@ class DynLLM(StreamNetwork):
       inputs, self.reader(memory, static), self.encode, deterministic
     )
 
-    parts = [sources.read('user', users)]
+    memory_of_users = sources.read('user', users)
+    parts: list[Array | Projected] = [memory_of_users]
     if c.neighborhood:
       parts.append(
         self.temporal('user', users, user_times, c.num_layers, sources)
       )
     if c.projection != 'none':
       parts.append(
-        self.project(parts[0], self.elapsed(memory, inputs, users, user_times))
+        self.project(
+          memory_of_users, self.elapsed(memory, inputs, users, user_times)
+        )
       )
     if c.event_features:
       parts.append(event_features(inputs.user_graph, users, user_times))
@@ -218,7 +222,7 @@ class DynLLM(StreamNetwork):
     """`h_u` from `h_u^G` and the facets known at each user's time."""
     c = self.config
     if not c.facets:
-      return self.head(user_graph)
+      return self.head(user_graph).product()
     columns = jnp.array([FACETS.index(name) for name in c.facets])
     rows = lookup(inputs.facets, users, times)[:, columns]
     tokens = self.facet_tokens(

@@ -93,7 +93,7 @@ class DynShare(StreamNetwork):
 
     user_vectors = self.temporal(
       'user', users, user_times, c.num_layers, sources
-    )
+    ).product()
     projected = self.project(
       user_vectors, self.elapsed(memory, inputs, users, user_times)
     )
@@ -106,7 +106,9 @@ class DynShare(StreamNetwork):
       user_vectors=projected,
       items=items,
       item_time=item_time,
-      item_vectors=self.temporal('item', items, item_times, 1, sources),
+      item_vectors=self.temporal(
+        'item', items, item_times, 1, sources
+      ).product(),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:

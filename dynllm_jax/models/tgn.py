@@ -91,7 +91,7 @@ class TGN(StreamNetwork):
     )
     user_vectors = self.temporal(
       'user', users, user_times, c.num_layers, sources
-    )
+    ).product()
     item_times = jnp.broadcast_to(item_time, items.shape)
     return self.scored(
       memory,
@@ -101,7 +101,9 @@ class TGN(StreamNetwork):
       user_vectors=user_vectors,
       items=items,
       item_time=item_time,
-      item_vectors=self.temporal('item', items, item_times, 1, sources),
+      item_vectors=self.temporal(
+        'item', items, item_times, 1, sources
+      ).product(),
     )
 
   def update(self, memory: Memory, inputs: Inputs, pending: Pending) -> Memory:

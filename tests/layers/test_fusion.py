@@ -63,7 +63,7 @@ def test_blend_is_a_weighted_sum(alpha, depth):
 
 def test_residual_adds_the_facets_by_a_gate_that_starts_at_zero():
   params, found = build(mode='residual')
-  without = MLP(DIM).apply({'params': params['MLP_0']}, GRAPH)
+  without = MLP(DIM).apply({'params': params['MLP_0']}, GRAPH).product()
   np.testing.assert_allclose(
     found, without + params['gate'] * attended(params, 1), atol=1e-5
   )

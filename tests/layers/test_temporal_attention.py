@@ -66,7 +66,7 @@ def run(module, params, side, nodes, times, num_layers, tables):
     times,
     num_layers,
     sources(tables),
-  )
+  ).product()
 
 
 def attention(params, query, keys):
