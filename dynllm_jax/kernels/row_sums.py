@@ -107,7 +107,7 @@ def _sum_backward(
 sum_rows.defvjp(_sum_forward, _sum_backward)
 
 
-def add_to_rows(table: Array, rows: Array, values: Array) -> Array:
+def add_to_rows(table: Array, rows: Array, values: Array) -> jax.Array:
   """`table.at[rows].add(values)`; no gradient passes through.
 
   Args:
@@ -126,7 +126,7 @@ def add_to_rows(table: Array, rows: Array, values: Array) -> Array:
   if sharded_table.is_one_device():
     ways['cuda'] = add_sums
   arguments = jax.lax.stop_gradient((table, rows, values))
-  result: Array = jax.lax.platform_dependent(*arguments, **ways)
+  result: jax.Array = jax.lax.platform_dependent(*arguments, **ways)
   return result
 
 
@@ -193,15 +193,12 @@ sum_in_rows.defvjp(_sum_in_rows_forward, _sum_in_rows_backward)
 
 def compare_and_sum(values: Array, columns: Array, num_columns: int) -> Array:
   """`sum_in_rows`, each value compared with all of its row: few hundred."""
-  place = jnp.arange(values.shape[1])
   same = columns[:, :, None] == columns[:, None, :]
   sums = jnp.sum(jnp.where(same, values[:, None, :], 0.0), axis=-1)
-  is_first = ~jnp.any(same & (place < place[:, None]), axis=-1)
+  # Values of one column all set the same sum.
   row = jnp.arange(len(values))[:, None]
   zeros = jnp.zeros([len(values), num_columns], values.dtype)
-  return zeros.at[row, jnp.where(is_first, columns, num_columns + place)].set(
-    sums, mode='drop', unique_indices=True
-  )
+  return zeros.at[row, columns].set(sums, mode='drop')
 
 
 @jax.custom_vjp
