@@ -89,6 +89,7 @@ class TGN(StreamNetwork):
     sources = Sources(
       inputs, self.reader(memory, static), self.encode, deterministic
     )
+
     user_vectors = self.temporal(
       'user', users, user_times, c.num_layers, sources
     ).product()
