@@ -1,10 +1,10 @@
-"""Tests of the products that experiments/precision.py rounds."""
+"""Tests of the products that experiments/precision_study.py rounds."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import precision
+from experiments import precision_study as precision
 
 
 def draw(seed, shape):

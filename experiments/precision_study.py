@@ -1,6 +1,6 @@
 r"""What the precision of products, and of what is kept, does to recall.
 
-    python -m experiments.precision --config=amazon_beauty \
+    python -m experiments.precision_study --config=amazon_beauty \
         --events=LOG/interactions.csv --items=LOG/items.csv
 
 A system trains from one seed with products of float32, tf32 and bf16
