@@ -67,6 +67,7 @@ class WithheldFacets:
       np.searchsorted(self._keys, self._key(known, had), 'right')
       for had in (counts - more, counts)
     )
+
     rows = [
       row
       for user in np.flatnonzero(first < last)
