@@ -17,7 +17,6 @@ import copy
 import functools
 from typing import Any
 from typing import NamedTuple
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +44,6 @@ from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import UserEmbeddings
-
-_Tree = TypeVar('_Tree')
 
 # Items that are embedded anew after a batch, those that it touched among them.
 _FEW_REFRESHED = 16
@@ -134,7 +131,7 @@ class LiveState:
     record: Mapping[str, int],
     ranking: ranking_lib.Ranking,
   ) -> None:
-    self.bound, tables = _placed((bound, tables))
+    self.bound, tables = programs.placed((bound, tables))
     self.user_graph, self.item_graph = graphs
     self._base, self._now = tables.base, tables.now
     self._cache, self._pending = tables.cache, tables.pending
@@ -660,16 +657,7 @@ def live_inputs(
 def device_graphs(*graphs: GrowingGraph) -> tuple[TemporalGraph, ...]:
   """The graphs, copied to the device."""
   copies = tuple(graph.device_graph() for graph in graphs)
-  return _placed(jax.tree.map(jnp.array, copies))
-
-
-def _placed(tree: _Tree) -> _Tree:
-  """Arrays that name their device, all in the same way.
-
-  To JAX an array that was put on a mesh of one device, one that was put on that
-  device, and one that lies there by default ask for three programs.
-  """
-  return jax.device_put(tree, jax.local_devices()[0])
+  return programs.placed(jax.tree.map(jnp.array, copies))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,6 +8,7 @@ each number of items that are asked for.
 
 import functools
 import operator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TemporalGraph
 from dynllm_jax.types import UserEmbeddings
 
+_Tree = TypeVar('_Tree')
+
 MAX_BATCH = 2048  # events that are embedded from one memory at most
 # To which numbers of rows are padded.
 SIZES = (1, 8, 64, 512, MAX_BATCH)
@@ -41,6 +44,15 @@ class ItemCache(Pytree):
 
   vector: Array  # f32[items, dim]
   text: Array | None  # f32[items, llm_dim], as ItemEmbeddings.text
+
+
+def placed(tree: _Tree) -> _Tree:
+  """Arrays that name their device, all in the same way.
+
+  To JAX an array that was put on a mesh of one device, one that was put on that
+  device, and one that lies there by default ask for three programs.
+  """
+  return jax.device_put(tree, jax.local_devices()[0])
 
 
 def bucket(size: int) -> int:

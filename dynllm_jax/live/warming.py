@@ -51,9 +51,11 @@ def _joins(pending: Pending) -> Iterator[None]:
   """Joins of however many events that wait with however many more."""
 
   def rows(count: int) -> Pending:
-    return jax.tree.map(
-      lambda x: jnp.zeros([count, *x.shape[1:]], x.dtype) if x.ndim else x,
-      pending,
+    return programs.placed(
+      jax.tree.map(
+        lambda x: jnp.zeros([count, *x.shape[1:]], x.dtype) if x.ndim else x,
+        pending,
+      )
     )
 
   largest = programs.bucket(2 * programs.MAX_BATCH)

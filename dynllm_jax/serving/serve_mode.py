@@ -14,6 +14,9 @@ TOKEN = 'DYNLLM_TOKEN'  # noqa: S105 (the name of a variable)
 _LIBRARIES = ('fastapi', 'uvicorn', 'prometheus_client')
 _STOP_SECONDS = 30  # for requests that are under way
 _CONNECTIONS = 2048
+# A connection that nobody uses stays open: longer than clients and proxies keep
+# theirs, or one might send a request while the server closes it.
+_IDLE_SECONDS = 75
 
 
 def run(command: Command) -> None:
@@ -57,6 +60,7 @@ def run(command: Command) -> None:
     access_log=False,
     server_header=False,
     limit_concurrency=_CONNECTIONS,
+    timeout_keep_alive=_IDLE_SECONDS,
     timeout_graceful_shutdown=_STOP_SECONDS,
   )
   server = uvicorn.Server(config)

@@ -44,7 +44,7 @@ def test_nothing_is_compiled_once_it_is_warm(tmp_path, monkeypatch):
     assert service.is_warm and compiled
     compiled.clear()
     time = shop.newest_time
-    for size in (1, 2, 9):
+    for size in (1, 2, 9, 1):
       # Of one time, so that they wait together; then of times of their own.
       for step in (0, 0, 1):
         times = [time := time + step for _ in range(size)]
