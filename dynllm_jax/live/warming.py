@@ -51,11 +51,10 @@ def _joins(pending: Pending) -> Iterator[None]:
   """Joins of however many events that wait with however many more."""
 
   def rows(count: int) -> Pending:
-    return programs.placed(
-      jax.tree.map(
-        lambda x: jnp.zeros([count, *x.shape[1:]], x.dtype) if x.ndim else x,
-        pending,
-      )
+    # Of its own arrays, so that they lie where those of a batch do.
+    return jax.tree.map(
+      lambda x: jnp.broadcast_to(x[:1], (count, *x.shape[1:])) if x.ndim else x,
+      pending,
     )
 
   largest = programs.bucket(2 * programs.MAX_BATCH)
