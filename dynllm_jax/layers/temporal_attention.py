@@ -133,30 +133,20 @@ class TemporalEmbedding(nn.Module):
     at = jnp.broadcast_to(times[:, None], near.nodes.shape)
     days = jnp.where(near.mask, temporal.days_between(at, near.times), 0.0)
 
+    def below(side: str, nodes: Array, times: Array) -> Array:
+      if num_layers == 1:
+        return sources.read(side, nodes)
+      return self(side, nodes, times, num_layers - 1, sources).product()
+
     # Rows in one axis: XLA's CPU backend copies the operands of a product
     # over several.
-    keys = self._below(
-      other, near.nodes.reshape(-1), at.reshape(-1), num_layers - 1, sources
-    )
+    keys = below(other, near.nodes.reshape(-1), at.reshape(-1))
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     return layer(
-      node=self._below(side, nodes, times, num_layers - 1, sources),
+      node=below(side, nodes, times),
       zero_code=encode(jnp.zeros([])),
       keys=keys.reshape(*near.nodes.shape, -1),
       codes=encode(days),
       mask=near.mask,
       deterministic=sources.deterministic,
     )
-
-  def _below(
-    self,
-    side: str,
-    nodes: Array,
-    times: Array,
-    num_layers: int,
-    sources: Sources,
-  ) -> Array:
-    """What a layer reads of nodes, f32[batch, dim]: the layer below it."""
-    if num_layers == 0:
-      return sources.read(side, nodes)
-    return self(side, nodes, times, num_layers, sources).product()
