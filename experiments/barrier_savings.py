@@ -38,6 +38,7 @@ from dynllm_jax.graph import training_graph
 from dynllm_jax.kernels import barriers
 from dynllm_jax.kernels import graph_attention
 from dynllm_jax.kernels import propagation
+from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers import distillation
 from dynllm_jax.layers import temporal_attention
 from dynllm_jax.types import Array
@@ -81,12 +82,14 @@ def attention() -> Case:
     _normal(_BATCH, _DIM),
     _normal(_DIM, seed=1),
     _normal(_BATCH, num_keys, _DIM, seed=2),
-    _normal(_BATCH, num_keys, _DIM, seed=3),
+    TimeCodes(_normal(_BATCH, num_keys, seed=3), jnp.ones([_DIM // 2])),
     jnp.ones([_BATCH, num_keys], bool),
   )
   params = layer.init(jax.random.key(4), *args, True)
 
-  def run(learned: Any, zero_code: Array, codes: Array, mask: Array) -> Array:
+  def run(
+    learned: Any, zero_code: Array, codes: TimeCodes, mask: Array
+  ) -> Array:
     params, node, keys = learned
     found: Any = layer.apply(params, node, zero_code, keys, codes, mask, True)
     return found.product()

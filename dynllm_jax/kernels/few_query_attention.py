@@ -14,14 +14,17 @@ the other .95 to 1.4 times.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 import functools
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dynllm_jax.kernels import barriers
 from dynllm_jax.kernels import platforms
+from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.types import Array
 
 _FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
@@ -47,15 +50,18 @@ def masked_softmax(logits: Array, mask: Array) -> Array:
   return weights / jnp.where(total > 0, total, 1.0)
 
 
-@jax.custom_vjp
 def attend(
-  queries: list[Array], keys: list[Array], mask: Array, scale: Array
+  queries: list[Array],
+  keys: Sequence[Array | TimeCodes],
+  mask: Array,
+  scale: Array,
 ) -> list[Array]:
   """The mean of the keys, weighted by `scale softmax(queries . keys)`.
 
   Args:
     queries: parts of the queries, f32[batch, heads, part_dim] each.
-    keys: the same parts of the keys, f32[batch, n, part_dim] each.
+    keys: the same parts of the keys, f32[batch, n, part_dim] each; the last may
+      be codes of f32[batch, n] days, which then have no gradient.
     mask: bool[batch, n].
     scale: f32[batch, heads, n], of dropout; it has no gradient.
 
@@ -63,41 +69,105 @@ def attend(
     The same parts of the means, f32[batch, heads, part_dim] each; zero for a
     row without a key.
   """
-  return _attend_forward(queries, keys, mask, scale)[0]
+  *others, codes = keys
+  if not isinstance(codes, TimeCodes):
+    return _attend(queries, list(keys), None, mask, scale)
+  *plain, of_codes = queries
+  pairs = [of_codes[..., 0::2], of_codes[..., 1::2]]
+  means = _attend([*plain, *pairs], others, codes, mask, scale)
+  *plain, cosines, sines = means
+  pairs = jnp.stack([cosines, sines], axis=-1)
+  return [*plain, pairs.reshape(of_codes.shape)]
 
 
-_Residuals = tuple[list[Array], list[Array], Array, Array]
+@jax.custom_vjp
+def _attend(
+  queries: list[Array],
+  keys: list[Array],
+  codes: TimeCodes | None,
+  mask: Array,
+  scale: Array,
+) -> list[Array]:
+  """`attend`; the last two queries and means are of cosines and of sines."""
+  return _attend_forward(queries, keys, codes, mask, scale)[0]
+
+
+class _Residuals(NamedTuple):
+  """What the gradient reads.
+
+  Attributes:
+    queries, scale: of `_attend`.
+    days: of the codes, if there are any.
+    rows: the keys; then the cosines and the sines of the codes.
+    weights: f32[batch, heads, n], before dropout.
+  """
+
+  queries: list[Array]
+  days: Array | None
+  rows: list[Array]
+  weights: Array
+  scale: Array
 
 
 def _attend_forward(
-  queries: list[Array], keys: list[Array], mask: Array, scale: Array
+  queries: list[Array],
+  keys: list[Array],
+  codes: TimeCodes | None,
+  mask: Array,
+  scale: Array,
 ) -> tuple[list[Array], _Residuals]:
-  logits = _total(map(_dots, queries, keys))
+  rows = [*keys, *(codes.halves() if codes else ())]
+  logits = _total(map(_dots, queries, rows))
   weights = masked_softmax(logits, mask[:, None])
   scaled = weights * scale
-  means = [_mix(scaled, part) for part in keys]
-  return means, (queries, keys, weights, scale)
+  means = [_mix(scaled, part) for part in rows]
+  days = codes.days if codes else None
+  return means, _Residuals(queries, days, rows, weights, scale)
 
 
 def _attend_backward(
   residuals: _Residuals, grads: list[Array]
-) -> tuple[list[Array], list[Array], None, None]:
-  queries, keys, weights, scale = residuals
-  grad = scale * _total(map(_dots, grads, keys))
+) -> tuple[list[Array], list[Array], TimeCodes | None, None, None]:
+  queries, days, rows, weights, scale = residuals
+  grad = scale * _total(map(_dots, grads, rows))
   total = jnp.sum(weights * grad, axis=-1, keepdims=True)
   grad_logits = weights * (grad - total)  # of a softmax
+  scaled = weights * scale
+
+  plain = len(rows) if days is None else len(rows) - 2
+  grad_queries = [_mix(grad_logits, part) for part in rows[:plain]]
+  grad_keys = [
+    _grad_keys(grad_logits, query, scaled, grad)
+    for query, grad in zip(queries[:plain], grads[:plain])
+  ]
+  if days is None:
+    return grad_queries, grad_keys, None, None, None
+
+  # Cosine and sine are each other's derivatives, times days. So sums over the
+  # codes are all that it takes: no code has a gradient of its own.
+  by_day = days[:, None]
+  factors = [grad_logits, grad_logits * by_day, scaled * by_day]
+  (of_cosines, *cosines), (of_sines, *sines) = (
+    jnp.split(_mix(jnp.concatenate(factors, axis=1), part), 3, axis=1)
+    for part in rows[plain:]
+  )
+  grad_turns = _total(
+    jnp.sum(to_sine * cosine - to_cosine * sine, axis=(0, 1))
+    for (to_cosine, to_sine), cosine, sine in zip(
+      (queries[plain:], grads[plain:]), cosines, sines
+    )
+  )
+  grad_codes = TimeCodes(jnp.zeros_like(days), 2 * jnp.pi * grad_turns)
   return (
-    [_mix(grad_logits, part) for part in keys],
-    [
-      _grad_keys(grad_logits, query, weights * scale, grad)
-      for query, grad in zip(queries, grads)
-    ],
+    [*grad_queries, of_cosines, of_sines],
+    grad_keys,
+    grad_codes,
     None,
     None,
   )
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _total(terms: Iterable[Array]) -> Array:

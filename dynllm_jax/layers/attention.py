@@ -12,6 +12,7 @@ import numpy as np
 from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels.batched_products import einsum
 from dynllm_jax.kernels.few_query_attention import attend
+from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.types import Array
@@ -48,7 +49,7 @@ class SingleQueryAttention(nn.Module):
   def __call__(
     self,
     query: Sequence[Array],
-    keys: Sequence[Array],
+    keys: Sequence[Array | TimeCodes],
     mask: Array,
     deterministic: bool,
   ) -> Projected:
@@ -57,7 +58,8 @@ class SingleQueryAttention(nn.Module):
     Args:
       query: parts of the query, whose concatenation is never formed:
         f32[batch, part_dim], or f32[part_dim] where it is the same everywhere.
-      keys: parts of the keys, f32[batch, n, part_dim] each.
+      keys: parts of the keys, f32[batch, n, part_dim] each; the last may be
+        codes of f32[batch, n] days.
       mask: bool[batch, n].
       deterministic: whether dropout is off.
 
@@ -70,8 +72,8 @@ class SingleQueryAttention(nn.Module):
       1.0, 'fan_in', 'truncated_normal', in_axis=0, out_axis=(1, 2)
     )
 
-    def weights(name: str, parts: Sequence[Array]) -> Array:
-      width = sum(part.shape[-1] for part in parts)
+    def weights(name: str, parts: Sequence[Array | TimeCodes]) -> Array:
+      width = sum(map(_width, parts))
       whole: Array = self.param(name, projection, (width, *heads))
       return whole
 
@@ -90,21 +92,30 @@ class SingleQueryAttention(nn.Module):
       size = mask.shape[-1]
       places = jnp.broadcast_to(jnp.eye(size), (*mask.shape, size))
       nothing = jnp.zeros((*scale.shape[:2], size))
-      queries = [*_queries(query, keys, w), nothing]
-      *_, shares = attend(queries, [*keys, places], mask, scale)
+      queries = [nothing, *_queries(query, keys, w)]
+      shares, *_ = attend(queries, [places, *keys], mask, scale)
       self.sow('intermediates', 'weights', shares)
     # JAX's own gradient of a choice: another would attend twice, since nothing
     # behind a CPU's barriers is recognized as computed before.
     values: Array = platforms.on_gpu(
       _values_of_whole,
-      _values_by_part,
+      _values_elsewhere,
       *(list(query), list(keys), w, mask.astype(jnp.float32), scale),
     )
     return Projected(values.reshape(-1, self.dim), w_out)
 
 
+def _width(part: Array | TimeCodes) -> int:
+  return part.width if isinstance(part, TimeCodes) else part.shape[-1]
+
+
+def _rows(keys: Sequence[Array | TimeCodes]) -> list[Array]:
+  """The parts of the keys, codes as they are in SPEC 3.1."""
+  return [x.rows() if isinstance(x, TimeCodes) else x for x in keys]
+
+
 def _queries(
-  query: Sequence[Array], keys: Sequence[Array], w: _Weights
+  query: Sequence[Array], keys: Sequence[Array | TimeCodes], w: _Weights
 ) -> list[Array]:
   """The queries as keys see them, f32[batch, heads, part_dim] each."""
   heads = w.query.shape[1:]
@@ -119,14 +130,19 @@ def _queries(
   ]
 
 
-def _split(weights: Array, parts: Sequence[Array]) -> Sequence[Array]:
+def _split(
+  weights: Array, parts: Sequence[Array | TimeCodes]
+) -> Sequence[Array]:
   """The rows of the weights that belong to each part."""
-  widths = [part.shape[-1] for part in parts]
-  return jnp.split(weights, np.cumsum(widths)[:-1])
+  return jnp.split(weights, np.cumsum(list(map(_width, parts)))[:-1])
 
 
 def _values_by_part(
-  query: list[Array], keys: list[Array], w: _Weights, mask: Array, scale: Array
+  query: list[Array],
+  keys: list[Array | TimeCodes],
+  w: _Weights,
+  mask: Array,
+  scale: Array,
 ) -> Array:
   """What heads attend to, f32[batch, heads, head_dim]; `mask` as 0 and 1."""
   means = attend(_queries(query, keys, w), keys, mask > 0, scale)
@@ -137,11 +153,30 @@ def _values_by_part(
   return values
 
 
+def _values_elsewhere(
+  query: list[Array],
+  keys: list[Array | TimeCodes],
+  *others: Any,
+) -> Array:
+  """The same; a TPU would pad cosines and sines by themselves."""
+
+  def of_rows(query: list[Array], keys: list[Any], *others: Any) -> Array:
+    return _values_by_part(query, [*_rows(keys)], *others)
+
+  values: Array = platforms.on_cpu(
+    _values_by_part, of_rows, query, keys, *others
+  )
+  return values
+
+
 def _values_of_whole(
-  query: list[Array], keys: list[Array], w: _Weights, mask: Array, scale: Array
+  query: list[Array],
+  keys: list[Array | TimeCodes],
+  w: _Weights,
+  mask: Array,
+  scale: Array,
 ) -> Array:
   """The same with parts joined: fewer launches, each of a larger product."""
   rows = [jnp.broadcast_to(x, (len(mask), x.shape[-1])) for x in query]
-  return _values_by_part(
-    [jnp.concatenate(rows, -1)], [jnp.concatenate(keys, -1)], w, mask, scale
-  )
+  whole = jnp.concatenate(_rows(keys), -1)
+  return _values_by_part([jnp.concatenate(rows, -1)], [whole], w, mask, scale)

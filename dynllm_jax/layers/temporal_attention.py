@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from dynllm_jax.graph import temporal
+from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.mlp import Projected
@@ -15,7 +16,7 @@ from dynllm_jax.types import Inputs
 
 # (side, nodes i32[...]) -> f32[..., dim], a node as neighbor or query.
 Read = Callable[[str, Array], Array]
-Encode = Callable[[Array], Array]  # phi
+Codes = Callable[[Array], TimeCodes]  # f32[...] days -> phi of them
 
 
 class Sources(NamedTuple):
@@ -24,13 +25,13 @@ class Sources(NamedTuple):
   Attributes:
     inputs: for the graphs.
     read: layer 0, the memory and static vectors of nodes of a side.
-    encode: phi, f32[...] days -> f32[..., time_dim].
+    codes: phi, not yet computed.
     deterministic: whether dropout is off.
   """
 
   inputs: Inputs
   read: Read
-  encode: Encode
+  codes: Codes
   deterministic: bool
 
 
@@ -53,7 +54,7 @@ class TemporalLayer(nn.Module):
     node: Array,
     zero_code: Array,
     keys: Array,
-    codes: Array,
+    codes: TimeCodes,
     mask: Array,
     deterministic: bool,
   ) -> Projected:
@@ -63,7 +64,7 @@ class TemporalLayer(nn.Module):
       node: f32[..., dim], `h^{N,(l-1)}`.
       zero_code: f32[time_dim], phi(0).
       keys: f32[..., n, dim], the neighbors' `h^{(l-1)}`.
-      codes: f32[..., n, time_dim], `phi(t - t_k)`.
+      codes: `phi(t - t_k)` of f32[..., n] days.
       mask: bool[..., n].
       deterministic: whether dropout is off.
 
@@ -123,7 +124,7 @@ class TemporalEmbedding(nn.Module):
     Returns:
       f32[batch, dim].
     """
-    inputs, encode = sources.inputs, sources.encode
+    inputs = sources.inputs
     own, other = (
       (inputs.user_graph, 'item')
       if side == 'user'
@@ -144,9 +145,9 @@ class TemporalEmbedding(nn.Module):
     layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     return layer(
       node=below(side, nodes, times),
-      zero_code=encode(jnp.zeros([])),
+      zero_code=sources.codes(jnp.zeros([])).rows(),
       keys=keys.reshape(*near.nodes.shape, -1),
-      codes=encode(days),
+      codes=sources.codes(days),
       mask=near.mask,
       deterministic=sources.deterministic,
     )

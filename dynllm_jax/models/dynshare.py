@@ -88,7 +88,7 @@ class DynShare(StreamNetwork):
     num_reads = (items.size + users.size) * (1 + c.num_neighbors)
     static = self.static_reader(inputs, num_reads, deterministic)
     sources = Sources(
-      inputs, self.reader(memory, static), self.encode, deterministic
+      inputs, self.reader(memory, static), self.encode.codes, deterministic
     )
 
     user_vectors = self.temporal(

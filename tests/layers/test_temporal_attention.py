@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
 from tests.testing import logs
@@ -17,9 +18,9 @@ LATE = 10**9
 ALL_SIDES = (('user', 2), ('item', 1))
 
 
-def encode(days):
-  """Any encoding of time will do."""
-  return jnp.stack([jnp.cos(days), jnp.sin(days), jnp.cos(days / 9)], axis=-1)
+def codes(days):
+  """Two waves; any will do."""
+  return TimeCodes(days, jnp.array([1.0, 1 / 9]) / (2 * np.pi))
 
 
 @functools.cache
@@ -37,7 +38,7 @@ def world():
 
 def sources(tables):
   read = lambda side, nodes: tables[side][nodes]
-  return Sources(world()[1], read, encode, deterministic=True)
+  return Sources(world()[1], read, codes, deterministic=True)
 
 
 @functools.cache
@@ -96,7 +97,10 @@ def oracle(params, shared, side, node, time, depth):
     if own[e] == node and log.times[e] < time
   ][:NEIGHBORS]
   recurse = functools.partial(oracle, params, shared)
-  code = lambda days: np.array([np.cos(days), np.sin(days), np.cos(days / 9)])
+  code = lambda days: (
+    np.sqrt(1 / 2)
+    * np.array([wave(x) for x in (days, days / 9) for wave in (np.cos, np.sin)])
+  )
   query = recurse(side, node, time, depth - 1)
   layer = params['params'][f'layers_{"both" if shared else side}_{depth}']
   attended = np.zeros(DIM)
