@@ -3,10 +3,10 @@ r"""What the precision of products, and of what is kept, does to recall.
     python -m experiments.precision_study --config=amazon_beauty \
         --events=LOG/interactions.csv --items=LOG/items.csv
 
-A system trains from one seed with products of float32, tf32 and bf16
-(`train.precision`), with memories kept as float16 (`model.memory_dtype`), and
-from another seed in float32, which says how far two runs lie apart in any case.
-Each is compared with the first by a paired test of test Recall@10.
+A system trains with products of float32, tf32 and bf16 (`train.precision`), and
+with memories kept as float16 (`model.memory_dtype`), from several seeds each:
+how far these lie apart says how far two runs do in any case. Each setting is
+compared with float32 by a paired test of test Recall@10.
 
 XLA's CPU backend multiplies in float32 whatever it is told, so here the factors
 of every product of a step are rounded first, forward and backward, to the
@@ -21,6 +21,7 @@ Adds to `experiments/results/precision.json` and writes `.md`.
 """
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import importlib
 import json
@@ -38,7 +39,7 @@ import numpy as np
 
 from dynllm_jax import progress
 from dynllm_jax.engine import evaluate
-from dynllm_jax.engine import metrics
+from dynllm_jax.engine import significance
 from dynllm_jax.kernels import platforms
 from dynllm_jax.runs import jax_settings
 from dynllm_jax.runs import prepared
@@ -54,7 +55,6 @@ MANTISSA_BITS = {'tf32': 10, 'bf16': 7}
 # The fields that a setting changes.
 SETTINGS = {
   'float32': {'train.precision': 'float32'},
-  'float32, another seed': {'train.precision': 'float32'},
   'tf32': {'train.precision': 'tf32'},
   'bf16': {'train.precision': 'bf16'},
   'float16 memory': {'model.memory_dtype': 'float16'},
@@ -63,7 +63,7 @@ _EXACT = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
 
 
 @contextlib.contextmanager
-def rounded(mantissa_bits: int) -> Iterator[None]:
+def rounded(mantissa_bits: int) -> Iterator[list[int]]:
   """Products of float32 that are lowered meanwhile round their factors.
 
   Those that ask for the highest precision do not.
@@ -71,14 +71,14 @@ def rounded(mantissa_bits: int) -> Iterator[None]:
   Args:
     mantissa_bits: that a factor keeps.
 
-  Raises:
-    RuntimeError: at the end, if no product was lowered so.
+  Yields:
+    A list with how many were lowered so.
   """
   # JAX looks a rule up whenever it lowers a product.
   plain = mlir._platform_specific_lowerings['cpu'][  # type: ignore
     jax.lax.dot_general_p
   ].rule
-  count = 0
+  count = [0]
 
   def product(left: Any, right: Any, **how: Any) -> Any:
     factors = (
@@ -87,11 +87,10 @@ def rounded(mantissa_bits: int) -> Iterator[None]:
     return jax.lax.dot_general_p.bind(*factors, **{**how, 'precision': _EXACT})
 
   def rule(context: Any, left: Any, right: Any, **how: Any) -> Any:
-    nonlocal count
     floats = all(x.dtype == jnp.float32 for x in context.avals_in)
     if how['precision'] == _EXACT or not floats:
       return plain(context, left, right, **how)
-    count += 1
+    count[0] += 1
     return mlir.lower_fun(product, multiple_results=False)(
       context, left, right, **how
     )
@@ -100,32 +99,31 @@ def rounded(mantissa_bits: int) -> Iterator[None]:
   jax.clear_caches()
   mlir.register_lowering(jax.lax.dot_general_p, rule, platform='cpu')
   try:
-    yield
+    yield count
   finally:
     mlir.register_lowering(jax.lax.dot_general_p, plain, platform='cpu')
     jax.clear_caches()
-  if not count:
-    raise RuntimeError('no product was rounded')
 
 
 class Measured(NamedTuple):
-  """What a setting gave.
+  """A run.
 
   Attributes:
-    about: `setting`, `seed`, `loss` of the last epoch, `memory_mb` of the
-      tables of states, and `validation`: Recall@10, ranked in float32.
-    ranks: f64[events] of the sample of test, ranked in float32.
-    ranked_rounded: the same with rounded products; None where none are.
-    users: i32[events] of that sample.
+    about: `seed`, `loss` of the last epoch, `memory_mb` of the tables of
+      states, and Recall@10 of `validation`, `test` and `test_rounded`, the last
+      ranked with the products of training, None where these are float32.
+    users: i32[events] of the ranked events of test.
+    gains: f64[events], what each of them contributes to `test`.
+    gains_rounded: the same of `test_rounded`.
   """
 
   about: dict[str, Any]
-  ranks: np.ndarray
-  ranked_rounded: np.ndarray | None
   users: np.ndarray
+  gains: np.ndarray
+  gains_rounded: np.ndarray | None
 
 
-def measure(setting: str) -> Measured:
+def measure(setting: str, seed: int) -> Measured:
   """Trains with a setting and ranks."""
   config = importlib.import_module(f'configs.{_CONFIG.value}').get_config(
     _SYSTEM.value
@@ -133,7 +131,7 @@ def measure(setting: str) -> Measured:
   config.data.source = 'event_log'
   config.data.events, config.data['items'] = _EVENTS.value, _ITEMS.value
   config.data.dir, config.eval.compare = _DATA.value, ()
-  config.seed = int(setting.endswith('another seed'))
+  config.seed = seed
   config.model.memory_dtype = SETTINGS[setting].get(
     'model.memory_dtype', 'float32'
   )
@@ -141,31 +139,27 @@ def measure(setting: str) -> Measured:
   products = rounded(bits) if bits else contextlib.nullcontext()
 
   run = prepared.prepare(config)
-  with products:
+  with products as in_training:
     state = prepared.initial_state(run)
     for _ in range(_EPOCHS.value):
       state, record = prepared.train_one_epoch(run, state)
-  sample = _SAMPLE.value
   splits = ('validation', 'test')
-  ranked = prepared.rank_splits(run, state, splits, sample)
-  ranked_rounded = None
+  ranked = prepared.rank_splits(run, state, splits, _SAMPLE.value)
+  gains = {
+    split: significance.gains(ranks, 'recall@10')
+    for split, (ranks, _) in ranked.items()
+  }
+  gains_rounded = None
   if bits:
-    with rounded(bits):
-      ranked_rounded = prepared.rank_splits(run, state, splits, sample)
+    with rounded(bits) as in_ranking:
+      ranked = prepared.rank_splits(run, state, splits, _SAMPLE.value)
+    gains_rounded = significance.gains(ranked['test'][0], 'recall@10')
+    # Else a program of before has run.
+    if not (in_training[0] and in_ranking[0]):
+      raise RuntimeError(f'{setting}: no product was rounded')
 
-  plan = run.rank_plans['test']
-  chosen = evaluate.sample_batches(plan, sample)
-  events = np.concatenate(
-    [
-      start + np.arange(size)
-      for start, size in zip(
-        plan.batches.start[chosen], plan.batches.size[chosen]
-      )
-    ]
-  )
   about = {
-    'setting': setting,
-    'seed': config.seed,
+    'seed': seed,
     'loss': record['loss'],
     'memory_mb': sum(
       side.state.nbytes
@@ -173,39 +167,52 @@ def measure(setting: str) -> Measured:
       if side
     )
     / 1e6,
-    'validation': metrics.summary(ranked['validation'][0], [10])['recall@10'],
+    'validation': float(np.mean(gains['validation'])),
+    'test': float(np.mean(gains['test'])),
+    'test_rounded': bits and float(np.mean(gains_rounded)),
   }
-  return Measured(
-    about,
-    ranked['test'][0],
-    ranked_rounded and ranked_rounded['test'][0],
-    run.log.users[events],
-  )
+  users = _ranked_users(run)
+  return Measured(about, users, gains['test'], gains_rounded)
 
 
-def against(found: Measured, first: Measured) -> dict[str, Any]:
+def _ranked_users(run: prepared.PreparedRun) -> np.ndarray:
+  """i32[events], of the sample of test."""
+  plan = run.rank_plans['test']
+  chosen = evaluate.sample_batches(plan, _SAMPLE.value)
+  batches = zip(plan.batches.start[chosen], plan.batches.size[chosen])
+  return np.concatenate([run.log.users[a : a + size] for a, size in batches])
+
+
+def against(
+  found: Sequence[Measured], first: Sequence[Measured]
+) -> dict[str, Any]:
   """A setting's figures, with its test Recall@10 beside float32's.
 
   Args:
-    found: of the setting.
-    first: of float32.
+    found: of the setting, a run a seed.
+    first: of float32, from the same seeds.
 
   Returns:
-    `about`, and `ranked_in_float32` and `ranked_rounded`: a pair each of
-    `verdict.compare`; None where nothing was ranked so.
+    `runs`, what is known of each; `ranked_in_float32` and `ranked_rounded`:
+    `difference` from float32, its 95 % `interval` and `p`, of gains that are
+    means over seeds; None where nothing was ranked so.
   """
 
-  def pair(ranks: np.ndarray | None) -> dict[str, Any] | None:
-    if ranks is None:
+  def pair(gains: Sequence[np.ndarray | None]) -> dict[str, Any] | None:
+    if gains[0] is None:
       return None
-    both = {found.about['setting']: ranks, 'the first': first.ranks}
-    of_pair = verdict.compare(both, found.users, [])['verdict']
-    return {x: of_pair[x] for x in ('value', 'difference', 'interval', 'p')}
+    apart = np.mean(gains, axis=0) - np.mean([x.gains for x in first], axis=0)
+    [means] = significance.resampled_means([apart], found[0].users)
+    return {
+      'difference': float(np.mean(apart)),
+      'interval': list(significance.middle(means)),
+      'p': significance.p_of(means),
+    }
 
   return {
-    **found.about,
-    'ranked_in_float32': pair(found.ranks),
-    'ranked_rounded': pair(found.ranked_rounded),
+    'runs': [x.about for x in found],
+    'ranked_in_float32': pair([x.gains for x in found]),
+    'ranked_rounded': pair([x.gains_rounded for x in found]),
   }
 
 
@@ -215,36 +222,40 @@ def page(results: dict[str, Any]) -> list[str]:
     '# Precision and recall',
     '',
     'Test Recall@10 by the precision of the products of a training step, or of '
-    'what is kept, emulated on a CPU (experiments/precision_study.py). In '
-    'brackets: the difference from the first row, its 95 % interval and p, '
-    'paired by event, resampled by user; "another seed" says how far two runs '
-    'lie apart without any rounding. Memory: the tables of states. Bytes a '
-    "step: TGN's, of a program compiled for an H100 (gpu_compile.md).",
+    'what is kept, emulated on a CPU (experiments/precision_study.py): means '
+    'over seeds and, where there are several, the standard deviation. In '
+    'brackets the difference from float32, its 95 % interval and p, paired by '
+    'event, resampled by user: they do not know that another seed gives '
+    'another result, so read them beside the deviation. Memory: the tables of '
+    "states. GB a step: TGN's, of a program compiled for an H100 "
+    '(gpu_compile.md).',
     '',
   ]
   compiled = json.loads(COMPILED.read_text())['systems']
   for about in results.values():
     rows = [
       [
-        run['setting'],
-        f'{run["validation"]:.4f}',
-        _shown(run['ranked_in_float32'], run is about['runs'][0]),
-        _shown(run['ranked_rounded']),
-        f'{run["memory_mb"]:.1f} MB',
-        _bytes(run['setting'], compiled),
+        setting,
+        str(len(of_one['runs'])),
+        _mean(of_one['runs'], 'validation'),
+        _shown(of_one, 'test', 'ranked_in_float32', setting),
+        _shown(of_one, 'test_rounded', 'ranked_rounded', setting),
+        f'{of_one["runs"][0]["memory_mb"]:.1f} MB',
+        _bytes(setting, compiled),
       ]
-      for run in about['runs']
+      for setting, of_one in about['settings'].items()
     ]
     lines += [
       f'## {about["system"]} on {about["log"]}',
       '',
       f'Epochs: {about["epochs"]}; ranked events: {about["events"]:,} of test '
-      f'({about["sample"] or "all"} asked for), as many of validation; commit '
+      'in whole batches drawn at random, about as many of validation; commit '
       f'{about["commit"]}.',
       '',
       *pages.table(
         [
           'setting',
+          'seeds',
           'validation',
           'test, ranked in float32',
           'test, ranked with the same products',
@@ -258,16 +269,25 @@ def page(results: dict[str, Any]) -> list[str]:
   return lines[:-1]
 
 
-def _shown(pair: dict[str, Any] | None, first: bool = False) -> str:
-  """Recall@10, and the difference from the first row unless it is that."""
-  if pair is None:
+def _mean(runs: list[dict[str, Any]], name: str) -> str:
+  """Mean over seeds, and the deviation where there are several."""
+  values = [run[name] for run in runs]
+  spread = f' ± {np.std(values, ddof=1):.4f}' if len(values) > 1 else ''
+  return f'{np.mean(values):.4f}{spread}'
+
+
+def _shown(of_one: dict[str, Any], name: str, pair: str, setting: str) -> str:
+  """Recall@10, and the difference from float32 unless it is that."""
+  apart = of_one[pair]
+  if apart is None:
     return '-'
-  if first:
-    return f'{pair["value"]:.4f}'
-  low, high = pair['interval']
+  mean = _mean(of_one['runs'], name)
+  if setting == 'float32':
+    return mean
+  low, high = apart['interval']
   return (
-    f'{pair["value"]:.4f} ({pair["difference"]:+.4f}, {low:+.4f} to '
-    f'{high:+.4f}, {verdict.shown_p(pair["p"])})'
+    f'{mean} ({apart["difference"]:+.4f}, {low:+.4f} to {high:+.4f}, '
+    f'{verdict.shown_p(apart["p"])})'
   )
 
 
@@ -293,22 +313,24 @@ def main(argv: list[str]) -> None:
     'epochs': _EPOCHS.value,
     'sample': _SAMPLE.value,
     'commit': provenance.commit(),
-    'runs': [],
+    'settings': {},
   }
   results[f'{about["system"]} {about["log"]}'] = about
-  first = None
+  found: dict[str, list[Measured]] = {setting: [] for setting in SETTINGS}
   # As on an accelerator, where products are products.
   with mock.patch.object(platforms, 'on_cpu', lambda _, other, *x: other(*x)):
-    for setting in SETTINGS:
-      found = measure(setting)
-      first = first or found
-      about['events'] = len(found.ranks)
-      about['runs'].append(against(found, first))
-      progress.say(json.dumps(about['runs'][-1]))
-      atomic.write_atomically(stored, json.dumps(results, indent=1) + '\n')
-      atomic.write_atomically(
-        RESULTS.with_suffix('.md'), '\n'.join(page(results)) + '\n'
-      )
+    for seed in map(int, _SEEDS.value):
+      for setting, runs in found.items():
+        runs.append(measure(setting, seed))
+        progress.say(f'{setting}: {json.dumps(runs[-1].about)}')
+        about['events'] = len(runs[-1].users)
+        about['settings'][setting] = against(
+          runs, found['float32'][: len(runs)]
+        )
+        atomic.write_atomically(stored, json.dumps(results, indent=1) + '\n')
+        atomic.write_atomically(
+          RESULTS.with_suffix('.md'), '\n'.join(page(results)) + '\n'
+        )
 
 
 if __name__ == '__main__':
@@ -320,6 +342,7 @@ if __name__ == '__main__':
   _SAMPLE = flags.DEFINE_integer(
     'sample', 6_000, 'Events of a split that are ranked, 0 for all.'
   )
+  _SEEDS = flags.DEFINE_list('seeds', ['0', '1'], 'Of training.')
   _DATA = flags.DEFINE_string('data', 'runs/precision', 'Prepared data.')
   flags.mark_flag_as_required('events')
   app.run(main)

@@ -27,7 +27,7 @@ from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.types import Array
 
-_FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
+FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
 _MANY_KEYS = 128  # beyond it the program, a step a key, compiles too slowly
 _LANES = (32, 16)
 
@@ -73,11 +73,10 @@ def attend(
   if not isinstance(codes, TimeCodes):
     return _attend(queries, list(keys), None, mask, scale)
   *plain, of_codes = queries
-  pairs = [of_codes[..., 0::2], of_codes[..., 1::2]]
-  means = _attend([*plain, *pairs], others, codes, mask, scale)
-  *plain, cosines, sines = means
-  pairs = jnp.stack([cosines, sines], axis=-1)
-  return [*plain, pairs.reshape(of_codes.shape)]
+  apart = [*plain, of_codes[..., 0::2], of_codes[..., 1::2]]
+  *means, cosines, sines = _attend(apart, others, codes, mask, scale)
+  in_turn = jnp.stack([cosines, sines], axis=-1).reshape(of_codes.shape)
+  return [*means, in_turn]
 
 
 @jax.custom_vjp
@@ -207,7 +206,7 @@ def _dots(queries: Array, keys: Array) -> Array:
 def _dots_on_cpu(queries: Array, keys: Array) -> Array:
   dim = keys.shape[-1]
   lanes = next((x for x in _LANES if dim % x == 0), 0)
-  if not lanes or keys.shape[1] <= _FEW_KEYS:
+  if not lanes or keys.shape[1] <= FEW_KEYS:
     return jnp.stack(
       [
         jnp.einsum('bd,bnd->bn', queries[:, head], keys)

@@ -12,6 +12,7 @@ import numpy as np
 from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels.batched_products import einsum
 from dynllm_jax.kernels.few_query_attention import attend
+from dynllm_jax.kernels.few_query_attention import FEW_KEYS
 from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import Projected
@@ -158,11 +159,18 @@ def _values_elsewhere(
   keys: list[Array | TimeCodes],
   *others: Any,
 ) -> Array:
-  """The same; a TPU would pad cosines and sines by themselves."""
+  """The same; a CPU never has the codes of many keys in turn.
+
+  A TPU would pad cosines and sines by themselves, and for few keys two parts
+  are dearer than one.
+  """
 
   def of_rows(query: list[Array], keys: list[Any], *others: Any) -> Array:
     return _values_by_part(query, [*_rows(keys)], *others)
 
+  *_, last = keys
+  if not isinstance(last, TimeCodes) or last.days.shape[-1] <= FEW_KEYS:
+    return of_rows(query, keys, *others)
   values: Array = platforms.on_cpu(
     _values_by_part, of_rows, query, keys, *others
   )

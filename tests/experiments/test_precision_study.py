@@ -42,22 +42,37 @@ def test_products_that_ask_for_all_bits_are_left():
   assert count == [0]
 
 
-def test_the_page_has_means_over_seeds():
-  run = lambda seed, value: {
-    'setting': 'bf16',
-    'seed': seed,
-    'ranked_in_float32': {'validation': value, 'test': value + 0.1},
-  }
-  lines = precision.page(
-    {
-      'tgn log': {
-        'log': 'log',
-        'system': 'tgn',
-        'epochs': 2,
-        'sample': 0,
-        'commit': 'abc',
-        'runs': [run(0, 0.1), run(1, 0.2)],
-      }
+def test_a_setting_stands_beside_float32_on_the_same_events():
+  users = np.arange(40)
+
+  def run(seed, value, rounded=None):
+    about = {
+      'seed': seed,
+      'memory_mb': 2.0,
+      'validation': 0.5,
+      'test': np.mean(value),
+      'test_rounded': None if rounded is None else np.mean(rounded),
     }
+    return precision.Measured(about, users, value, rounded)
+
+  all_right, some = np.ones(40), (users < 30).astype(float)
+  first = [run(seed, all_right) for seed in (0, 1)]
+  found = [run(0, some, all_right), run(1, all_right, all_right)]
+  row = precision.against(found, first)
+  assert row['ranked_in_float32']['difference'] == -0.125
+  assert row['ranked_in_float32']['p'] < 0.05
+  assert row['ranked_rounded']['difference'] == 0
+
+  about = {
+    'log': 'log',
+    'system': 'tgn',
+    'epochs': 2,
+    'events': 40,
+    'commit': 'abc',
+    'settings': {'float32': precision.against(first, first), 'bf16': row},
+  }
+  *_, plain, line = precision.page({'tgn log': about})
+  assert '| 1.0000 ± 0.0000 | - | 2.0 MB | 1.' in plain
+  assert line.startswith(
+    '| bf16 | 2 | 0.5000 ± 0.0000 | 0.8750 ± 0.1768 (-0.1250, '
   )
-  assert '| bf16 | 2 | 0.1500 | 0.2500 | - | - |' in lines
