@@ -315,7 +315,8 @@ def main(argv: list[str]) -> None:
     'commit': provenance.commit(),
     'settings': {},
   }
-  results[f'{about["system"]} {about["log"]}'] = about
+  name = f'{about["system"]} {about["log"]}, {about["epochs"]} epochs'
+  results[name] = about
   found: dict[str, list[Measured]] = {setting: [] for setting in SETTINGS}
   # As on an accelerator, where products are products.
   with mock.patch.object(platforms, 'on_cpu', lambda _, other, *x: other(*x)):
