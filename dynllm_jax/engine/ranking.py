@@ -198,7 +198,9 @@ def rank_batch(
 
     # Each device scores its shard of the catalogue for every user.
     users_here = sharded_table.shard_then_replicate(users_here)
-    scores = sharded_table.shard_last_axis(scoring.score(users_here, items))
+    scores = sharded_table.shard_last_axis(
+      scoring.score(users_here, items, num_items)
+    )
     if visits.of_event is not None:
       scores = scores[visits.of_event]
     return ids, scores

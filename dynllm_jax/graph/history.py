@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.graph import columns as columns_lib
+from dynllm_jax.graph import columns
 from dynllm_jax.graph import temporal
 from dynllm_jax.types import Array
 from dynllm_jax.types import TemporalGraph
@@ -21,7 +21,10 @@ class Takes(NamedTuple):
 
 
 def takes_before(
-  graph: TemporalGraph, users: Array, times: Array, ordered: Array
+  graph: TemporalGraph,
+  users: Array,
+  times: Array,
+  table: columns.Table,
 ) -> Takes:
   """Counts each user's strictly earlier events on each candidate.
 
@@ -32,14 +35,14 @@ def takes_before(
     graph: of users.
     users: i32[batch].
     times: i32[batch], seconds.
-    ordered: i32[columns], candidates as `columns.of_candidates` sorts them.
+    table: the columns of the candidates.
 
   Returns:
-    The takes, in the first column of each candidate.
+    The takes, in the column of each candidate.
   """
   lengths = temporal.count_before(graph, users, times)
   ends = jnp.cumsum(lengths)
-  shape = len(users), len(ordered)
+  shape = len(users), table.size
 
   def read(block: Array, takes: Takes) -> Takes:
     place = block * _BLOCK + jnp.arange(_BLOCK, dtype=jnp.int32)
@@ -50,8 +53,7 @@ def takes_before(
     items, at = temporal.events_at(
       graph, jnp.where(real, users[row], 0), jnp.where(real, number_within, 0)
     )
-    column = columns_lib.find(ordered, jnp.where(real, items, 0))
-    column = jnp.where(real, column, len(ordered))
+    column = jnp.where(real, table.find(items), table.size)
     return Takes(
       jnp.asarray(takes.number).at[row, column].add(1, mode='drop'),
       jnp.asarray(takes.last).at[row, column].max(at, mode='drop'),

@@ -236,6 +236,11 @@ read_in_rows.defvjp(_read_in_rows_forward, _read_in_rows_backward)
 def read_columns(table: Array, columns: Array) -> Array:
   """`table[:, columns]`, whose gradient is the same in every run.
 
+  A CPU goes row by row, to read as to add up. One column after the other, with
+  rows of 4 KiB, all that is read falls into one set of the cache: of
+  f32[960, 1024], 1,024 columns took 3.7 ms instead of .5, and their gradient 16
+  ms instead of 2.
+
   Args:
     table: f32[batch, num_columns].
     columns: i32[n], each below `num_columns`, none negative.
@@ -243,14 +248,20 @@ def read_columns(table: Array, columns: Array) -> Array:
   Returns:
     f32[batch, n].
   """
-  return table[:, columns]
+  ways = {'default': lambda table, columns: table[:, columns]}
+  if sharded_table.is_one_device():
+    ways['cpu'] = lambda table, columns: jnp.take_along_axis(
+      table, _in_every_row(table, columns), axis=1
+    )
+  result: jax.Array = jax.lax.platform_dependent(table, columns, **ways)
+  return result
 
 
 def _read_columns_forward(
   table: Array, columns: Array
 ) -> tuple[Array, tuple[Array, Array]]:
   # Of the table only its size is read again.
-  return table[:, columns], (columns, table[:0])
+  return read_columns(table, columns), (columns, table[:0])
 
 
 def _read_columns_backward(
@@ -265,6 +276,9 @@ def _read_columns_backward(
 
   ways = {'default': in_order}
   if sharded_table.is_one_device():
+    ways['cpu'] = lambda cotangent, columns: sum_in_rows(
+      cotangent, _in_every_row(cotangent, columns), num_columns
+    )
     ways['cuda'] = lambda cotangent, columns: (
       sum_sorted(cotangent.T, columns, num_columns).T
     )
@@ -272,6 +286,10 @@ def _read_columns_backward(
 
 
 read_columns.defvjp(_read_columns_forward, _read_columns_backward)
+
+
+def _in_every_row(table: Array, columns: Array) -> Array:
+  return jnp.broadcast_to(columns, (len(table), len(columns)))
 
 
 def sum_sorted(

@@ -62,13 +62,13 @@ class CountTerms(nn.Module):
       f32[batch, columns] terms, and i32[candidates], the column of each
       candidate.
     """
-    ordered, column = columns.of_candidates(items)
+    table, column = columns.of_candidates(items, inputs.num_items)
     weights = self._weights(inputs, users, user_times)
     past, follow, own = jnp.split(weights, [_NUM_PAST, _NUM_PAST + 1], axis=1)
 
-    takes = history.takes_before(inputs.user_graph, users, user_times, ordered)
-    share = self._follow(counts, inputs, users, user_times, ordered)
-    features = item_features(counts, ordered, item_time)
+    takes = history.takes_before(inputs.user_graph, users, user_times, table)
+    share = self._follow(counts, inputs, users, user_times, table)
+    features = item_features(counts, items, item_time)
     terms = jnp.einsum('bf,cf->bc', own, features, precision='highest')
     terms += follow * jnp.log(_LEAST_SHARE + share)
     return terms + _past(takes, user_times, past), column
@@ -95,7 +95,7 @@ class CountTerms(nn.Module):
     inputs: Inputs,
     users: Array,
     times: Array,
-    ordered: Array,
+    table: columns.Table,
   ) -> Array:
     """f32[batch, columns], the share of what followed the user's last items."""
     past = temporal.neighborhood(inputs.user_graph, users, times, self.depth)
@@ -103,12 +103,11 @@ class CountTerms(nn.Module):
     place = 1.0 / jnp.arange(1, self.depth + 1)
     share = jnp.where(past.mask, place / (totals + _SHRINKAGE), 0.0)
     numbers *= share[..., None]
-    column = columns.find(ordered, items)
-    column = jnp.where(items > 0, column, len(ordered))
+    column = jnp.where(items > 0, table.find(items), table.size)
     each_user = (len(users), -1)
     return jax.lax.stop_gradient(
       row_sums.sum_in_rows(
-        numbers.reshape(each_user), column.reshape(each_user), len(ordered)
+        numbers.reshape(each_user), column.reshape(each_user), table.size
       )
     )
 

@@ -171,7 +171,7 @@ def _explain(
     first = jnp.asarray(found.vector).at[0].set(vector)
     found = found.replace(vector=first)
   cosines = None if found.text is None else found.text[1:] @ found.text[0]
-  terms = scoring.score_terms(users, found)
+  terms = scoring.score_terms(users, found, bound.inputs.num_items)
   return _Parts(terms, users.copy, users.walk, cosines)
 
 

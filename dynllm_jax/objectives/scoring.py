@@ -14,61 +14,105 @@ from dynllm_jax.types import Terms
 from dynllm_jax.types import UserEmbeddings
 
 
-def score(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
+def score(
+  users: UserEmbeddings, items: ItemEmbeddings, num_items: int
+) -> Array:
   """Scores every candidate for every user.
 
   Args:
     users: [batch].
     items: [candidates]; ids in any order, also repeated.
+    num_items: of the catalogue.
 
   Returns:
     f32[batch, candidates].
   """
-  return functools.reduce(operator.add, score_terms(users, items).values())
+  return functools.reduce(operator.add, summands(users, items, num_items))
+
+
+def summands(
+  users: UserEmbeddings, items: ItemEmbeddings, num_items: int | None
+) -> list[Array]:
+  """What a score is the sum of, in this order.
+
+  Args:
+    users, items, num_items: as in `score_terms`.
+
+  Returns:
+    f32[batch, candidates] each, the terms, but for `copy` and `walk`, which are
+    one: candidates read their sum at once.
+  """
+  sums, read = _sums(users, items, num_items)
+  both = [read(functools.reduce(operator.add, sums.values()))] if sums else []
+  before, after = _dense_terms(users, items)
+  return [*before.values(), *both, *after.values()]
 
 
 def score_terms(
-  users: UserEmbeddings, items: ItemEmbeddings, in_order: bool = False
+  users: UserEmbeddings, items: ItemEmbeddings, num_items: int | None
 ) -> dict[str, Array]:
-  """The parts of a score, whose sum in this order is the score.
+  """The parts of a score, whose sum is the score.
 
   Args:
     users: [batch].
     items: [candidates]; ids in any order, also repeated.
-    in_order: whether they are the items 1, 2, ... in this order, so that no
-      column has to be looked for.
+    num_items: of the catalogue; None where the candidates are the items 1, 2,
+      ... in this order, so that no column has to be looked for.
 
   Returns:
     f32[batch, candidates] of `network`, the dot product, and of those of
     `text`, `copy`, `walk`, `item_scores` and `counts` that the system has.
   """
-  terms = {'network': _scaled(users, users.vector @ items.vector.T)}
+  sums, read = _sums(users, items, num_items)
+  before, after = _dense_terms(users, items)
+  return before | {name: read(x) for name, x in sums.items()} | after
+
+
+def _dense_terms(
+  users: UserEmbeddings, items: ItemEmbeddings
+) -> tuple[dict[str, Array], dict[str, Array]]:
+  """The terms that stand before those of `_sums`, and those after them."""
+  before = {'network': _scaled(users, users.vector @ items.vector.T)}
   if users.text is not None:
     assert items.text is not None
-    terms['text'] = users.text @ items.text.T
+    before['text'] = users.text @ items.text.T
 
-  if users.copy is not None or users.walk is not None:
-    # Terms are summed by sorted ids, in the first column of each id, and every
-    # candidate reads its id's column.
-    ids: Array | None = None
-    of_candidates: Callable[[Array], Array] = lambda sums: sums
-    if not in_order:
-      ids, column = columns.of_candidates(items.ids)
-      of_candidates = lambda sums: row_sums.read_columns(sums, column)
-    count = len(items.ids)
-    if users.copy is not None:
-      terms['copy'] = of_candidates(_spread(users.copy, ids, count))
-    if users.walk is not None:
-      assert users.walk_scale is not None
-      walks = _spread(users.walk, ids, count)
-      terms['walk'] = users.walk_scale * of_candidates(jnp.log1p(walks))
-
+  after = {}
   if users.item_scores is not None:
-    terms['item_scores'] = users.item_scores[:, items.ids]
+    after['item_scores'] = users.item_scores[:, items.ids]
   if users.counts is not None:
     assert items.column is not None
-    terms['counts'] = row_sums.read_columns(users.counts, items.column)
-  return terms
+    after['counts'] = row_sums.read_columns(users.counts, items.column)
+  return before, after
+
+
+def _sums(
+  users: UserEmbeddings, items: ItemEmbeddings, num_items: int | None
+) -> tuple[dict[str, Array], Callable[[Array], Array]]:
+  """The terms that are summed by column, and what reads them.
+
+  Returns:
+    f32[batch, columns] of those of `copy` and `walk` that the system has; and
+    the function that gives every candidate its column.
+  """
+  sums: dict[str, Array] = {}
+  if users.copy is None and users.walk is None:
+    return sums, lambda sums: sums
+
+  table: columns.Table | None = None
+  read: Callable[[Array], Array] = lambda sums: sums
+  if num_items is not None:
+    table, column = columns.of_candidates(items.ids, num_items)
+    read = lambda sums: row_sums.read_columns(sums, column)
+
+  count = len(items.ids)
+  if users.copy is not None:
+    sums['copy'] = _spread(users.copy, table, count)
+  if users.walk is not None:
+    assert users.walk_scale is not None
+    walks = _spread(users.walk, table, count)
+    sums['walk'] = users.walk_scale * jnp.log1p(walks)
+  return sums, read
 
 
 def score_rows(users: UserEmbeddings, items: ItemEmbeddings) -> Array:
@@ -108,20 +152,20 @@ def _matched(terms: Terms, ids: Array) -> Array:
   return jnp.sum(jnp.where(hit, terms.weights[:, :, None], 0.0), axis=1)
 
 
-def _spread(terms: Terms, ids: Array | None, count: int) -> Array:
-  """Sums of the weights at the first place of each id in sorted ids.
+def _spread(terms: Terms, table: columns.Table | None, count: int) -> Array:
+  """Sums of the weights in the columns of the candidates.
 
   Args:
     terms: [batch, terms].
-    ids: i32[count], ascending; None for 1, 2, ...
+    table: their columns; None for the items 1, 2, ...
     count: of candidates.
 
   Returns:
-    f32[batch, count]; zero at an id's later places.
+    f32[batch, count]; zero in the places of an id but for its column.
   """
   column = (
     jnp.where(terms.items > 0, terms.items - 1, count)
-    if ids is None
-    else columns.find(ids, terms.items)
+    if table is None
+    else table.find(terms.items)
   )
   return row_sums.sum_in_rows(terms.weights, column, count)

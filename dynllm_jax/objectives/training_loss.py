@@ -83,7 +83,7 @@ def sampled_loss(
     negatives=jax.tree.map(lambda x: x[size:], found),
   )
 
-  total = _ranking_loss(config, embedded, allowed, batch.mask)
+  total = _ranking_loss(config, embedded, allowed, batch.mask, inputs.num_items)
   return Loss(
     total=total,
     decay=config.regularization * _squares(embedded, batch.mask, shared),
@@ -97,6 +97,7 @@ def _ranking_loss(
   embedded: _Embedded,
   allowed: Array,
   mask: Array,
+  num_items: int,
 ) -> Array:
   """The loss that the config names, summed over real events, f32[]."""
   size, users = len(mask), embedded.users
@@ -105,7 +106,7 @@ def _ranking_loss(
 
   # Negatives that the batch shares: one product scores them for every visit.
   if config.loss == 'softmax':
-    scores = scoring.score(embedded.visits, embedded.negatives)
+    scores = scoring.score(embedded.visits, embedded.negatives, num_items)
     if embedded.visit is not None:
       scores = row_sums.read_rows(scores, embedded.visit)
     return losses.softmax(positive, scores, allowed, mask)

@@ -200,7 +200,8 @@ def terms_of_block(
   """
   items = sharded_table.shard_first_axis(jnp.asarray(items))
   found = bound.embed(memory, users, times, items, item_time)
-  return sharded_table.replicate(scoring.score_terms(*found))
+  terms = scoring.score_terms(*found, bound.inputs.num_items)
+  return sharded_table.replicate(terms)
 
 
 def _facet_texts(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.graph import columns
 from dynllm_jax.graph import history
 from dynllm_jax.graph import online_counts
 from dynllm_jax.graph import recency
@@ -107,7 +108,7 @@ def test_terms_are_those_of_strictly_earlier_events(monkeypatch):
 
   users = UserEmbeddings(jnp.zeros([len(USERS), 1]), counts=terms)
   items = ItemEmbeddings(ITEMS, jnp.zeros([len(ITEMS), 1]), column=column)
-  scores = scoring.score(users, items)
+  scores = scoring.score(users, items, NUM_ITEMS)
   table = transitions()
   real = ITEMS > 0
   np.testing.assert_allclose(
@@ -127,9 +128,10 @@ def test_terms_are_those_of_strictly_earlier_events(monkeypatch):
 
 def test_histories_of_any_length_are_read_whole():
   inputs = logs.random_inputs(LOG)
-  ordered = jnp.arange(1, NUM_ITEMS + 1)
+  items = jnp.arange(1, NUM_ITEMS + 1)
+  table, _ = columns.of_candidates(items, NUM_ITEMS)
   takes = history.takes_before(
-    inputs.user_graph, jnp.asarray(USERS), jnp.asarray(TIMES), ordered
+    inputs.user_graph, jnp.asarray(USERS), jnp.asarray(TIMES), table
   )
   for row, (user, time) in enumerate(zip(USERS, TIMES)):
     for item in range(1, NUM_ITEMS + 1):

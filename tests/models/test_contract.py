@@ -124,7 +124,7 @@ def test_shapes_and_declarations(variant):
   )
   assert users.vector.ndim == items.vector.ndim == 2
   assert len(users.vector) == 3 and len(items.vector) == 4
-  scores = scoring.score(users, items)
+  scores = scoring.score(users, items, inputs.num_items)
   assert scores.shape == (3, 4) and bool(jnp.isfinite(scores).all())
   np.testing.assert_array_equal(scores[:, 0], scores[:, 1])  # the same item
   own = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), items)

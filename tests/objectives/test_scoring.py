@@ -1,5 +1,6 @@
 """Scores against a loop over users, items and terms (SPEC 3.9, 3.11)."""
 
+import functools
 import math
 
 import jax
@@ -20,7 +21,8 @@ PARTS = ('scale', 'text', 'copy', 'walk', 'item_scores')
 # Any order, some ids twice, item 2 missing, padding too.
 IDS = np.array([5, 1, 4, 4, 0, 6, 1, 3], np.int32)
 
-_score, _score_rows = jax.jit(scoring.score), jax.jit(scoring.score_rows)
+_score = jax.jit(functools.partial(scoring.score, num_items=NUM_ITEMS))
+_score_rows = jax.jit(scoring.score_rows)
 
 
 def draw_users(seed, parts):
@@ -115,7 +117,9 @@ def test_the_terms_of_a_score_are_told_apart():
     np.random.default_rng(7).normal(size=(len(IDS), DIM)), jnp.float32
   )
   items = ItemEmbeddings(jnp.asarray(IDS), vectors, jnp.asarray(TEXTS)[IDS])
-  terms = jax.jit(scoring.score_terms)(users, items)
+  terms = jax.jit(scoring.score_terms, static_argnums=2)(
+    users, items, NUM_ITEMS
+  )
   assert set(terms) == {'network', 'text', 'copy', 'walk', 'item_scores'}
   nothing = dict.fromkeys(('text', 'copy', 'walk', 'item_scores'))
   for name, values in terms.items():
@@ -154,8 +158,8 @@ def test_of_a_catalogue_in_order_no_column_is_looked_for():
       ids, jnp.ones([count, DIM]), jnp.asarray(TEXTS)[1 : count + 1]
     )
     found, wanted = (
-      scoring.score_terms(users, items, in_order=in_order)
-      for in_order in (True, False)
+      scoring.score_terms(users, items, num_items)
+      for num_items in (None, NUM_ITEMS)
     )
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
     assert np.any(found['copy']) and np.any(found['walk'])
@@ -167,7 +171,7 @@ def test_terms_past_every_candidate_fall_off():
     copy=Terms(jnp.array([[1, 5, 9]]), jnp.array([[10.0, 20.0, 40.0]])),
   )
   items = ItemEmbeddings(jnp.array([5, 3, 7]), jnp.zeros([3, 1]))
-  assert scoring.score(users, items).tolist() == [[20.0, 0.0, 0.0]]
+  assert scoring.score(users, items, 9).tolist() == [[20.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize('run', ['score', 'score_rows'])
@@ -201,7 +205,7 @@ def test_gradients_are_those_of_the_sum_of_terms(run):
     drawn, vectors, texts = learned
     if run == 'score':
       return jnp.sum(
-        weights * scoring.score(drawn, ItemEmbeddings(ids, vectors, texts))
+        weights * _score(drawn, ItemEmbeddings(ids, vectors, texts))
       )
     rows = jax.tree.map(
       lambda x: jnp.broadcast_to(x, (BATCH, *x.shape)),

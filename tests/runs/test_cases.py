@@ -59,7 +59,8 @@ def test_a_list_is_the_items_of_the_highest_scores(home):
         np.full(len(users), now, np.int32),
         items,
         np.int32(now),
-      )
+      ),
+      bound.inputs.num_items,
     )
 
   items = np.arange(1, log.num_items + 1, dtype=np.int32)

@@ -55,7 +55,7 @@ def score_step(bound, memory, pending, planned, batch_size):
   )
   due = pending_updates.due(pending, planned.size > 0)
   memory = bound.update(memory, due)
-  return scoring.score(users, items), memory, pending
+  return scoring.score(users, items, num_items), memory, pending
 
 
 def changed_future(log, cut, how):
