@@ -18,6 +18,25 @@ class Takes(NamedTuple):
 
   number: Array  # i32[batch, columns]
   last: Array  # i32[batch, columns], seconds; -1 where it is 0
+  listed: 'Listed'
+
+
+class Listed(NamedTuple):
+  """The first of the takes, one by one."""
+
+  row: Array  # i32[_BLOCK], the user's; the size of the batch after the last
+  column: Array  # i32[_BLOCK]
+  count: Array  # i32[], of all takes, also those that the list has no room for
+
+  def add(self, row: Array, column: Array, real: Array) -> 'Listed':
+    """The list, longer by those of i32[n] that are real."""
+    place = self.count + jnp.cumsum(real.astype(jnp.int32)) - 1
+    place = jnp.where(real, place, len(self.row))
+    return Listed(
+      jnp.asarray(self.row).at[place].set(row, mode='drop'),
+      jnp.asarray(self.column).at[place].set(column, mode='drop'),
+      self.count + jnp.sum(real.astype(jnp.int32)),
+    )
 
 
 def takes_before(
@@ -57,7 +76,16 @@ def takes_before(
     return Takes(
       jnp.asarray(takes.number).at[row, column].add(1, mode='drop'),
       jnp.asarray(takes.last).at[row, column].max(at, mode='drop'),
+      takes.listed.add(row, column, column < table.size),
     )
 
-  nothing = Takes(jnp.zeros(shape, jnp.int32), jnp.full(shape, -1, jnp.int32))
+  nothing = Takes(
+    jnp.zeros(shape, jnp.int32),
+    jnp.full(shape, -1, jnp.int32),
+    Listed(
+      jnp.full([_BLOCK], len(users), jnp.int32),
+      jnp.zeros([_BLOCK], jnp.int32),
+      jnp.int32(0),
+    ),
+  )
   return jax.lax.fori_loop(0, -(-ends[-1] // _BLOCK), read, nothing)

@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynllm_jax.graph import columns
 from dynllm_jax.kernels import binary_search
+from dynllm_jax.kernels import platforms
+from dynllm_jax.kernels import row_sums
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventLog
@@ -311,6 +314,47 @@ def takes_at_that_time(
     sharded_table.read_rows(same_time.group, events),
     items,
   )
+
+
+def takes_of_shared(
+  same_time: SameTimeItems, events: Array, items: Array, num_items: int
+) -> Array:
+  """`takes_at_that_time` of items that all events share.
+
+  On one CPU every item of an event's group finds its column among the shared
+  ones, where groups are no larger than that: 64 reads an event and not 1,024
+  searches, 2 ms and not 13.
+
+  Args:
+    same_time: groups of the log.
+    events: i32[batch], positions in the log.
+    items: i32[candidates], in any order, also repeated.
+    num_items: of the catalogue.
+
+  Returns:
+    bool[batch, candidates].
+  """
+  shape = len(events), len(items)
+
+  def search(same_time: SameTimeItems, events: Array, items: Array) -> Array:
+    each = jnp.broadcast_to(items, shape)
+    return takes_at_that_time(same_time, events, each)
+
+  def mark(same_time: SameTimeItems, events: Array, items: Array) -> Array:
+    table, column = columns.of_candidates(items, num_items)
+    group = same_time.group[events]
+    first, end = same_time.offsets[group], same_time.offsets[group + 1]
+    place = first[:, None] + jnp.arange(same_time.longest, dtype=jnp.int32)
+    own = table.find(jnp.take(same_time.items, place, mode='clip'))
+    own = jnp.where(place < end[:, None], own, table.size)
+    row = jnp.arange(len(events))[:, None]
+    taken = jnp.zeros(shape, bool).at[row, own].set(True, mode='drop')
+    return row_sums.read_columns(taken, column)
+
+  if not sharded_table.is_one_device() or same_time.longest > len(items):
+    return search(same_time, events, items)
+  found: Array = platforms.on_cpu(mark, search, same_time, events, items)
+  return found
 
 
 def _in_group(same_time: SameTimeItems, group: Array, items: Array) -> Array:

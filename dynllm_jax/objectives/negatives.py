@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dynllm_jax.graph.temporal import takes_at_that_time
+from dynllm_jax.graph import temporal
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
@@ -46,12 +46,14 @@ def sample_negatives(
     drawn = jax.random.randint(key, (tries, *shape), 1, largest + 1, jnp.int32)
 
   if len(shape) == 1:
-    each = jnp.broadcast_to(drawn[0], (len(events), *shape))
-    return drawn[0], ~takes_at_that_time(inputs.same_time, events, each)
+    taken = temporal.takes_of_shared(
+      inputs.same_time, events, drawn[0], inputs.num_items
+    )
+    return drawn[0], ~taken
 
   # All tries are looked up at once, [batch, tries x negatives].
   each = jnp.moveaxis(drawn, 0, 1)
-  taken = takes_at_that_time(
+  taken = temporal.takes_at_that_time(
     inputs.same_time, events, each.reshape(len(events), -1)
   )
   taken = jnp.moveaxis(taken.reshape(each.shape), 1, 0)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dynllm_jax.graph import columns
 from dynllm_jax.graph import history
@@ -97,8 +98,11 @@ def transitions():
   return table
 
 
-def test_terms_are_those_of_strictly_earlier_events(monkeypatch):
-  monkeypatch.setattr(history, '_BLOCK', 8)  # several blocks, one not full
+# Blocks of histories that hold all takes, and that do not, one of them not
+# full: then terms are computed for all users and candidates.
+@pytest.mark.parametrize('block', [8192, 8])
+def test_terms_are_those_of_strictly_earlier_events(monkeypatch, block):
+  monkeypatch.setattr(history, '_BLOCK', block)
   inputs = logs.random_inputs(LOG)
   counts = counts_before_the_cut(inputs)
   network = count_terms.CountTerms(DEPTH)
@@ -124,6 +128,33 @@ def test_terms_are_those_of_strictly_earlier_events(monkeypatch):
   np.testing.assert_array_equal(scores[:, 0], scores[:, 6])  # the same item
   rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (8, *x.shape)), items)
   np.testing.assert_array_equal(scoring.score_rows(users, rows), scores)
+
+
+def test_takes_one_by_one_give_what_all_candidates_give(monkeypatch):
+  """Values and gradients of the past, with a list that has room, and without."""
+  inputs = logs.random_inputs(LOG)
+  rng = np.random.default_rng(0)
+  draw = lambda width: jnp.asarray(rng.normal(size=(len(USERS), width)), 'f4')
+  terms, weights = draw(NUM_ITEMS), draw(7)
+
+  def value_and_slopes(terms, weights):
+    table, _ = columns.of_candidates(jnp.arange(1, NUM_ITEMS + 1), NUM_ITEMS)
+    users, times = jnp.asarray(USERS), jnp.asarray(TIMES)
+    takes = history.takes_before(inputs.user_graph, users, times, table)
+    add = lambda terms, weights: jnp.sum(
+      jnp.sin(count_terms._add_past(terms, weights, takes, times))
+    )
+    return jax.value_and_grad(add, argnums=(0, 1))(terms, weights)
+
+  found = []
+  for block in (8192, 8):
+    monkeypatch.setattr(history, '_BLOCK', block)
+    # A new function each time, or the first program would serve again.
+    found.append(jax.jit(lambda *args: value_and_slopes(*args))(terms, weights))
+  assert np.all(np.any(found[0][1][1], axis=0)[:5])  # few events are months old
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *found
+  )
 
 
 def test_histories_of_any_length_are_read_whole():
