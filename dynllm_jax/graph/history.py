@@ -26,16 +26,16 @@ class Listed(NamedTuple):
 
   row: Array  # i32[_BLOCK], the user's; the size of the batch after the last
   column: Array  # i32[_BLOCK]
-  count: Array  # i32[], of all takes, also those that the list has no room for
+  total: Array  # i32[], of all takes, also those that the list has no room for
 
   def add(self, row: Array, column: Array, real: Array) -> 'Listed':
     """The list, longer by those of i32[n] that are real."""
-    place = self.count + jnp.cumsum(real.astype(jnp.int32)) - 1
+    place = self.total + jnp.cumsum(real.astype(jnp.int32)) - 1
     place = jnp.where(real, place, len(self.row))
     return Listed(
       jnp.asarray(self.row).at[place].set(row, mode='drop'),
       jnp.asarray(self.column).at[place].set(column, mode='drop'),
-      self.count + jnp.sum(real.astype(jnp.int32)),
+      self.total + jnp.sum(real.astype(jnp.int32)),
     )
 
 

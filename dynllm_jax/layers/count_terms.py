@@ -1,7 +1,5 @@
 """Count terms: what counting knows, with learned weights (SPEC 3.12)."""
 
-from collections.abc import Callable
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,9 +9,8 @@ from dynllm_jax.graph import history
 from dynllm_jax.graph import recency
 from dynllm_jax.graph import successors
 from dynllm_jax.graph import temporal
-from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels import row_sums
-from dynllm_jax.parallel import sharded_table
+from dynllm_jax.layers import past_term
 from dynllm_jax.types import Array
 from dynllm_jax.types import Counts
 from dynllm_jax.types import Inputs
@@ -21,12 +18,10 @@ from dynllm_jax.types import Inputs
 _SHRINKAGE = 5.0  # of transitions, as in SPEC 6
 # What is added before a logarithm: to the shares of successors, to recency.
 _LEAST_SHARE, _LEAST_RECENCY = 1e-4, 1e-3
-_BENDS = (1.0, 7.0, 30.0, 180.0)  # days at which the slope of `past` changes
 _REPEATS = 20  # events over which a user's share of repeats is taken
-_NUM_PAST = 3 + len(_BENDS)  # features
 # Weights before training: something close to what most logs come to.
 _START = (
-  *[0.0] * _NUM_PAST,
+  *[0.0] * past_term.NUM_FEATURES,
   0.5,  # successors
   *(0.0, 0.3, 0.1, 0.0),  # recency
   *(0.0, 0.0),  # age
@@ -68,14 +63,16 @@ class CountTerms(nn.Module):
     """
     table, column = columns.of_candidates(items, inputs.num_items)
     weights = self._weights(inputs, users, user_times)
-    past, follow, own = jnp.split(weights, [_NUM_PAST, _NUM_PAST + 1], axis=1)
+    past, follow, own = jnp.split(
+      weights, [past_term.NUM_FEATURES, past_term.NUM_FEATURES + 1], axis=1
+    )
 
     takes = history.takes_before(inputs.user_graph, users, user_times, table)
     share = self._follow(counts, inputs, users, user_times, table)
     features = item_features(counts, items, item_time)
     terms = jnp.einsum('bf,cf->bc', own, features, precision='highest')
     terms += follow * jnp.log(_LEAST_SHARE + share)
-    return _add_past(terms, past, takes, user_times), column
+    return past_term.add(terms, past, takes, user_times), column
 
   def _weights(self, inputs: Inputs, users: Array, times: Array) -> Array:
     """`w_u`, f32[batch, features]."""
@@ -114,145 +111,6 @@ class CountTerms(nn.Module):
         numbers.reshape(each_user), column.reshape(each_user), table.size
       )
     )
-
-
-@jax.custom_vjp
-def _add_past(
-  terms: Array, weights: Array, takes: history.Takes, times: Array
-) -> Array:
-  """Terms and a function of how often and how long ago each item was taken.
-
-  A user took few of the candidates, one in hundreds. So a CPU computes it for
-  the takes one by one, as long as they fit the list of them; 7 sums over all
-  users and candidates for the gradient alone took 13 ms of a training step.
-
-  Args:
-    terms: f32[batch, columns].
-    weights: f32[batch, features].
-    takes: of users and columns.
-    times: i32[batch], seconds.
-
-  Returns:
-    f32[batch, columns].
-  """
-  return _by_device(_add_listed, _add_everywhere, terms, weights, takes, times)
-
-
-def _add_past_forward(
-  terms: Array, weights: Array, takes: history.Takes, times: Array
-) -> tuple[Array, tuple[Array, history.Takes, Array]]:
-  return _add_past(terms, weights, takes, times), (weights, takes, times)
-
-
-def _add_past_backward(
-  residuals: tuple[Array, history.Takes, Array], cotangent: Array
-) -> tuple[Array, Array, None, None]:
-  slope = _by_device(_sum_listed, _sum_everywhere, cotangent, *residuals)
-  return cotangent, slope, None, None
-
-
-_add_past.defvjp(_add_past_forward, _add_past_backward)
-
-
-def _by_device(
-  by_list: Callable[..., Array],
-  everywhere: Callable[..., Array],
-  values: Array,
-  weights: Array,
-  takes: history.Takes,
-  times: Array,
-) -> Array:
-  """Goes through the list of takes on one CPU, where it has all of them."""
-
-  def if_all(
-    values: Array, weights: Array, takes: history.Takes, times: Array
-  ) -> Array:
-    listed = takes.listed
-    has_all = listed.count <= len(listed.row)
-    found: Array = jax.lax.cond(
-      has_all, by_list, everywhere, values, weights, takes, times
-    )
-    return found
-
-  if not sharded_table.is_one_device():
-    return everywhere(values, weights, takes, times)
-  found: Array = platforms.on_cpu(
-    if_all, everywhere, values, weights, takes, times
-  )
-  return found
-
-
-def _add_listed(
-  terms: Array, weights: Array, takes: history.Takes, times: Array
-) -> Array:
-  row, column, _ = takes.listed
-  features, _ = _features_of_listed(takes, times)
-  weights = weights.at[row].get(mode='fill', fill_value=0)
-  total = sum(weights[:, n] * feature for n, feature in enumerate(features))
-  # All takes of an item set the same.
-  return terms.at[row, column].set(
-    terms.at[row, column].get(mode='fill', fill_value=0) + total, mode='drop'
-  )
-
-
-def _sum_listed(
-  cotangent: Array, weights: Array, takes: history.Takes, times: Array
-) -> Array:
-  row, column, _ = takes.listed
-  features, number = _features_of_listed(takes, times)
-  # Every take of an item has its share.
-  share = cotangent.at[row, column].get(mode='fill', fill_value=0) / number
-  values = share[:, None] * jnp.stack(features, axis=1)
-  return jnp.zeros_like(weights).at[row].add(values, mode='drop')
-
-
-def _features_of_listed(
-  takes: history.Takes, times: Array
-) -> tuple[list[Array], Array]:
-  """f32[takes] features of each take's item, and how often it was taken."""
-  row, column, _ = takes.listed
-  number = takes.number.at[row, column].get(mode='fill', fill_value=1)
-  last = takes.last.at[row, column].get(mode='fill', fill_value=0)
-  times = times.at[row].get(mode='fill', fill_value=0)
-  return _past_features(number, temporal.days_between(times, last)), number
-
-
-def _add_everywhere(
-  terms: Array, weights: Array, takes: history.Takes, times: Array
-) -> Array:
-  return terms + _past(weights, takes, times)
-
-
-def _sum_everywhere(
-  cotangent: Array, weights: Array, takes: history.Takes, times: Array
-) -> Array:
-  past = lambda weights: _past(weights, takes, times)
-  return jax.vjp(past, weights)[1](cotangent)[0]
-
-
-def _past(weights: Array, takes: history.Takes, times: Array) -> Array:
-  """f32[batch, columns], zero where the user did not take the item."""
-  seen = takes.number > 0
-  days = temporal.days_between(times[:, None], takes.last)
-  features = _past_features(
-    jnp.maximum(takes.number, 1), jnp.where(seen, days, 0.0)
-  )
-  total = sum(
-    weights[:, n, None] * feature for n, feature in enumerate(features)
-  )
-  return jnp.where(seen, total, 0.0)
-
-
-def _past_features(number: Array, days: Array) -> list[Array]:
-  """Of i32[...] takes, 1 or more, the last so many days ago, f32[...] each."""
-  bends = [jnp.log1p(jnp.float32(bend)) for bend in _BENDS]
-  log_days = jnp.log1p(days)
-  return [
-    jnp.ones_like(days),
-    jnp.log(number.astype(jnp.float32)),
-    log_days,
-    *[jnp.maximum(log_days - bend, 0.0) for bend in bends],
-  ]
 
 
 def item_features(counts: Counts, items: Array, time: Array) -> Array:

@@ -10,6 +10,7 @@ from dynllm_jax.graph import history
 from dynllm_jax.graph import online_counts
 from dynllm_jax.graph import recency
 from dynllm_jax.layers import count_terms
+from dynllm_jax.layers import past_term
 from dynllm_jax.objectives import scoring
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import ItemEmbeddings
@@ -135,14 +136,14 @@ def test_takes_one_by_one_give_what_all_candidates_give(monkeypatch):
   inputs = logs.random_inputs(LOG)
   rng = np.random.default_rng(0)
   draw = lambda width: jnp.asarray(rng.normal(size=(len(USERS), width)), 'f4')
-  terms, weights = draw(NUM_ITEMS), draw(7)
+  terms, weights = draw(NUM_ITEMS), draw(past_term.NUM_FEATURES)
 
   def value_and_slopes(terms, weights):
     table, _ = columns.of_candidates(jnp.arange(1, NUM_ITEMS + 1), NUM_ITEMS)
     users, times = jnp.asarray(USERS), jnp.asarray(TIMES)
     takes = history.takes_before(inputs.user_graph, users, times, table)
     add = lambda terms, weights: jnp.sum(
-      jnp.sin(count_terms._add_past(terms, weights, takes, times))
+      jnp.sin(past_term.add(terms, weights, takes, times))
     )
     return jax.value_and_grad(add, argnums=(0, 1))(terms, weights)
 
