@@ -253,6 +253,28 @@ class FacetBank(Pytree):
   present: Array | None = None  # i32[texts here], ascending; None: all
 
 
+class QueryRows(Pytree):
+  """Items as their layer's queries, whatever the time (SPEC 5.5)."""
+
+  own: Array  # f32[items, dim], as keys of KeyRows see them
+  by_code: Array  # f32[items, heads, time_dim], as time codes see them
+  merged: Array  # f32[items, dim], what the perceptron adds up of them
+
+
+class KeyRows(Pytree):
+  """Users as neighbors in the same layer."""
+
+  key: Array  # f32[users, dim]
+  value: Array  # f32[users, dim]
+
+
+class NodeTables(Pytree):
+  """What the items' layer makes of every node's state alone (SPEC 5.5)."""
+
+  item: QueryRows  # rows as those of the items' memory
+  user: KeyRows  # the same
+
+
 class Inputs(Pytree):
   """The fixed data that a system may read.
 
@@ -281,6 +303,8 @@ class Inputs(Pytree):
   sold: Array | None = None
   # f32[items + 1 or more, width] of System.map_texts; None: mapped where read
   mapped_texts: Array | None = None
+  # Of the memory that is read; None: computed where needed
+  tables: NodeTables | None = None
 
 
 class NodeMemory(Pytree):
@@ -459,6 +483,10 @@ class System(NamedTuple):
       parameters make of each item's text. A replay, in which they stand still,
       takes it once and hands it on as `Inputs.mapped_texts`. None where no text
       is mapped.
+    tabulate: `(params, memory, inputs) -> NodeTables` of the memory. Where
+      `inputs` has those of the memory before its latest update, only the rows
+      that it wrote are made. A replay keeps them and hands them on as
+      `Inputs.tables`. None where a system reads none.
     reads_train_graph: whether `Inputs.train_graph` is wanted.
     reads_facets: whether the texts of `Inputs.facets` are wanted.
     learns_quickly: whether training takes seconds, since a few numbers are
@@ -476,6 +504,7 @@ class System(NamedTuple):
   sequence_length: int = 0
   attention: Callable[..., FacetAttention] | None = None
   map_texts: Callable[..., Array] | None = None
+  tabulate: Callable[..., NodeTables] | None = None
   reads_train_graph: bool = False
   reads_facets: bool = False
   learns_quickly: bool = False
@@ -517,3 +546,12 @@ class BoundSystem(Pytree):
   ) -> SystemMemory:
     """`System.propagate`; without a key nothing is random."""
     return self.system.propagate(self.params, memory, self.inputs, key)
+
+  def with_tables(self, tables: NodeTables | None) -> 'BoundSystem':
+    """The system, which reads tables of the memory."""
+    return self.replace(inputs=self.inputs.replace(tables=tables))
+
+  def tabulate(self, memory: SystemMemory) -> NodeTables:
+    """`System.tabulate`, of a system that has it."""
+    assert self.system.tabulate is not None
+    return self.system.tabulate(self.params, memory, self.inputs)

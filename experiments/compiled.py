@@ -234,6 +234,9 @@ def lower(
         pending,
       ),
     )
+    before = evaluate.ReplayState(memory, pending)
+    tables = jax.eval_shape(evaluate.with_tables, replayed, before).tables
+    before = before._replace(tables=on_mesh(mesh, tables))
     candidates = jax.ShapeDtypeStruct(
       [size.items + 1], jnp.bool, sharding=everywhere
     )
@@ -253,7 +256,7 @@ def lower(
       evaluate.replay_chunk.lower(
         replayed,
         Ranking(candidates, config.eval.block_size),
-        evaluate.ReplayState(memory, pending),
+        before,
         batches,
         column(jnp.bool),
         batch_size=config.eval.batch_size,

@@ -36,8 +36,10 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
+from dynllm_jax.types import KeyRows
 from dynllm_jax.types import Memory
 from dynllm_jax.types import Pending
+from dynllm_jax.types import QueryRows
 from dynllm_jax.types import UserEmbeddings
 
 _QUIET = 0.1  # a share of the scale at which scores start
@@ -97,11 +99,17 @@ class StreamNetwork(nn.Module):
     config: `config.model`.
     maps_features: whether `scored` adds a linear map of the event features
       (SPEC 2.2); False for a network that reads them itself.
+    attends: whether it embeds items by a `TemporalEmbedding`, its attribute
+      `temporal`.
   """
 
   config: ml_collections.FrozenConfigDict
 
   maps_features = True
+
+  @property
+  def attends(self) -> bool:
+    return False
 
   @property
   def widths(self) -> Widths:
@@ -244,6 +252,24 @@ class StreamNetwork(nn.Module):
     return self.item_static(
       inputs.item_text, items, deterministic=True, with_id=False
     )
+
+  def tabulate(
+    self, memory: Memory, inputs: Inputs, side: str, nodes: Array
+  ) -> QueryRows | KeyRows:
+    """Rows of `System.tabulate`, for a network with `self.temporal`.
+
+    Args:
+      memory: both sides.
+      inputs: for the texts.
+      side: 'user' or 'item'.
+      nodes: i32[rows] of the side.
+    """
+    static = self.static_reader(inputs, nodes.size, True)
+    rows = self.reader(memory, static)(side, nodes)
+    found: QueryRows | KeyRows = self.temporal.tabulate(
+      side, rows, self.encode(jnp.zeros([]))
+    )
+    return found
 
   def join(self, static: Array, state: Array) -> Array:
     """Combines an item's static vector and memory into what attention reads.

@@ -1,5 +1,6 @@
 """The System of a network over node memories."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -11,16 +12,20 @@ from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import online_counts
 from dynllm_jax.graph.pending_updates import empty_pending
+from dynllm_jax.kernels import barriers
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 from dynllm_jax.types import ItemEmbeddings
 from dynllm_jax.types import Memory
+from dynllm_jax.types import NodeMemory
+from dynllm_jax.types import NodeTables
 from dynllm_jax.types import Params
 from dynllm_jax.types import Pending
 from dynllm_jax.types import System
 from dynllm_jax.types import UserEmbeddings
 
-_BLOCK = 1 << 12  # texts that are mapped at once
+_BLOCK = 1 << 12  # nodes whose rows are made at once
 
 
 def build(network: StreamNetwork, **hooks: Any) -> System:
@@ -118,12 +123,15 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
       )
       return mapped
 
-    # A block at a time, so that the rows that are read take little room.
-    num_rows = len(inputs.item_text)
-    items = jnp.arange(num_rows + -num_rows % _BLOCK, dtype=jnp.int32)
-    items = jnp.minimum(items, num_rows - 1).reshape(-1, _BLOCK)
-    mapped = jax.lax.map(of_block, items)
-    return mapped.reshape(-1, mapped.shape[-1])[:num_rows]
+    mapped: Array = _by_block(of_block, len(inputs.item_text))
+    return mapped
+
+  def tabulate(params: Params, memory: Memory, inputs: Inputs) -> NodeTables:
+    assert memory.item is not None
+    of_side = functools.partial(_tabulate, network, params, memory, inputs)
+    return NodeTables(
+      item=of_side('item', memory.item), user=of_side('user', memory.user)
+    )
 
   return System(
     feed='stream',
@@ -133,5 +141,57 @@ def build(network: StreamNetwork, **hooks: Any) -> System:
     embed=embed,
     update=update,
     map_texts=map_texts if c.item_text else None,
+    tabulate=tabulate if network.attends else None,
     **hooks,
+  )
+
+
+def _by_block(of_block: Callable[[Array], Any], num_rows: int) -> Any:
+  """A table of nodes, made a block at a time, so that it takes little room.
+
+  Args:
+    of_block: from i32[nodes] to a pytree of arrays [nodes, ...].
+    num_rows: of the table.
+  """
+  nodes = jnp.arange(num_rows + -num_rows % _BLOCK, dtype=jnp.int32)
+  nodes = jnp.minimum(nodes, num_rows - 1).reshape(-1, _BLOCK)
+  return jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:])[:num_rows],
+    jax.lax.map(of_block, nodes),
+  )
+
+
+def _tabulate(
+  network: StreamNetwork,
+  params: Params,
+  memory: Memory,
+  inputs: Inputs,
+  side: str,
+  states: NodeMemory,
+) -> Any:
+  """The table of one side (SPEC 5.5), as `System.tabulate` says.
+
+  Args:
+    network: of the system.
+    params: of the network.
+    memory: both sides.
+    inputs: with the tables before, or without.
+    side: 'user' or 'item'.
+    states: of the side.
+  """
+
+  def of_nodes(nodes: Array) -> Any:
+    return network.apply(
+      {'params': params}, memory, inputs, side, nodes, method='tabulate'
+    )
+
+  if inputs.tables is None:
+    return _by_block(of_nodes, len(states.time))
+  nodes = states.fresh_nodes
+  rows = of_nodes(nodes)
+  written = barriers.after(nodes > 0, jax.tree.leaves(rows)[0])
+  return sharded_table.write_rows(
+    getattr(inputs.tables, side),
+    jnp.where(written, nodes, sharded_table.NO_ROW),
+    rows,
   )

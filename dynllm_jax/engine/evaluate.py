@@ -23,6 +23,7 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
+from dynllm_jax.types import NodeTables
 from dynllm_jax.types import OwnLimits
 from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
@@ -30,12 +31,15 @@ from dynllm_jax.types import ROOM_FOR_ALL
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 
+_MOST_TABLE_BYTES = 1 << 30
+
 
 class ReplayState(NamedTuple):
   """What a replay carries from one batch to the next."""
 
   memory: SystemMemory
   pending: Pending  # scored, its update still to be applied
+  tables: NodeTables | None = None  # of the memory (SPEC 5.5)
 
 
 @functools.partial(
@@ -78,19 +82,18 @@ def replay_chunk(
       batching.slice_batch(bound.inputs, planned, batch_size)
     )
 
-    def pass_by() -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-      embedded = ranking_lib.embed_batch(bound, state.memory, batch, num_visits)
-      return (jnp.zeros([batch_size]), jnp.array(True)), event_vectors(embedded)
+    now = bound.with_tables(state.tables)
+    embedded = ranking_lib.embed_batch(now, state.memory, batch, num_visits)
+    user_vectors, item_vectors = event_vectors(embedded)
 
-    def rank() -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-      embedded = ranking_lib.embed_batch(bound, state.memory, batch, num_visits)
+    def pass_by() -> tuple[Array, Array]:
+      return jnp.zeros([batch_size]), jnp.array(True)
+
+    def rank() -> tuple[Array, Array]:
       assert ranking is not None
-      found = ranking_lib.rank_batch(
-        bound, state.memory, ranking, batch, embedded
-      )
-      return found, event_vectors(embedded)
+      return ranking_lib.rank_batch(now, state.memory, ranking, batch, embedded)
 
-    (ranks, finite), (user_vectors, item_vectors) = (
+    ranks, finite = (
       pass_by() if ranking is None else jax.lax.cond(is_chosen, rank, pass_by)
     )
     pending = device_mesh.constrain(
@@ -104,7 +107,10 @@ def replay_chunk(
     real = barriers.after(barriers.after(real, user_vectors), item_vectors)
     due = pending_updates.due(pending, real, own_limits)
     memory = bound.update(state.memory, due)
-    return ReplayState(memory, pending), (ranks, finite)
+    tables = state.tables
+    if tables is not None:
+      tables = now.tabulate(memory)
+    return ReplayState(memory, pending, tables), (ranks, finite)
 
   state, (ranks, finite) = jax.lax.scan(step, state, (batches, chosen))
   return state, *sharded_table.replicate((ranks, finite.all()))
@@ -151,6 +157,8 @@ def replay(
   """
   state = start_replay(bound, memory, plan.capacity, plan.own_limits)
   bound = with_texts_mapped(bound)
+  if ranking is not None:
+    state = with_tables(bound, state)
 
   # A power of two, so that splits of like size share one compilation.
   length = max(8, 1 << (len(plan.batches) // 16).bit_length())
@@ -208,6 +216,29 @@ def _map_texts(bound: BoundSystem) -> Array:
   mapped = bound.system.map_texts(bound.params, bound.inputs)
   inputs = bound.inputs.replace(mapped_texts=mapped)
   return device_mesh.constrain(inputs).mapped_texts
+
+
+def with_tables(bound: BoundSystem, state: ReplayState) -> ReplayState:
+  """The state with tables of its nodes, where ranking gains by them (SPEC 5.5).
+
+  Not where devices share the rows of tables, which would cost more to send than
+  to compute, and not where tables would take more than a GiB.
+
+  Args:
+    bound: the system, the texts of its items mapped.
+    state: before the first batch.
+  """
+  if bound.system.tabulate is None or sharded_table.num_shards() > 1:
+    return state
+  shapes = jax.tree.leaves(jax.eval_shape(_tabulate, bound, state.memory))
+  if sum(x.size * x.dtype.itemsize for x in shapes) > _MOST_TABLE_BYTES:
+    return state
+  return state._replace(tables=_tabulate(bound, state.memory))
+
+
+@jax.jit
+def _tabulate(bound: BoundSystem, memory: SystemMemory) -> NodeTables:
+  return device_mesh.constrain(bound.tabulate(memory))
 
 
 def memory_for_replay(

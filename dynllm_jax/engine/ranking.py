@@ -222,10 +222,11 @@ def rank_batch(
     if ranking.filter_seen:
       rival &= ~_seen(bound.inputs, batch, ids)
 
-    above = jnp.sum(rival & (scores > positive[:, None]), axis=1)
-    level = jnp.sum(rival & (scores == positive[:, None]), axis=1)
+    # Two for a rival above and one for one that is level: one sum, one pass.
+    above, least = scores > positive[:, None], scores >= positive[:, None]
+    halves = jnp.where(rival, above.astype(jnp.int32) + least, 0)
     finite = jnp.isfinite(scores) | ~batch.mask[:, None]
-    return above + level / 2, finite.all()
+    return jnp.sum(halves, axis=1) / 2, finite.all()
 
   if num_blocks == 1:
     ids, scores = score_block(0)

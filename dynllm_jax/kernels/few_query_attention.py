@@ -32,7 +32,7 @@ from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.types import Array
 
 FEW_KEYS = 4  # so few keys a row that those of a batch stay in a CPU's cache
-_MANY_KEYS = 128  # beyond it the program, a step a key, compiles too slowly
+MANY_KEYS = 128  # beyond it the program, a step a key, compiles too slowly
 _LANES = (32, 16)
 
 
@@ -120,10 +120,10 @@ def _attend_forward(
   scale: Array,
 ) -> tuple[list[Array], _Residuals]:
   rows = [*keys, *(codes.halves() if codes else ())]
-  logits = _total(map(_dots, queries, rows))
+  logits = _total(map(dots, queries, rows))
   weights = masked_softmax(logits, mask[:, None])
   scaled = weights * scale
-  means = [_mix(scaled, part) for part in rows]
+  means = [mix(scaled, part) for part in rows]
   days = codes.days if codes else None
   return means, _Residuals(queries, days, rows, weights, scale)
 
@@ -132,13 +132,13 @@ def _attend_backward(
   residuals: _Residuals, grads: list[Array]
 ) -> tuple[list[Array], list[Array], TimeCodes | None, None, None]:
   queries, days, rows, weights, scale = residuals
-  grad = scale * _total(map(_dots, grads, rows))
+  grad = scale * _total(map(dots, grads, rows))
   total = jnp.sum(weights * grad, axis=-1, keepdims=True)
   grad_logits = weights * (grad - total)  # of a softmax
   scaled = weights * scale
 
   plain = len(rows) if days is None else len(rows) - 2
-  grad_queries = [_mix(grad_logits, part) for part in rows[:plain]]
+  grad_queries = [mix(grad_logits, part) for part in rows[:plain]]
   grad_keys = [
     _grad_keys(grad_logits, query, scaled, grad)
     for query, grad in zip(queries[:plain], grads[:plain])
@@ -151,7 +151,7 @@ def _attend_backward(
   by_day = days[:, None]
   factors = [grad_logits, grad_logits * by_day, scaled * by_day]
   (of_cosines, *cosines), (of_sines, *sines) = (
-    jnp.split(_mix(jnp.concatenate(factors, axis=1), part), 3, axis=1)
+    jnp.split(mix(jnp.concatenate(factors, axis=1), part), 3, axis=1)
     for part in rows[plain:]
   )
   grad_turns = _total(
@@ -197,20 +197,18 @@ def _product(
 ) -> Array:
   """`einsum(formula, left, keys)`; on a CPU by `function`, if keys are few."""
   plain = functools.partial(jnp.einsum, formula)
-  if keys.shape[1] > _MANY_KEYS:
+  if keys.shape[1] > MANY_KEYS:
     return plain(left, keys)
   return _on_cpu(function, plain, left, keys)
 
 
-def _dots(queries: Array, keys: Array) -> Array:
+def dots(queries: Array, keys: Array) -> Array:
   """f32[batch, heads, n], every query with every key of its row."""
   return _product('bhd,bnd->bhn', _dots_on_cpu, queries, keys)
 
 
 def _dots_on_cpu(queries: Array, keys: Array) -> Array:
-  dim = keys.shape[-1]
-  lanes = next((x for x in _LANES if dim % x == 0), 0)
-  if not lanes or keys.shape[1] <= FEW_KEYS:
+  if not _lanes(keys.shape[-1]):
     return jnp.stack(
       [
         jnp.einsum('bd,bnd->bn', queries[:, head], keys)
@@ -218,16 +216,33 @@ def _dots_on_cpu(queries: Array, keys: Array) -> Array:
       ],
       axis=1,
     )
+  partial = partial_dots(queries[:, :, None], keys[:, None])
+  return partial @ jnp.ones(partial.shape[-1])
 
-  # Sums over pieces as wide as a vector register, added up within at the end.
-  partial = _total(
-    queries[:, :, None, low : low + lanes] * keys[:, None, :, low : low + lanes]
+
+def partial_dots(left: Array, right: Array) -> Array:
+  """Products over the last axis, summed up to pieces as a CPU has registers.
+
+  Args:
+    left, right: f32[..., dim], broadcastable.
+
+  Returns:
+    f32[..., lanes], the sum of which is the dot product.
+  """
+  dim = left.shape[-1]
+  lanes = _lanes(dim) or dim
+  return _total(
+    left[..., low : low + lanes] * right[..., low : low + lanes]
     for low in range(0, dim, lanes)
   )
-  return partial @ jnp.ones(lanes)
 
 
-def _mix(weights: Array, keys: Array) -> Array:
+def _lanes(dim: int) -> int:
+  """The width of pieces of an axis, 0 where none divides it."""
+  return next((lanes for lanes in _LANES if dim % lanes == 0), 0)
+
+
+def mix(weights: Array, keys: Array) -> Array:
   """f32[batch, heads, dim], `sum_n weights_n keys_n`."""
   return _product('bhn,bnd->bhd', _mix_on_cpu, weights, keys)
 

@@ -8,15 +8,23 @@ import jax.numpy as jnp
 
 from dynllm_jax.graph import temporal
 from dynllm_jax.kernels.time_codes import TimeCodes
+from dynllm_jax.layers import tabulated_layer
 from dynllm_jax.layers.attention import SingleQueryAttention
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.mlp import Projected
+from dynllm_jax.layers.tabulated_layer import LayerWeights
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import KeyRows
+from dynllm_jax.types import NodeTables
+from dynllm_jax.types import QueryRows
 
 # (side, nodes i32[...]) -> f32[..., dim], a node as neighbor or query.
 Read = Callable[[str, Array], Array]
 Codes = Callable[[Array], TimeCodes]  # f32[...] days -> phi of them
+
+TABULATED = ('item', 1)  # side and depth of the layer that has tables
 
 
 class Sources(NamedTuple):
@@ -33,6 +41,11 @@ class Sources(NamedTuple):
   read: Read
   codes: Codes
   deterministic: bool
+
+  @property
+  def tables(self) -> NodeTables | None:
+    """What is known of nodes already, where parameters stand still."""
+    return self.inputs.tables
 
 
 class TemporalLayer(nn.Module):
@@ -75,6 +88,16 @@ class TemporalLayer(nn.Module):
       [node, zero_code], [keys, codes], mask, deterministic
     )
     return MLP(self.dim)(attended, node)
+
+  def weights(self) -> LayerWeights:
+    """The parameters, once there are any."""
+    params = self.variables['params']
+    attention, mlp = params['SingleQueryAttention_0'], params['MLP_0']
+    first, last = mlp['Linear_0'], mlp['Dense_0']
+    return LayerWeights(
+      *(attention[name] for name in ('query', 'key', 'value', 'out')),
+      *(first['kernel'], first['bias'], last['kernel'], last['bias']),
+    )
 
 
 class TemporalEmbedding(nn.Module):
@@ -124,7 +147,7 @@ class TemporalEmbedding(nn.Module):
     Returns:
       f32[batch, dim].
     """
-    inputs = sources.inputs
+    inputs, tables = sources.inputs, sources.tables
     own, other = (
       (inputs.user_graph, 'item')
       if side == 'user'
@@ -134,6 +157,17 @@ class TemporalEmbedding(nn.Module):
     at = jnp.broadcast_to(times[:, None], near.nodes.shape)
     days = jnp.where(near.mask, temporal.days_between(at, near.times), 0.0)
 
+    layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
+    if tables is not None and (side, num_layers) == TABULATED:
+      return tabulated_layer.embed(
+        layer.weights(),
+        sharded_table.read_rows(tables.item, nodes),
+        tables.user,
+        near.nodes,
+        sources.codes(days).rows(),
+        near.mask,
+      )
+
     def below(side: str, nodes: Array, times: Array) -> Array:
       if num_layers == 1:
         return sources.read(side, nodes)
@@ -142,7 +176,6 @@ class TemporalEmbedding(nn.Module):
     # Rows in one axis: XLA's CPU backend copies the operands of a product
     # over several.
     keys = below(other, near.nodes.reshape(-1), at.reshape(-1))
-    layer = self.layers[f'{"both" if self.shared else side}_{num_layers}']
     return layer(
       node=below(side, nodes, times),
       zero_code=sources.codes(jnp.zeros([])).rows(),
@@ -151,3 +184,19 @@ class TemporalEmbedding(nn.Module):
       mask=near.mask,
       deterministic=sources.deterministic,
     )
+
+  def tabulate(
+    self, side: str, rows: Array, zero_code: Array
+  ) -> QueryRows | KeyRows:
+    """What the items' layer makes of nodes alone (SPEC 5.5).
+
+    Args:
+      side: 'item' for queries, 'user' for their neighbors.
+      rows: f32[nodes, dim], as `Sources.read` has them.
+      zero_code: f32[time_dim], phi(0).
+    """
+    own, depth = TABULATED
+    layer = self.layers[f'{"both" if self.shared else own}_{depth}']
+    if side == own:
+      return tabulated_layer.query_rows(layer.weights(), rows, zero_code)
+    return tabulated_layer.key_rows(layer.weights(), rows)

@@ -85,6 +85,10 @@ class DynLLM(StreamNetwork):
     dim = self.config.dim
     return Widths(user=dim, item=dim // 2, static=dim // 2, vector=dim)
 
+  @property
+  def attends(self) -> bool:
+    return bool(self.config.neighborhood)
+
   def setup(self) -> None:
     c = self.config
     self.share()

@@ -56,6 +56,10 @@ def default_config() -> ml_collections.ConfigDict:
 class DynShare(StreamNetwork):
   """The network."""
 
+  @property
+  def attends(self) -> bool:
+    return True
+
   def setup(self) -> None:
     c = self.config
     self.share()

@@ -58,6 +58,10 @@ def default_config() -> ml_collections.ConfigDict:
 class TGN(StreamNetwork):
   """The network."""
 
+  @property
+  def attends(self) -> bool:
+    return True
+
   def setup(self) -> None:
     c = self.config
     self.share()

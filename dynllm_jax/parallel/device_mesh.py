@@ -27,8 +27,10 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import FacetBank
 from dynllm_jax.types import InputError
 from dynllm_jax.types import Inputs
+from dynllm_jax.types import KeyRows
 from dynllm_jax.types import NodeMemory
 from dynllm_jax.types import Pending
+from dynllm_jax.types import QueryRows
 from dynllm_jax.types import SameTimeItems
 from dynllm_jax.types import TemporalGraph
 
@@ -38,6 +40,8 @@ ROW_SHARDED: dict[type, tuple[str, ...]] = {
   TemporalGraph: ('offsets', 'neighbors', 'times'),
   SameTimeItems: ('offsets', 'items', 'group'),
   FacetBank: ('texts', 'offsets', 'closes', 'index'),
+  QueryRows: ('own', 'by_code', 'merged'),
+  KeyRows: ('key', 'value'),
   Inputs: ('users', 'items', 'times', 'item_text', 'mapped_texts', 'sold'),
 }
 

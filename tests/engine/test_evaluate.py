@@ -1,5 +1,6 @@
 """Ranking and replay: chance, filters, groups, groups of equal times."""
 
+import functools
 import math
 
 import jax
@@ -240,3 +241,35 @@ def test_texts_that_are_mapped_once_give_the_ranks_of_those_that_are_not():
     for each in (run, run._replace(trainer=trainer))
   ]
   np.testing.assert_array_equal(*ranks)
+
+
+def test_tables_are_those_of_the_memory_and_change_no_rank(monkeypatch):
+  run = tiny_runs.prepare(variants.tiny_config('tgn'))
+  state, log, size = run.first_state(), run.log, run.plan.batch_size
+  bound = BoundSystem(run.system, state.params, run.inputs)
+  before = evaluate.with_tables(
+    bound, evaluate.start_replay(bound, state.memory, size)
+  )
+  first = jax.tree.map(np.asarray, before.tables)
+  chunk = batching.chunks(run.plan, len(run.plan.batches))[0]
+  after, *_ = evaluate.replay_chunk(
+    *(bound, None, before, chunk.batches, np.zeros(len(chunk.batches), bool)),
+    batch_size=size,
+  )
+
+  # Rows that a batch wrote are renewed, and no other row has changed.
+  fresh = after._replace(tables=None)
+  expected = evaluate.with_tables(bound, fresh).tables
+  near = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+  jax.tree.map(near, after.tables, expected)
+  seen = np.unique(log.users[: log.train_end])
+  found, old = np.asarray(after.tables.user.key), first.user.key
+  assert np.all(np.any(found[seen] != old[seen], axis=1))
+  others = np.setdiff1d(np.arange(len(found)), seen)
+  np.testing.assert_array_equal(found[others], old[others])
+
+  _, with_tables = run.rank_later_events(run.first_state())
+  monkeypatch.setattr(evaluate, '_MOST_TABLE_BYTES', 0)
+  assert evaluate.with_tables(bound, fresh).tables is None
+  _, without = run.rank_later_events(run.first_state())
+  np.testing.assert_array_equal(with_tables, without)

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dynllm_jax.kernels import few_query_attention
 from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
+from dynllm_jax.types import NodeTables
 from tests.testing import logs
 
 DIM, NEIGHBORS, HEADS = 4, 2, 2
@@ -187,3 +189,30 @@ def test_a_node_without_a_neighbor_is_its_merged_self():
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
   own = np.asarray(grads[1]['user'])
   assert np.any(own[6]) and not np.any(own[:6])
+
+
+@pytest.mark.parametrize('shared', [True, False])
+@pytest.mark.parametrize('many', [False, True])
+def test_a_layer_from_tables_is_the_layer(shared, many, monkeypatch):
+  if many:  # so that all neighbors are taken at once
+    monkeypatch.setattr(few_query_attention, 'MANY_KEYS', 0)
+  log, inputs, rows = world()
+  module, params = build(2, shared)
+
+  def tabulate(module):
+    return NodeTables(
+      *(
+        module.tabulate(side, rows[side], codes(jnp.zeros([])).rows())
+        for side in ('item', 'user')
+      )
+    )
+
+  tables = module.apply(params, method=tabulate)
+  times = jnp.full(8, int(log.times[20])).at[:4].set(LATE)
+  found = module.apply(
+    params,
+    *('item', jnp.arange(1, 9), times, 1),
+    sources(rows)._replace(inputs=inputs.replace(tables=tables)),
+  )
+  expected = run(module, params, 'item', jnp.arange(1, 9), times, 1, rows)
+  np.testing.assert_allclose(found.product(), expected, rtol=1e-5, atol=1e-5)

@@ -28,22 +28,22 @@ def all_scores(system, params, memory, inputs, log):
   pending = pending_updates.empty_pending_for(bound, memory, plan.capacity)
   memory = system.reset(memory)
   memory = evaluate.memory_for_replay(bound, memory, pending)
+  state = evaluate.with_tables(bound, evaluate.ReplayState(memory, pending))
   rows = []
   for planned in plan.batches:
-    scores, memory, pending = score_step(
-      bound, memory, pending, planned, plan.batch_size
-    )
+    scores, state = score_step(bound, state, planned, plan.batch_size)
     rows.append(np.asarray(scores)[: planned.size])
   return np.concatenate(rows)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def score_step(bound, memory, pending, planned, batch_size):
+@functools.partial(jax.jit, static_argnums=3)
+def score_step(bound, state, planned, batch_size):
   """Scores the whole catalogue for a batch, then applies its updates."""
   batch = batching.slice_batch(bound.inputs, planned, batch_size)
   num_items = len(bound.inputs.item_text) - 1
+  bound = bound.with_tables(state.tables)
   users, items = bound.embed(
-    memory,
+    state.memory,
     batch.users,
     batch.times,
     jnp.arange(1, num_items + 1),
@@ -51,11 +51,13 @@ def score_step(bound, memory, pending, planned, batch_size):
   )
   own = items.vector[jnp.maximum(batch.items - 1, 0)]
   pending = pending_updates.add_pending(
-    pending, batch, users.vector, own, planned
+    state.pending, batch, users.vector, own, planned
   )
   due = pending_updates.due(pending, planned.size > 0)
-  memory = bound.update(memory, due)
-  return scoring.score(users, items, num_items), memory, pending
+  memory = bound.update(state.memory, due)
+  tables = None if state.tables is None else bound.tabulate(memory)
+  state = evaluate.ReplayState(memory, pending, tables)
+  return scoring.score(users, items, num_items), state
 
 
 def changed_future(log, cut, how):
