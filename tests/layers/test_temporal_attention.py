@@ -191,8 +191,7 @@ def test_a_node_without_a_neighbor_is_its_merged_self():
   assert np.any(own[6]) and not np.any(own[:6])
 
 
-@pytest.mark.parametrize('shared', [True, False])
-@pytest.mark.parametrize('many', [False, True])
+@pytest.mark.parametrize('shared, many', [(True, False), (False, True)])
 def test_a_layer_from_tables_is_the_layer(shared, many, monkeypatch):
   if many:  # so that all neighbors are taken at once
     monkeypatch.setattr(few_query_attention, 'MANY_KEYS', 0)
