@@ -253,7 +253,7 @@ class StreamNetwork(nn.Module):
       inputs.item_text, items, deterministic=True, with_id=False
     )
 
-  def tabulate(
+  def table_rows(
     self, memory: Memory, inputs: Inputs, side: str, nodes: Array
   ) -> QueryRows | KeyRows:
     """Rows of `System.tabulate`, for a network with `self.temporal`.
@@ -266,7 +266,7 @@ class StreamNetwork(nn.Module):
     """
     static = self.static_reader(inputs, nodes.size, True)
     rows = self.reader(memory, static)(side, nodes)
-    found: QueryRows | KeyRows = self.temporal.tabulate(
+    found: QueryRows | KeyRows = self.temporal.table_rows(
       side, rows, self.encode(jnp.zeros([]))
     )
     return found

@@ -182,7 +182,7 @@ def _tabulate(
 
   def of_nodes(nodes: Array) -> Any:
     return network.apply(
-      {'params': params}, memory, inputs, side, nodes, method='tabulate'
+      {'params': params}, memory, inputs, side, nodes, method='table_rows'
     )
 
   if inputs.tables is None:

@@ -95,8 +95,14 @@ class TemporalLayer(nn.Module):
     attention, mlp = params['SingleQueryAttention_0'], params['MLP_0']
     first, last = mlp['Linear_0'], mlp['Dense_0']
     return LayerWeights(
-      *(attention[name] for name in ('query', 'key', 'value', 'out')),
-      *(first['kernel'], first['bias'], last['kernel'], last['bias']),
+      query=attention['query'],
+      key=attention['key'],
+      value=attention['value'],
+      out=attention['out'],
+      merge=first['kernel'],
+      merge_bias=first['bias'],
+      last=last['kernel'],
+      last_bias=last['bias'],
     )
 
 
@@ -185,7 +191,7 @@ class TemporalEmbedding(nn.Module):
       deterministic=sources.deterministic,
     )
 
-  def tabulate(
+  def table_rows(
     self, side: str, rows: Array, zero_code: Array
   ) -> QueryRows | KeyRows:
     """What the items' layer makes of nodes alone (SPEC 5.5).

@@ -201,7 +201,7 @@ def test_a_layer_from_tables_is_the_layer(shared, many, monkeypatch):
   def tabulate(module):
     return NodeTables(
       *(
-        module.tabulate(side, rows[side], codes(jnp.zeros([])).rows())
+        module.table_rows(side, rows[side], codes(jnp.zeros([])).rows())
         for side in ('item', 'user')
       )
     )
