@@ -132,7 +132,7 @@ def test_terms_are_those_of_strictly_earlier_events(monkeypatch, block):
 
 
 def test_takes_one_by_one_give_what_all_candidates_give(monkeypatch):
-  """Values and gradients of the past, with a list that has room, and without."""
+  """Values and gradients, with a list that has room for all, and without."""
   inputs = logs.random_inputs(LOG)
   rng = np.random.default_rng(0)
   draw = lambda width: jnp.asarray(rng.normal(size=(len(USERS), width)), 'f4')
