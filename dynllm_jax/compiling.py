@@ -25,6 +25,7 @@ _WHAT = {
   '_memory_for_replay': 'the start of a replay',
   '_empty_pending': 'the start of a replay',
   '_map_texts': 'what is made of all texts',
+  '_tabulate': 'what is made of all nodes',
   'terms_of_block': 'the scores of the report',
 }
 
