@@ -149,9 +149,15 @@ def test_rounds_are_those_of_the_busiest_nodes():
 # What a step may launch, wait and move at most: a little more than is stored.
 _LIMITS = {
   'tgn, train': {'plain_ms': 1.25, 'syncs': 0, 'bytes': 1.65e9},
-  'tgn, rank': {'plain_ms': 0.5, 'syncs': 0, 'bytes': 0.9e9},
+  # Tables (SPEC 5.5) take some launches more, and half of the bytes.
+  'tgn, rank': {'plain_ms': 0.6, 'graph_ms': 0.43, 'syncs': 0, 'bytes': 0.45e9},
   'dynllm, train': {'plain_ms': 2.25, 'syncs': 0, 'bytes': 2.75e9},
-  'dynllm, rank': {'plain_ms': 0.7, 'syncs': 0, 'bytes': 0.65e9},
+  'dynllm, rank': {
+    'plain_ms': 0.8,
+    'graph_ms': 0.51,
+    'syncs': 0,
+    'bytes': 0.4e9,
+  },
 }
 
 
