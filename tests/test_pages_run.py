@@ -34,6 +34,7 @@ NOT_RUN = {
   'python -m experiments.remote_facets': 'needs a model; tests/experiments',
   '--config.mesh.data=4': 'needs eight devices',
   'make test-models': 'fetches models of 400 MB',
+  'make test-server': 'builds llama.cpp',
   'python -m dynllm_jax.main --config=configs/demo.py --mode=facets': (
     'fetches a model from the Hugging Face Hub; tests/text has tiny ones'
   ),

@@ -330,39 +330,77 @@ def test_two_processes_pay_once(tmp_path):
 # --------------------------------------------------------------- the form
 
 
+def formats(server):
+  """The response_format of each call so far; None where it has none."""
+  return [body.get('response_format') for body in server.calls]
+
+
+def only(kind, limited=True):
+  """A server that knows one `response_format` alone, and lengths or not."""
+
+  def answer(body, number):
+    del number
+    asked = body.get('response_format', {'type': 'free'})
+    if asked['type'] != kind:
+      message = "response_format: 'json_schema' is none of what is allowed"
+      return 500, {'error': {'message': message}}
+    if 'maxLength' in json.dumps(asked) and not limited:
+      return 400, {'error': {'message': 'maxLength is not permitted'}}
+    return good(body)
+
+  return answer
+
+
 def test_an_endpoint_that_keeps_to_a_schema_is_given_one(log, tmp_path):
   with fake_endpoint.serve(good) as server:
     assert write(server, log, tmp_path, form='guided').num_failed == 0
-  schemas = [
-    body['response_format']['json_schema']['schema'] for body in server.calls
-  ]
+  schemas = [asked['json_schema']['schema'] for asked in formats(server)]
   assert len(schemas) == facet_answers.NUM_PROMPTS
   assert schemas[0]['required'] == ['crd', 'int', 'ctg', 'brd']
   assert set(schemas[0]['properties']) == set(schemas[0]['required'])
+  # Of 256 tokens the form `{"crd": "", ...}`, 44 bytes, is given 15.
+  lengths = {kind['maxLength'] for kind in schemas[0]['properties'].values()}
+  assert lengths == {(256 - 15) // 4 * 3}
 
 
-def test_an_endpoint_without_schemas_is_asked_freely(log, tmp_path):
-  """The first call shows it; none after it tries again."""
-
-  def old(body, number):
-    if 'response_format' in body:
-      return 400, {'error': {'message': 'response_format is not known'}}
-    return good(body)
-
+@pytest.mark.parametrize(
+  'answer, tries, words',
+  [
+    (only('json_schema', limited=False), 1, 'it takes a JSON schema'),
+    (only('json_object'), 2, 'it takes a JSON object with a schema'),
+    (only('free'), 3, 'it takes none: answers are free'),
+  ],
+  ids=['no lengths', 'json_object', 'free'],
+)
+def test_an_endpoint_is_asked_in_the_way_that_it_takes(
+  log, tmp_path, answer, tries, words
+):
+  """The first call finds it; none after it tries again."""
   lines = []
-  with fake_endpoint.serve(old) as server:
-    config = fields(server, form='guided').writer
+  with fake_endpoint.serve(answer) as server:
     got = writing.write(
-      config,
+      fields(server, form='guided').writer,
       log,
       windows.profiles(log, facet_answers.WINDOW),
       str(tmp_path),
       lines.append,
     )
   assert got.num_failed == 0
-  assert ['response_format' in body for body in server.calls].count(True) == 1
+  asked = formats(server)
+  assert len(asked) == facet_answers.NUM_PROMPTS + tries
+  assert all(one == asked[tries] for one in asked[tries:])
+  assert all(one != asked[tries] for one in asked[:tries])
+  assert [line.endswith(f'; {words}') for line in lines].count(True) == 1
+
+
+def test_a_server_that_fails_says_nothing_of_schemas(log, tmp_path):
+  def answer(body, number):
+    return (500, {'error': {'message': 'oops'}}) if not number else good(body)
+
+  with fake_endpoint.serve(answer) as server:
+    assert write(server, log, tmp_path, form='guided').num_failed == 0
   assert len(server.calls) == facet_answers.NUM_PROMPTS + 1
-  assert sum('takes no response_format (HTTP 400)' in s for s in lines) == 1
+  assert len({json.dumps(asked) for asked in formats(server)}) == 1
 
 
 def test_a_bad_request_says_nothing_of_schemas(log, tmp_path):

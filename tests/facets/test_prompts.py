@@ -237,6 +237,7 @@ READ = ('a b', '', '', 'é "q"')
     f'```json\n{json.dumps(GOOD)}\n```',
     f' ```json {json.dumps(GOOD)}``` ',
     json.dumps(dict(reversed(GOOD.items())), ensure_ascii=False),
+    json.dumps(GOOD).replace(r'\n', '\n'),  # a line ends within a string
   ],
 )
 def test_good_answers(answer):

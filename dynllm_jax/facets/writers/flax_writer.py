@@ -35,7 +35,7 @@ from dynllm_jax.text.decoder import Decoder
 from dynllm_jax.types import EventLog
 from dynllm_jax.types import InputError
 
-VERSION = 1
+VERSION = 2
 
 _FIELD = 'config.facets.writer.model'
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}

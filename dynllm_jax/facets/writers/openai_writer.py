@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import functools
+import json
 import math
 import threading
 from typing import Any
+from typing import NamedTuple
 
 import ml_collections
 
@@ -24,7 +26,7 @@ from dynllm_jax.text.endpoint import Endpoint
 from dynllm_jax.text.endpoint import Refused
 from dynllm_jax.types import EventLog
 
-VERSION = 1
+VERSION = 2
 
 # The endpoint's tokenizer is not available. English has about four bytes a
 # token and Chinese about three, so that this estimate is rather too high.
@@ -32,8 +34,9 @@ _BYTES_PER_TOKEN = 3
 _MESSAGE_TOKENS = 8  # that the format of a chat adds to each message
 
 # How an endpoint says that it does not: bad request, unprocessable, not
-# implemented.
+# implemented; llama-cpp-python has one for all that it did not expect.
 _NOT_TAKEN = (400, 422, 501)
+_SERVER_ERROR = 500
 
 
 def describe(writer_config: ml_collections.ConfigDict) -> str:
@@ -89,81 +92,133 @@ def plan(
   )
 
 
-class _Schema:
-  """Whether the endpoint takes a JSON schema for its answers.
+class _Format(NamedTuple):
+  """A way to ask for answers of the fixed form.
 
-  The first call asks with one; an endpoint that refuses it is asked without
-  from then on.
+  Attributes:
+    words: what it is, for reports.
+    fields: of the request.
+  """
+
+  words: str
+  fields: dict[str, Any]
+
+
+_FREE = _Format('none: answers are free', {})
+
+
+def _formats(names: Sequence[str], max_tokens: int) -> tuple[_Format, ...]:
+  """Ways to ask for the fixed form, in the order in which they are tried.
+
+  Lengths keep an answer from being cut off before its end, which is then no
+  JSON; not every endpoint knows them. llama-cpp-python and others know a schema
+  as a field of `json_object` alone.
+
+  Args:
+    names: of the strings of an answer.
+    max_tokens: of an answer.
+  """
+  (form,) = count_texts([json.dumps(dict.fromkeys(names, ''))])
+  room = max((max_tokens - form) // len(names), 1) * _BYTES_PER_TOKEN
+  short, plain = (
+    {
+      'type': 'object',
+      'properties': {name: {'type': 'string', **length} for name in names},
+      'required': list(names),
+      'additionalProperties': False,
+    }
+    for length in ({'maxLength': room}, {})
+  )
+  return (
+    _Format('a JSON schema with lengths', _json_schema(short)),
+    _Format('a JSON schema', _json_schema(plain)),
+    _Format(
+      'a JSON object with a schema',
+      {'response_format': {'type': 'json_object', 'schema': short}},
+    ),
+  )
+
+
+def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+  """As OpenAI takes it."""
+  about = {'name': 'profile', 'strict': True, 'schema': schema}
+  return {'response_format': {'type': 'json_schema', 'json_schema': about}}
+
+
+class _Form:
+  """Calls that ask for the fixed form as the endpoint takes it.
+
+  The first call tries the ways in turn; the first that is answered serves from
+  then on.
   """
 
   def __init__(
-    self, names: Sequence[str], report: Callable[[str], None]
+    self, ways: Sequence[_Format], report: Callable[[str], None]
   ) -> None:
     """Knows nothing yet.
 
     Args:
-      names: of the strings of an answer.
-      report: takes a line if the schema is refused.
+      ways: to ask; where none is taken, answers are free.
+      report: takes a line if the endpoint refuses the first.
     """
-    self._fields = {
-      'response_format': {
-        'type': 'json_schema',
-        'json_schema': {
-          'name': 'profile',
-          'strict': True,
-          'schema': {
-            'type': 'object',
-            'properties': {name: {'type': 'string'} for name in names},
-            'required': list(names),
-            'additionalProperties': False,
-          },
-        },
-      }
-    }
-    self._report = report
+    self._ways, self._report = ways, report
     self._lock = threading.Lock()
-    self._is_taken: bool | None = None
+    self._taken: dict[str, Any] | None = None
 
   def ask(self, create: Callable[..., Any]) -> Any:
-    """Makes a call, with the schema if that may be.
+    """Makes a call.
 
     Args:
       create: makes it, given more fields of the request.
     """
     # The others wait for what the first call shows.
-    with self._lock if self._is_taken is None else contextlib.nullcontext():
-      if self._is_taken is None:
+    with self._lock if self._taken is None else contextlib.nullcontext():
+      if self._taken is None:
         return self._try(create)
-    return create(**(self._fields if self._is_taken else {}))
+    return create(**self._taken)
 
   def _try(self, create: Callable[..., Any]) -> Any:
     """Makes the first call that is answered."""
     import openai
 
-    try:
-      answer = create(**self._fields)
-      self._is_taken = True
-      return answer
-    except openai.APIStatusError as error:
-      if error.status_code not in _NOT_TAKEN:
-        raise
+    why = ''
+    for way in self._ways:
+      try:
+        answer = create(**way.fields)
+        break
+      except openai.APIStatusError as error:
+        if not _is_refusal(error):
+          raise
+        why = why or f'HTTP {error.status_code}'
+    else:
       # The request itself may be bad: then this fails too.
-      answer = create()
-      self._is_taken = False
+      way, answer = _FREE, create()
+
+    if why:
       self._report(
-        'facets: the endpoint takes no response_format (HTTP '
-        f'{error.status_code}); answers are free'
+        f'facets: the endpoint refuses {self._ways[0].words} as '
+        f'response_format ({why}); it takes {way.words}'
       )
-      return answer
+    self._taken = way.fields
+    return answer
+
+
+def _is_refusal(error: Any) -> bool:
+  """Whether an endpoint may have said that it does not know a format."""
+  return error.status_code in _NOT_TAKEN or (
+    error.status_code == _SERVER_ERROR and 'response_format' in str(error)
+  )
 
 
 def _model(
   writer_config: ml_collections.ConfigDict, report: Callable[[str], None]
 ) -> language_model.Model:
   language_model.check(writer_config)
-  guided = language_model.is_guided(writer_config)
-  names = language_model.wording(writer_config).NAMES
-  schema = _Schema(names, report) if guided else None
+  form = None
+  if language_model.is_guided(writer_config):
+    names = language_model.wording(writer_config).NAMES
+    ways = _formats(names, writer_config.max_output_tokens)
+    form = _Form(ways, report)
 
   @functools.cache
   def endpoint() -> Endpoint:  # one for all rounds: it counts what is spent
@@ -174,7 +229,7 @@ def _model(
   ) -> Iterator[list[tuple[Request, Reply]]]:
     answers = endpoint().run(
       requests,
-      functools.partial(_call, writer_config, schema),
+      functools.partial(_call, writer_config, form),
       lambda request: request.tokens + writer_config.max_output_tokens,
     )
     for request, reply in answers:
@@ -195,7 +250,7 @@ def _model(
 
 def _call(
   writer_config: ml_collections.ConfigDict,
-  schema: _Schema | None,
+  form: _Form | None,
   client: Any,
   request: Request,
 ) -> tuple[Reply, int]:
@@ -209,7 +264,7 @@ def _call(
     max_tokens=writer_config.max_output_tokens,
   )
 
-  answer = schema.ask(create) if schema else create()
+  answer = form.ask(create) if form else create()
   text = answer.choices[0].message.content or ''
   if not isinstance(text, str):
     raise BadAnswerError(f'content is {type(text).__name__}, not a string')
