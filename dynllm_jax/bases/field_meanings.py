@@ -18,6 +18,8 @@ MEANINGS = {
   'memory': 'whether nodes have a memory, SPEC 3.10',
   'memory_dtype': 'what memories are kept as between updates, SPEC 4.6',
   'neighborhood': 'whether neighborhoods are aggregated, SPEC 3.3',
+  'network': "the paper's, or that of TGN with facets fused into its users, "
+  'SPEC 3.8',
   'projection': 'how a memory is carried to the time of a query, SPEC 3.4',
   'update_ties': 'events of a node at one time update its memory by their '
   'mean, or each in turn',

@@ -8,20 +8,21 @@ from dynllm_jax.layers.dropout import Dropout
 from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.types import Array
 
-FUSIONS = ('merge', 'blend', 'residual')
+FUSIONS = ('merge', 'blend', 'residual', 'added')
 
 
 class Fusion(nn.Module):
-  """Attention of `h_u^G` over the facet tokens, then one of three sums.
+  """Attention of `h_u^G` over the facet tokens, then one of four sums.
 
   Attributes:
     dim: d.
     num_heads: H.
     num_layers: depth; the query of a deeper layer is the previous output.
     mode: 'merge' `MLP(h^G || Attn)`, 'blend'
-      `alpha Attn + (1 - alpha) MLP(Dropout(h^A))`, or 'residual'
-      `MLP(h^G) + gate * Attn`, the gate learned and zero at the start: the
-      network without facets, to which they are added.
+      `alpha Attn + (1 - alpha) MLP(Dropout(h^A))`, 'residual'
+      `MLP(h^G) + gate * Attn`, or 'added' `h^G + gate * Attn`, the gate learned
+      and zero at the start: the network without facets, to which they are
+      added.
     alpha: of 'blend'.
     dropout: rate on attention weights and, for 'blend', on the tokens.
   """
@@ -56,9 +57,11 @@ class Fusion(nn.Module):
       query = attended.product()
     if self.mode == 'merge':
       return MLP(self.dim)(graph_embedding, attended).product()
-    if self.mode == 'residual':
+    if self.mode in ('residual', 'added'):
       gate = self.param('gate', nn.initializers.zeros_init(), (self.dim,))
-      return MLP(self.dim)(graph_embedding).product() + gate * query
+      if self.mode == 'residual':
+        graph_embedding = MLP(self.dim)(graph_embedding).product()
+      return graph_embedding + gate * query
     dropped = Dropout(self.dropout)(tokens, deterministic)
     flat = dropped.reshape(len(dropped), -1)
     fed = MLP(self.dim)(flat).product()

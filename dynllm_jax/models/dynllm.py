@@ -1,5 +1,7 @@
 """DynLLM (Zhao et al. 2024, arXiv 2405.07580), SPEC 3."""
 
+import functools
+import operator
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
+from dynllm_jax.models.tgn import TGN
 from dynllm_jax.types import Array
 from dynllm_jax.types import FacetAttention
 from dynllm_jax.types import FACETS
@@ -51,6 +54,7 @@ def default_config() -> ml_collections.ConfigDict:
       'memory': True,
       'memory_dtype': 'float32',  # or float16
       'neighborhood': True,
+      'network': 'paper',  # paper, tgn: what facets are fused with, SPEC 3.8
       # interval, log_interval, linear, none
       'projection': 'interval',
       'update_ties': 'mean',  # mean, each
@@ -60,7 +64,7 @@ def default_config() -> ml_collections.ConfigDict:
       'facets': FACETS,  # any of them, () for none
       # score, index, mask, none; tanh, sigmoid
       'distill': {'order': 'score', 'top_r': 80, 'gate': 'tanh'},
-      # merge, blend, residual
+      # merge, blend, residual, added
       'fusion': {'mode': 'merge', 'num_layers': 1, 'alpha': 0.5},
       'copy_term': False,  # SPEC 3.11
       'copy_neighbors': 20,
@@ -112,21 +116,7 @@ class DynLLM(StreamNetwork):
     self.aggregate_user = Linear(c.dim)
     self.aggregate_item = Linear(c.dim // 2)
 
-    if c.facets:
-      self.facet_tokens = FacetTokens(
-        c.dim, c.distill.top_r, c.distill.order, c.distill.gate, c.dropout
-      )
-      self.fuse = fusion.Fusion(
-        dim=c.dim,
-        num_heads=c.num_heads,
-        num_layers=c.fusion.num_layers,
-        mode=c.fusion.mode,
-        alpha=c.fusion.alpha,
-        dropout=c.dropout,
-      )
-    else:
-      self.head = MLP(c.dim)
-
+    _add_facets(self)
     if c.memory:
       ties = c.update_ties == 'mean'
       self.update_user = MemoryUpdate(c.dim, ties)
@@ -179,8 +169,8 @@ class DynLLM(StreamNetwork):
       inputs,
       users=users,
       user_times=user_times,
-      user_vectors=self._fused(
-        user_graph, inputs, users, user_times, deterministic=deterministic
+      user_vectors=_fused(
+        self, user_graph, inputs, users, user_times, deterministic
       ),
       items=items,
       item_time=item_time,
@@ -215,24 +205,78 @@ class DynLLM(StreamNetwork):
     initial = self.initial[side]
     return jnp.broadcast_to(initial, (*nodes.shape, len(initial)))
 
-  def _fused(
+
+class FacetTGN(TGN):
+  """TGN's network, with the vectors of whose users facets are fused."""
+
+  def setup(self) -> None:
+    super().setup()
+    _add_facets(self)
+
+  def embed(
     self,
-    user_graph: Array,
+    memory: Memory,
     inputs: Inputs,
     users: Array,
-    times: Array,
+    user_times: Array,
+    items: Array,
+    item_time: Array,
     deterministic: bool,
-  ) -> Array:
-    """`h_u` from `h_u^G` and the facets known at each user's time."""
-    c = self.config
-    if not c.facets:
-      return self.head(user_graph).product()
-    columns = jnp.array([FACETS.index(name) for name in c.facets])
-    rows = lookup(inputs.facets, users, times)[:, columns]
-    tokens = self.facet_tokens(
-      embeddings(inputs.facets, rows), rows > 0, deterministic
+  ) -> tuple[UserEmbeddings, ItemEmbeddings]:
+    """`System.embed` (SPEC 3.8)."""
+    found, item_embeddings = super().embed(
+      memory, inputs, users, user_times, items, item_time, deterministic
     )
-    return self.fuse(user_graph, tokens, deterministic)
+    vector = _fused(
+      self, found.vector, inputs, users, user_times, deterministic
+    )
+    return found.replace(vector=vector), item_embeddings
+
+
+_NETWORKS = {'paper': DynLLM, 'tgn': FacetTGN}
+# Parts of the paper's network that TGN's does not have, and their defaults.
+_OF_THE_PAPER = ('shared_layers', 'memory', 'neighborhood', 'projection')
+
+
+def _add_facets(network: DynLLM | FacetTGN) -> None:
+  """Makes the modules that fuse facets, in `setup`."""
+  c = network.config
+  if c.facets:
+    network.facet_tokens = FacetTokens(
+      c.dim, c.distill.top_r, c.distill.order, c.distill.gate, c.dropout
+    )
+    network.fuse = fusion.Fusion(
+      dim=c.dim,
+      num_heads=c.num_heads,
+      num_layers=c.fusion.num_layers,
+      mode=c.fusion.mode,
+      alpha=c.fusion.alpha,
+      dropout=c.dropout,
+    )
+  elif c.fusion.mode != 'added':
+    network.head = MLP(c.dim)
+
+
+def _fused(
+  network: DynLLM | FacetTGN,
+  user_graph: Array,
+  inputs: Inputs,
+  users: Array,
+  times: Array,
+  deterministic: bool,
+) -> Array:
+  """`h_u` from `h_u^G` and the facets known at each user's time."""
+  c = network.config
+  if not c.facets:
+    if c.fusion.mode == 'added':
+      return user_graph
+    return network.head(user_graph).product()
+  columns = jnp.array([FACETS.index(name) for name in c.facets])
+  rows = lookup(inputs.facets, users, times)[:, columns]
+  tokens = network.facet_tokens(
+    embeddings(inputs.facets, rows), rows > 0, deterministic
+  )
+  return network.fuse(user_graph, tokens, deterministic)
 
 
 def build(config: ml_collections.ConfigDict) -> System:
@@ -252,9 +296,21 @@ def build(config: ml_collections.ConfigDict) -> System:
     f'some of {", ".join(FACETS)}',
     lambda value: set(value) <= set(FACETS),
   )
+  defaults = default_config()
+  absent = [
+    Rule(
+      name,
+      f"{defaults[name]!r}: config.model.network='tgn' has no such part",
+      functools.partial(operator.eq, defaults[name]),
+    )
+    for name in _OF_THE_PAPER
+    if config.network == 'tgn'
+  ]
   check_fields(
     config,
     [
+      checks.one_of('network', tuple(_NETWORKS)),
+      *absent,
       checks.one_of('projection', projection.PROJECTIONS),
       facets,
       checks.one_of('distill.order', distillation.ORDERS),
@@ -266,7 +322,7 @@ def build(config: ml_collections.ConfigDict) -> System:
     ],
   )
 
-  network = DynLLM(ml_collections.FrozenConfigDict(config))
+  network = _NETWORKS[config.network](ml_collections.FrozenConfigDict(config))
   if not config.facets:
     return stream_system.build(network)
 

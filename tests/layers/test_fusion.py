@@ -61,13 +61,16 @@ def test_blend_is_a_weighted_sum(alpha, depth):
   )
 
 
-def test_residual_adds_the_facets_by_a_gate_that_starts_at_zero():
-  params, found = build(mode='residual')
-  without = MLP(DIM).apply({'params': params['MLP_0']}, GRAPH).product()
+@pytest.mark.parametrize('mode', ['residual', 'added'])
+def test_facets_are_added_by_a_gate_that_starts_at_zero(mode):
+  params, found = build(mode=mode)
+  without = GRAPH
+  if mode == 'residual':
+    without = MLP(DIM).apply({'params': params['MLP_0']}, GRAPH).product()
   np.testing.assert_allclose(
     found, without + params['gate'] * attended(params, 1), atol=1e-5
   )
-  first = Fusion(DIM, HEADS, mode='residual').init(
+  first = Fusion(DIM, HEADS, mode=mode).init(
     jax.random.key(0), GRAPH, TOKENS, True
   )
   assert not np.any(first['params']['gate'])

@@ -16,6 +16,13 @@ _OPTIONS = {
   'no distillation': {'distill.order': 'none'},
   'blend': {'fusion.mode': 'blend'},
   'residual': {'fusion.mode': 'residual'},
+  'on tgn': {'network': 'tgn', 'fusion.mode': 'added'},
+  'on tgn, merged': {'network': 'tgn', 'event_features': True},
+  'on tgn, no facets': {
+    'network': 'tgn',
+    'fusion.mode': 'added',
+    'facets': (),
+  },
   'deep fusion': {'fusion.num_layers': 2},
   'two layers': {'num_layers': 2},
   'three layers': {'num_layers': 3},
@@ -63,7 +70,7 @@ VARIANTS = {
   **{name: (name, {}) for name in config_lib.system_names()},
   'dynllm+text+counts': (
     'dynllm+text+counts',
-    {'train.loss': 'softmax'},
+    {'train.loss': 'softmax', 'network': 'tgn', 'fusion.mode': 'added'},
   ),
   'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
   'sasrec, heads': ('sasrec', {'num_heads': 2}),
