@@ -5,8 +5,8 @@ file of your own or one that comes with the package, by name: demo, event_log,
 online_retail, amazon_beauty, tmall, alibaba. FILE:SYSTEM takes another system,
 as demo:tgn. Any field of the configuration is overridden, as
 --config.train.num_epochs=5; --mode=config and --help list them all, with their
-meaning and what is allowed, and --mode=check says how a log is understood. Your
-own log:
+meaning and what is allowed, and --mode=check says how a log is understood;
+--version says which this is. Your own log:
 
   dynllm --config=event_log --workdir=runs/shop \\
       --config.data.events=events.csv --config.data.items=items.csv
@@ -16,6 +16,7 @@ import io
 import os
 import sys
 
+import dynllm_jax
 from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax.runs import command_line
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> int:
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    if command_line.asks_for_help(argv):
+    if '--version' in argv[1:]:
+      print(f'dynllm_jax {dynllm_jax.__version__}')
+    elif command_line.asks_for_help(argv):
       _print_help(argv)
     else:
       _run(command_line.read(argv))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import dynllm_jax
 from dynllm_jax import config as config_lib
 from dynllm_jax.runs import command_line
 from tests.testing.commands import command
@@ -25,3 +26,8 @@ def test_flags_and_fields_are_listed_with_their_meaning(args, system, tmp_path):
   flags = command_line.flags.FLAGS.flags_by_module_dict()
   for flag in flags[command_line.__name__]:
     assert re.search(rf'--(\[no\])?{flag.name}: \S', words), flag.name
+
+
+def test_the_command_says_its_version(tmp_path):
+  shown = command('--version', cwd=tmp_path).stdout
+  assert shown == f'dynllm_jax {dynllm_jax.__version__}\n'
