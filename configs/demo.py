@@ -9,7 +9,12 @@ def get_config(arg: str = ''):
   config.data.source = 'simulated'
   config.data.size = 'demo'
   config_lib.set_known(
-    config.model, dim=64, time_dim=32, num_neighbors=10, num_layers=1, top_r=40
+    config.model,
+    dim=64,
+    time_dim=32,
+    num_neighbors=10,
+    num_layers=1,
+    distill__top_r=40,
   )
   config_lib.set_train(
     config,

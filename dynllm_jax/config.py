@@ -433,10 +433,11 @@ def set_known(model: ml_collections.ConfigDict, **fields: Any) -> None:
 
   Args:
     model: `config.model`.
-    **fields: values by name; `top_r` stands for `distill.top_r`.
+    **fields: values by name, `part__name` for `model.part.name`.
   """
-  for name, value in fields.items():
-    section = model.get('distill', {}) if name == 'top_r' else model
+  for field, value in fields.items():
+    *part, name = field.split('__')
+    section = model.get(part[0], {}) if part else model
     if name in section:
       section[name] = value
 
@@ -462,7 +463,8 @@ def set_train(config: ml_collections.ConfigDict, **fields: Any) -> None:
 def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
   """Fields of `config.train` that a system's paper, or one of its terms, needs.
 
-  One negative an event says too little of the few weights of count terms.
+  One negative an event says too little of the few weights of count terms, and
+  with more than a few epochs networks beside them rank later events worse.
 
   Args:
     model: `config.model`.
@@ -470,7 +472,7 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
   module = system_module(model.name)
   own = module.default_train() if hasattr(module, 'default_train') else {}
   if model.get('count_terms', False):
-    own = {'loss': 'softmax', 'num_negatives': 1024} | own
+    own = {'loss': 'softmax', 'num_negatives': 1024, 'num_epochs': 3} | own
   return own
 
 

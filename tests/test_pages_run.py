@@ -67,7 +67,7 @@ published = runpy.run_path({path!r})['get_config']
 def get_config(arg=''):
   config = published(arg or {system!r})
   config_lib.set_known(
-    config.model, dim=8, time_dim=6, num_neighbors=3, top_r=5, depth=3
+    config.model, dim=8, time_dim=6, num_neighbors=3, distill__top_r=5, depth=3
   )
   config_lib.set_train(config, batch_size=64, num_epochs=1)
   config.facets.encoder.dim = 16

@@ -56,7 +56,7 @@ def tiny_config(folder: pathlib.Path, system: str):
     dim=8,
     time_dim=6,
     num_neighbors=3,
-    top_r=5,
+    distill__top_r=5,
     item_id_embedding=True,
   )
   config_lib.set_train(config, batch_size=64, num_negatives=4)

@@ -137,7 +137,7 @@ def tiny_config(variant: str) -> ml_collections.ConfigDict:
     text_neighbors=4,
     count_depth=3,
     count_successors=8,
-    top_r=5,
+    distill__top_r=5,
   )
   config.train.batch_size = config.eval.batch_size = 16
   config.train.learning_rate = 0.01
