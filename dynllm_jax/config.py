@@ -223,7 +223,9 @@ def _encoder() -> dict[str, Any]:
 def _train() -> dict[str, Any]:
   """`config.train`: objective, optimizer and early stopping (SPEC 3.9, 4)."""
   return {
-    'num_epochs': 200,  # at most
+    # At most; 0 for a few, more where the log is so short that these would have
+    # less than 140 steps.
+    'num_epochs': 200,
     # Events of a batch; sequences, for a system that is fed sequences.
     'batch_size': 2048,
     # Adam's rate: it rises over the warm-up and falls as a cosine to the given
@@ -472,7 +474,7 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
   module = system_module(model.name)
   own = module.default_train() if hasattr(module, 'default_train') else {}
   if model.get('count_terms', False):
-    own = {'loss': 'softmax', 'num_negatives': 1024, 'num_epochs': 3} | own
+    own = {'loss': 'softmax', 'num_negatives': 1024, 'num_epochs': 0} | own
   return own
 
 

@@ -218,7 +218,7 @@ def _train_and_rank(
   )
   ks = sorted({*config.eval.ks, 10})
   best, chosen = state, np.array([])
-  for _ in range(1 if run.system.feed == 'none' else config.train.num_epochs):
+  for _ in range(prepared.num_epochs(run)):
     state, record = prepared.train_one_epoch(run, state)
     ranks, seconds = prepared.rank_splits(
       run, state, ('validation',), config.eval.validation_events

@@ -37,12 +37,16 @@ from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TrainState
 
 GENERATOR = 'threefry2x32'  # of random numbers; checkpoints hold its state
+# Where `num_epochs` is 0, a schedule as short as ranks later events best, but
+# of at least so many steps, as long as it does not get too long.
+_STEPS = 140
+_FEWEST_AND_MOST_EPOCHS = (3, 30)
 # Of the fields of `config.train`.
 RULES = (
   checks.one_of('loss', losses.LOSSES),
   checks.one_of('negatives', negatives.NEGATIVES),
   checks.at_least('num_negatives', 1),
-  checks.at_least('num_epochs', 1),
+  checks.at_least('num_epochs', 0),
   checks.above_zero('learning_rate'),
   checks.fraction('final_learning_rate'),
   checks.at_least('warmup_steps', 0),
@@ -63,6 +67,22 @@ def check(train_config: ml_collections.ConfigDict) -> None:
     InputError: naming those whose value is not allowed.
   """
   checks.check('config.train', train_config, RULES)
+
+
+def num_epochs(
+  train_config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> int:
+  """Epochs that training has at most (SPEC 4).
+
+  Args:
+    train_config: `config.train`.
+    steps_per_epoch: batches of the training plan.
+  """
+  if train_config.num_epochs:
+    return int(train_config.num_epochs)
+  fewest, most = _FEWEST_AND_MOST_EPOCHS
+  enough = -(-_STEPS // max(steps_per_epoch, 1))
+  return min(max(fewest, enough), most)
 
 
 def make_trainer(
@@ -92,7 +112,9 @@ def make_trainer(
   return Trainer(
     system=system,
     clip=optimizers.clipping(train),
-    optimizer=optimizers.adam(train, train.num_epochs * steps_per_epoch),
+    optimizer=optimizers.adam(
+      train, num_epochs(train, steps_per_epoch) * steps_per_epoch
+    ),
     config=ml_collections.FrozenConfigDict(train),
     mesh=mesh,
   )

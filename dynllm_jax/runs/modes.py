@@ -367,9 +367,7 @@ def _rank_floors(
 
 def _is_finished(run: PreparedRun, status: Status) -> bool:
   """Whether training has come to its end (SPEC 4)."""
-  if run.system.feed == 'none':  # one replay of the events fills its memory
-    return status.epochs > 0
-  if status.epochs >= run.config.train.num_epochs:
+  if status.epochs >= prepared.num_epochs(run):
     return True
   since_best = status.epochs - (status.best_epoch or 0)
   return since_best >= run.config.train.patience

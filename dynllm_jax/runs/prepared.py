@@ -336,10 +336,17 @@ def run_floor(run: PreparedRun, name: str) -> dict[str, np.ndarray]:
     facet_texts=None,
   )
   state = initial_state(floor)
-  for _ in range(1 if system.feed == 'none' else config.train.num_epochs):
+  for _ in range(num_epochs(floor)):
     state, _ = train_one_epoch(floor, state)
   ranked = rank_splits(floor, state, ('validation', 'test'))
   return {split: ranks for split, (ranks, _) in ranked.items()}
+
+
+def num_epochs(run: PreparedRun) -> int:
+  """Epochs that a run has at most; one that learns nothing has one."""
+  if run.system.feed == 'none':  # one replay of the events fills its memory
+    return 1
+  return train.num_epochs(run.config.train, len(run.train_plan.batches))
 
 
 @_on_mesh

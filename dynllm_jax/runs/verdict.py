@@ -8,6 +8,7 @@ import numpy as np
 
 from dynllm_jax import config as config_lib
 from dynllm_jax.engine import significance
+from dynllm_jax.runs import prepared
 from dynllm_jax.runs.prepared import PreparedRun
 from dynllm_jax.runs.status import Status
 from dynllm_jax.runs.status import WATCHED
@@ -172,7 +173,7 @@ def _of_training(run: PreparedRun, best: Status, latest: Status) -> list[str]:
   """What to try because of how training went."""
   if run.system.feed == 'none' or best.best_epoch is None:
     return []
-  rate, epochs = run.config.train.learning_rate, run.config.train.num_epochs
+  rate, epochs = run.config.train.learning_rate, prepared.num_epochs(run)
   if best.best_epoch == latest.epochs == epochs:
     return [
       f'the last epoch was the best: --config.train.num_epochs={2 * epochs} '

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from dynllm_jax import config as config_lib
+from dynllm_jax.engine import train
 from dynllm_jax.types import InputError
 from tests.testing import tiny_runs
 from tests.testing import variants
@@ -58,3 +60,16 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 def test_a_field_that_is_not_allowed_is_named(field, value):
   with pytest.raises(InputError, match=f'config.train.{field}: .*allowed: '):
     prepared(**{field: value})
+
+
+@pytest.mark.parametrize(
+  'given, steps, expected',
+  [(7, 1, 7), (0, 253, 3), (0, 47, 3), (0, 46, 4), (0, 14, 10), (0, 1, 30)],
+)
+def test_a_short_log_has_more_epochs_where_none_are_given(
+  given, steps, expected
+):
+  config = config_lib.default('tgn+counts').train
+  assert config.num_epochs == 0
+  config.num_epochs = given
+  assert train.num_epochs(config, steps) == expected

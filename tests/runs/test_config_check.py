@@ -67,7 +67,7 @@ BAD = {
   'facets.encoder.num_retries': -1,
   'facets.encoder.max_calls': -1,
   'facets.encoder.max_tokens': -1,
-  'train.num_epochs': 0,
+  'train.num_epochs': -1,
   'train.batch_size': 0,
   'train.learning_rate': NAN,
   'train.warmup_steps': -1,
