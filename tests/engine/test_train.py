@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     ('loss', 'hinge'),
     ('negatives', 'hard'),
     ('num_negatives', 0),
-    ('num_epochs', 0),
+    ('num_epochs', -1),
     ('learning_rate', float('nan')),
     ('patience', 0),
     ('final_learning_rate', 2.0),
