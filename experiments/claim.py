@@ -36,6 +36,9 @@ _ENCODER = flags.DEFINE_string('encoder', None, "The encoder's folder.")
 _SYSTEM = flags.DEFINE_string('system', 'dynllm+text+counts', 'Which system.')
 _EPOCHS = flags.DEFINE_integer('epochs', 6, 'Most epochs of a run.')
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds of each run, from 0.')
+_NAME = flags.DEFINE_string(
+  'name', '', 'What the log is called; else as its file in configs/.'
+)
 _WORKDIR = flags.DEFINE_string(
   'workdir', 'runs/claim', 'Where run folders are kept.'
 )
@@ -68,6 +71,7 @@ def _run() -> None:
 def choices() -> dict[tuple[str, str], dict[str, Any]]:
   """What is compared: fields by encoder and facets."""
   common = {
+    **remote_facets.data_fields(),
     'eval.validation_events': grids.VALIDATION_EVENTS,
     'eval.compare': '()',
     'train.num_epochs': _EPOCHS.value,
@@ -102,14 +106,14 @@ def choices() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def write_page(log: Log, runs: Runs) -> None:
-  """Writes `results/claim_<log>.json` and `.md`.
+  """Writes `results/claim_<name>.json` and `.md`.
 
   Args:
     log: the log.
     runs: finished rows.
   """
   result = summarize(runs, lambda row: _ranks(log, row))
-  path = result_rows.RESULTS / f'claim_{log.name}'
+  path = result_rows.RESULTS / f'claim_{_name(log)}'
   atomic.write_atomically(
     path.with_suffix('.json'), json.dumps(result, indent=2) + '\n'
   )
@@ -196,6 +200,11 @@ def _ranks(log: Log, row: Row) -> tuple[np.ndarray, np.ndarray]:
   return arrays.ranks, arrays.users
 
 
+def _name(log: Log) -> str:
+  """What the log is called on the page."""
+  return _NAME.value or log.name
+
+
 def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
   """The lines of the page."""
   first = next(iter(runs.values()))[0]
@@ -207,7 +216,7 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     for n in names
   ]
   return [
-    f'# Do facets of a language model help? {log.name}',
+    f'# Do facets of a language model help? {_name(log)}',
     '',
     f'Log: {first["source"]}; {first["system"]}; windows of '
     f'{remote_facets.DAYS.value:g} days; at most {_EPOCHS.value} epochs. The '

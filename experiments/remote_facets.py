@@ -37,6 +37,9 @@ LOG = flags.DEFINE_string(
   'log', '', 'NAME=EVENTS[,ITEMS]; NAME of a file in configs/.'
 )
 DAYS = flags.DEFINE_float('window_days', 90.0, 'Length of a window.')
+MIN_ITEMS = flags.DEFINE_integer(
+  'min_user_items', 0, "data.min_user_items; 0 for the config file's."
+)
 _WINDOWS = flags.DEFINE_integer(
   'windows', 0, 'So many of them, a seeded sample; 0 for all.'
 )
@@ -67,6 +70,12 @@ def _run() -> None:
     facet_bundle.keep(bundle, _source(), say)
 
 
+def data_fields() -> dict[str, Any]:
+  """The fields of `config` that the flags set for the log."""
+  least = MIN_ITEMS.value
+  return {'data.min_user_items': least} if least else {}
+
+
 def writer_fields() -> dict[str, Any]:
   """The fields of `config.facets.writer` that the flags set."""
   return {
@@ -90,6 +99,7 @@ def _source() -> facet_bundle.Source:
   place = result_rows.parse_log('claim', LOG.value)
   config = place.config('')
   config.data.events, config.data['items'] = place.events, place.items
+  config.update_from_flattened_dict(data_fields())
   config.facets.writer.update(writer_fields())
   log = loading.load(config.data, say)
   profiles = windows.profiles(log, windows.window_seconds(DAYS.value))
