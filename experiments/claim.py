@@ -34,7 +34,9 @@ from experiments.result_rows import Setting
 
 _ENCODER = flags.DEFINE_string('encoder', None, "The encoder's folder.")
 _SYSTEM = flags.DEFINE_string('system', 'dynllm+text+counts', 'Which system.')
-_EPOCHS = flags.DEFINE_integer('epochs', 6, 'Most epochs of a run.')
+_EPOCHS = flags.DEFINE_integer(
+  'epochs', 0, 'train.num_epochs; 0 for as many as suit the length of the log.'
+)
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds of each run, from 0.')
 _NAME = flags.DEFINE_string(
   'name', '', 'What the log is called; else as its file in configs/.'
@@ -200,6 +202,12 @@ def _ranks(log: Log, row: Row) -> tuple[np.ndarray, np.ndarray]:
   return arrays.ranks, arrays.users
 
 
+def _epochs(runs: Runs) -> str:
+  """How many epochs runs had."""
+  counts = sorted({row['epochs'] for rows in runs.values() for row in rows})
+  return ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+
+
 def _name(log: Log) -> str:
   """What the log is called on the page."""
   return _NAME.value or log.name
@@ -219,8 +227,8 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     f'# Do facets of a language model help? {_name(log)}',
     '',
     f'Log: {first["source"]}; {first["system"]}; windows of '
-    f'{remote_facets.DAYS.value:g} days; at most {_EPOCHS.value} epochs. The '
-    'best epoch is chosen on a fixed sample of '
+    f'{remote_facets.DAYS.value:g} days; the best of {_epochs(runs)} epochs is '
+    'chosen on a fixed sample of '
     f'{grids.VALIDATION_EVENTS:,} validation events; figures are means over '
     'seeds, ± their standard deviation.',
     '',
