@@ -1,9 +1,8 @@
 """DynLLM: dynamic graph recommendation with large language models, in JAX.
 
     import dynllm_jax
-    from dynllm_jax.config import default
 
-    config = default('dynllm+text')
+    config = dynllm_jax.get_config('event_log')
     config.data.events = 'events.csv'
     log = dynllm_jax.load(config)
     results = dynllm_jax.train(config, 'runs/shop')
@@ -27,11 +26,19 @@ __version__ = '0.1.0'
 _MODULES = {
   'Recommender': 'dynllm_jax.live.recommender',
   'evaluate': 'dynllm_jax.live.library',
+  'get_config': 'dynllm_jax.runs.config_files',
   'InputError': 'dynllm_jax.types',
   'load': 'dynllm_jax.live.library',
   'train': 'dynllm_jax.live.library',
 }
-__all__ = ['evaluate', 'InputError', 'load', 'Recommender', 'train']  # noqa: F822 (lazy)
+__all__ = [  # noqa: F822 (lazy)
+  'evaluate',
+  'get_config',
+  'InputError',
+  'load',
+  'Recommender',
+  'train',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ import dynllm_jax
 from dynllm_jax import checks
 from dynllm_jax import config as config_lib
 from dynllm_jax.runs import command_line
+from dynllm_jax.runs import config_files
 from dynllm_jax.types import InputError
 
 
@@ -95,7 +96,7 @@ def _run(command: command_line.Command) -> None:
         command.config,
         command.workdir,
         command.minutes,
-        command_line.load_config_file(command.config_file),
+        config_files.load(command.config_file),
         command.config_file,
         command.systems,
       )

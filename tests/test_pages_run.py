@@ -69,7 +69,7 @@ def get_config(arg=''):
   config_lib.set_known(
     config.model, dim=8, time_dim=6, num_neighbors=3, distill__top_r=5, depth=3
   )
-  config_lib.set_train(config, batch_size=64, num_epochs=1)
+  config.train.update(batch_size=64, num_epochs=1)
   config.facets.encoder.dim = 16
   return config
 """

@@ -1,7 +1,5 @@
 """The flags of the command, and what is wrong with a command line."""
 
-from collections.abc import Callable
-import importlib.util
 import os
 import re
 from typing import NamedTuple
@@ -358,22 +356,6 @@ def _given(argv: list[str], name: str) -> str:
   return ''
 
 
-def load_config_file(
-  file: str,
-) -> Callable[..., ml_collections.ConfigDict]:
-  """The `get_config` of a config file.
-
-  Raises:
-    Exception: whatever the file raises.
-  """
-  spec = importlib.util.spec_from_file_location('config_file', file)
-  if spec is None or spec.loader is None:
-    raise ImportError('its name does not end in .py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config
-
-
 def _is_config(argument: str, named: str) -> bool:
   """Whether an argument is `--config` with this value, or the value alone."""
   return argument in (named, f'--config={named}', f'-config={named}')
@@ -401,7 +383,7 @@ def _check_config_file(named: str) -> None:
     )
 
   try:
-    made = load_config_file(file)(*[argument] if argument else [])
+    made = config_files.load(file)(*[argument] if argument else [])
   except (InputError, KeyError):
     raise
   # Whatever a config file may raise; its author needs to know what and where.

@@ -1,9 +1,14 @@
 """The config files that come with the package, by their names."""
 
+from collections.abc import Callable
+import importlib.util
 import os
 import pathlib
 
+import ml_collections
+
 import dynllm_jax
+from dynllm_jax.types import InputError
 
 
 def folder() -> pathlib.Path:
@@ -35,3 +40,37 @@ def find(named: str) -> str:
   if os.path.isfile(file) or above not in ('', 'configs') or not path.is_file():
     return named
   return f'{path}{colon}{argument}'
+
+
+def load(file: str) -> Callable[..., ml_collections.ConfigDict]:
+  """The `get_config` of a config file.
+
+  Raises:
+    Exception: whatever the file raises.
+  """
+  spec = importlib.util.spec_from_file_location('config_file', file)
+  if spec is None or spec.loader is None:
+    raise ImportError('its name does not end in .py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  found: Callable[..., ml_collections.ConfigDict] = module.get_config
+  return found
+
+
+def get_config(named: str) -> ml_collections.ConfigDict:
+  """The configuration of a config file, as `--config` has it.
+
+  Args:
+    named: `FILE` or `FILE:SYSTEM`; FILE may be the name of a file that comes
+      with the package: 'event_log', 'event_log:tgn+text'.
+
+  Raises:
+    InputError: if there is no such file, or no such system.
+  """
+  file, _, argument = find(named).partition(':')
+  if not os.path.isfile(file):
+    raise InputError(
+      f'config file {named!r}: there is no such file; allowed: one of '
+      f'{", ".join(names())}, or the path of a file of your own'
+    )
+  return load(file)(argument)

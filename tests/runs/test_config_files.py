@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import dynllm_jax
 from dynllm_jax.runs import config_files
 from tests.testing import ROOT
 
@@ -27,6 +28,22 @@ def test_a_file_of_ones_own_goes_first(tmp_path, monkeypatch):
   assert config_files.names() == sorted(
     path.stem for path in (ROOT / 'configs').glob('*.py')
   )
+
+
+def test_a_program_has_the_configuration_of_a_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = dynllm_jax.get_config('event_log:tgn+counts')
+  assert (config.model.name, config.data.source) == ('tgn', 'event_log')
+  assert config.model.count_terms
+
+  (tmp_path / 'own.py').write_text(
+    'from dynllm_jax import config\n'
+    'def get_config(arg):\n'
+    '  return config.default(arg or "mf")\n'
+  )
+  assert dynllm_jax.get_config('own.py').model.name == 'mf'
+  with pytest.raises(dynllm_jax.InputError, match="'nothing': there is no"):
+    dynllm_jax.get_config('nothing')
 
 
 @pytest.mark.slow
