@@ -38,6 +38,9 @@ _EPOCHS = flags.DEFINE_integer(
   'epochs', 0, 'train.num_epochs; 0 for as many as suit the length of the log.'
 )
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds of each run, from 0.')
+_FIELDS = flags.DEFINE_multi_string(
+  'field', [], 'NAME=VALUE, a field of config in all runs.'
+)
 _NAME = flags.DEFINE_string(
   'name', '', 'What the log is called; else as its file in configs/.'
 )
@@ -47,7 +50,7 @@ _WORKDIR = flags.DEFINE_string(
 
 Runs = dict[tuple[str, str], list[Row]]  # by encoder and facets, a row a seed
 
-_LLM, _CONTROL = 'language model', 'the same, shuffled users'
+_NONE, _LLM, _CONTROL = 'none', 'language model', 'the same, shuffled users'
 _METRICS = ('recall@10', 'ndcg@10')
 _GROUPS = ('new_user', 'new_item')
 
@@ -79,13 +82,14 @@ def choices() -> dict[tuple[str, str], dict[str, Any]]:
     'train.num_epochs': _EPOCHS.value,
     'train.patience': grids.PATIENCE,
     'facets.window_days': remote_facets.DAYS.value,
+    **dict(field.split('=', 1) for field in _FIELDS.value),
   }
   written = {
     f'facets.writer.{name}': value
     for name, value in remote_facets.writer_fields().items()
   }
   facets = {
-    'none': {'model.facets': '()'},
+    _NONE: {'model.facets': '()'},
     'rules': {},
     _CONTROL: {
       **written,
@@ -216,7 +220,11 @@ def _name(log: Log) -> str:
 def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
   """The lines of the page."""
   first = next(iter(runs.values()))[0]
-  told = {facets: rows[0]['facets'] for (_, facets), rows in runs.items()}
+  told = {
+    facets: rows[0]['facets']['writer']
+    for (_, facets), rows in runs.items()
+    if facets != _NONE
+  }
   names = ('validation recall@10', *_METRICS, 'mrr', *_GROUPS)
   sizes = {g: first['test']['groups'][g]['events'] for g in _GROUPS}
   heads = [
@@ -226,13 +234,14 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
   return [
     f'# Do facets of a language model help? {_name(log)}',
     '',
-    f'Log: {first["source"]}; {first["system"]}; windows of '
+    f'Log: {first["source"]}; {" ".join([first["system"], *_FIELDS.value])}; '
+    'windows of '
     f'{remote_facets.DAYS.value:g} days; the best of {_epochs(runs)} epochs is '
     'chosen on a fixed sample of '
     f'{grids.VALIDATION_EVENTS:,} validation events; figures are means over '
     'seeds, ± their standard deviation.',
     '',
-    *(f'- {facets}: {about["writer"]}' for facets, about in told.items()),
+    *(f'- {facets}: {writer}' for facets, writer in told.items()),
     '',
     *pages.table(
       ['encoder', 'facets', 'seeds', *heads],
