@@ -5,16 +5,15 @@ r"""Which wording a small model follows: facets of some windows, by rule.
 
 The same windows, a seeded sample, are written with each wording
 (`facets.writer.prompt_version`), in the guided form. Rules then tell whether a
-facet names categories and brands of the window's purchases, and whether it
-names any that they do not have, though the catalogue has them. The page ends
-with windows and their texts, for people to read.
+facet names categories and brands of the window's purchases, whether it names
+any that they do not have, though the catalogue has them, and whether it repeats
+the instructions or their examples. The page ends with windows and their texts,
+for people to read; what they say of them is added by hand.
 """
 
 from collections.abc import Iterable
 from collections.abc import Sequence
 import pathlib
-import re
-from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -23,7 +22,7 @@ import numpy as np
 
 from dynllm_jax.datasets import loading
 from dynllm_jax.facets import compressed_prompts
-from dynllm_jax.facets import item_keywords
+from dynllm_jax.facets import language_model
 from dynllm_jax.facets import prompts
 from dynllm_jax.facets import windows
 from dynllm_jax.facets import writing
@@ -34,6 +33,7 @@ from dynllm_jax.types import EventLog
 from dynllm_jax.types import FACETS
 from experiments import exit_status
 from experiments import facet_bundle
+from experiments import facet_rules
 from experiments import pages
 from experiments import result_rows
 
@@ -60,40 +60,6 @@ _STORE = flags.DEFINE_string(
 _OUT = flags.DEFINE_string('out', '', 'The page; else it is only printed.')
 
 
-class Names(NamedTuple):
-  """Names that texts may have.
-
-  Attributes:
-    of_item: those of each item; row 0 is padding.
-    all: those of the catalogue.
-  """
-
-  of_item: list[frozenset[str]]
-  all: frozenset[str]
-
-  @classmethod
-  def of(cls, names: Iterable[Iterable[str]]) -> 'Names':
-    """Makes it from each item's names as they stand."""
-    of_item = [frozenset(name.casefold() for name in some) for some in names]
-    return cls(of_item, frozenset().union(*of_item))
-
-
-class Check(NamedTuple):
-  """What a text says, by rule.
-
-  Attributes:
-    is_known: whether it says anything.
-    can_name: whether the purchases have a name.
-    names: whether it has a name of the purchases.
-    invents: whether it has a name of the catalogue that they do not have.
-  """
-
-  is_known: bool
-  can_name: bool
-  names: bool
-  invents: bool
-
-
 def main(argv: list[str]) -> int:
   """Writes the facets with each wording and the page."""
   del argv
@@ -111,16 +77,18 @@ def _study() -> None:
   sample = facet_bundle.sampled(windows.profiles(log, seconds), _WINDOWS.value)
 
   folder = _STORE.value or facet_bundle.store_folder(config.data)
-  texts = {}
+  texts, told = {}, {}
   for version in _VERSIONS.value:
     fields = _writer(config.facets.writer, version)
+    turns = language_model.messages(fields, '')
+    told[version] = '\n'.join(turn['content'] for turn in turns)
     written = writing.write(fields, log, sample, folder, say)
     texts[version] = [
       [written.texts[text] if text else '' for text in row]
       for row in written.index
     ]
 
-  page = _page(log, sample, texts)
+  page = _page(log, sample, texts, told)
   say(page)
   if _OUT.value:
     atomic.write_atomically(pathlib.Path(_OUT.value), page)
@@ -137,76 +105,34 @@ def _writer(
   return fields
 
 
-def check(text: str, own: frozenset[str], catalogue: frozenset[str]) -> Check:
-  """What a text says of categories or of brands.
+def _page(
+  log: EventLog,
+  profiles: Profiles,
+  texts: dict[int, list[list[str]]],
+  told: dict[int, str],
+) -> str:
+  """The page.
 
   Args:
-    text: '' for "unknown".
-    own: names that the purchases have, in small letters.
-    catalogue: all names.
+    log: the prepared log.
+    profiles: the windows.
+    texts: by wording, the four texts of each window.
+    told: by wording, what all prompts have.
   """
-  said = {name for name in catalogue if _has(text, name)}
-  # "Drama" is no invention where "Drama Queen" was bought.
-  within = ' '.join(own)
-  invented = {name for name in said - own if not _has(within, name)}
-  return Check(bool(text), bool(own), bool(said & own), bool(invented))
-
-
-def _has(text: str, name: str) -> bool:
-  """Whether a text has a name as whole words."""
-  if len(name) < 3 or name not in (text := text.casefold()):
-    return False
-  return bool(re.search(rf'(?<!\w){re.escape(name)}(?!\w)', text))
-
-
-def _checks(
-  log: EventLog, profiles: Profiles, texts: list[list[str]]
-) -> dict[str, list[Check]]:
-  """By facet, what the texts of each window say by rule."""
-  levels = item_keywords.category_levels(map(str, log.categories))
-  brands = [[prompts.one_line(brand)] for brand in log.brands]
-  titles = [[_title(title)] for title in log.titles]
-  kinds = {
-    'ctg': Names.of(levels),
-    'brd': Names.of(names if names[0] else [] for names in brands),
-    'int': Names.of(names if names[0] else [] for names in titles),
-  }
-
-  found: dict[str, list[Check]] = {}
-  for facet, names in kinds.items():
-    column = FACETS.index(facet)
-    for row, four in enumerate(texts):
-      events = profiles.newest(row, len(profiles.order))
-      own = frozenset().union(
-        *(names.of_item[item] for item in log.items[events])
-      )
-      found.setdefault(facet, []).append(check(four[column], own, names.all))
-  return found
-
-
-def _title(title: str) -> str:
-  """A title without the year behind it; '' if it is a word or two of any text.
-
-  Short titles are words that everybody uses.
-  """
-  name = re.sub(r'\s*\(\d{4}\)$', '', prompts.one_line(title))
-  return name if len(name.split()) > 2 else ''
-
-
-def _page(
-  log: EventLog, profiles: Profiles, texts: dict[int, list[list[str]]]
-) -> str:
-  """The page."""
   rows = []
   for version, four in texts.items():
-    checks = _checks(log, profiles, four)
+    checks = facet_rules.checks(log, profiles, four)
     for facet in FACETS:
       column = [row[FACETS.index(facet)] for row in four]
-      rows.append([version, facet, *_figures(column, checks.get(facet))])
+      echoes = _share(
+        facet_rules.repeats(text, told[version]) for text in column
+      )
+      figures = _figures(column, checks.get(facet))
+      rows.append([version, facet, *figures, echoes])
   head = [
     *('wording', 'facet', 'says something', 'distinct texts', 'words'),
     *('names what was bought', 'names what was not'),
-    '"unknown" where nothing can be named',
+    *('"unknown" where nothing can be named', 'repeats the prompt'),
   ]
 
   name = pathlib.Path(_MODEL.value).name
@@ -215,12 +141,21 @@ def _page(
     [
       '# Two wordings of the facet prompt',
       '',
-      f'{len(profiles)} windows of {_DAYS.value:g} days, {name}, greedy, '
-      f'guided form, at most {_TOKENS.value} tokens. Names: of categories for '
-      '`ctg`, of brands for `brd`, of titles of three words or more for '
-      '`int`.',
+      f'{len(profiles)} windows of {_DAYS.value:g} days of a log of '
+      f'{len(log.times):,} events, {name}, greedy, guided form, at most '
+      f'{_TOKENS.value} tokens. Names: of categories for `ctg`, of brands for '
+      '`brd`, of titles of three words or more for `int`. What repeats the '
+      'prompt has a phrase of two words or more of its instructions or its '
+      'examples.',
       '',
       *pages.table(head, rows),
+      '',
+      'Windows in which two facets say the same: '
+      + ', '.join(
+        f'{_share(map(facet_rules.says_twice, four))} with wording {version}'
+        for version, four in texts.items()
+      )
+      + '.',
       '',
       '## To read',
       '',
@@ -229,7 +164,9 @@ def _page(
   )
 
 
-def _figures(column: Sequence[str], checks: list[Check] | None) -> list[str]:
+def _figures(
+  column: Sequence[str], checks: list[facet_rules.Check] | None
+) -> list[str]:
   """Of a facet and a wording, as the page has them."""
   known = [text for text in column if text]
   words = np.mean([len(text.split()) for text in known]) if known else 0.0
