@@ -171,9 +171,13 @@ def _writer() -> dict[str, Any]:
     # For --dry_run: tokens a second, in and out together; 0 takes the rate that
     # was last measured.
     'tokens_per_s': 0.0,
-    # For flax: float32 or bfloat16, prompts that are answered together, and
-    # devices that one copy of the model is divided over.
+    # For flax: the type in which the model computes, float32 or bfloat16.
     'dtype': 'float32',
+    # For flax: full (of that type), or int8 for a decoder of this package:
+    # rounded to eight bits, half the memory of bfloat16.
+    'weights': 'full',
+    # For flax: prompts that are answered together, and devices that one copy of
+    # the model is divided over.
     'batch_size': 16,
     'devices_per_copy': 1,
     # For openai, whose key is read from OPENAI_API_KEY: the endpoint's address,

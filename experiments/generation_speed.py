@@ -186,6 +186,7 @@ def _report(
     [
       '# Generation speed',
       '',
+      f'{os.path.basename(os.path.normpath(_MODEL.value))}.',
       f'{_BATCH.value} prompts of {_LENGTH.value} tokens and {_NEW.value} '
       f'tokens of answer each, float32, {len(rounds)} rounds in turn after',
       f'one to warm up, medians; {cores} cores, jax {jax.__version__}, {peer}; '
@@ -199,6 +200,13 @@ def _report(
       line('ratio, median of the rounds', ratios, '.2f'),
       '',
       f'{same:.1%} of the tokens are the same.',
+      '',
+      '```',
+      'python -m experiments.generation_speed --model=DIR '
+      f'--batch={_BATCH.value} \\',
+      f'    --length={_LENGTH.value} --new={_NEW.value} '
+      f'--rounds={_ROUNDS.value} --peer_python=OTHER_VENV/bin/python',
+      '```',
       '',
     ]
   )

@@ -191,7 +191,9 @@ class Decoding:
     self._run_chunk = jax.jit(
       functools.partial(_run_chunk, model), donate_argnums=2
     )
-    self._write = jax.jit(functools.partial(_write, model, stops))
+    self._write = jax.jit(
+      functools.partial(_write, model, stops), donate_argnums=2
+    )
     self._make_cache = jax.jit(
       lambda columns: decoder.empty_cache(
         model.settings, self.batch_size, columns, model.dtype
@@ -318,7 +320,8 @@ class Decoding:
       jax.block_until_ready(logits)
       clock.append(time.perf_counter())
       context = context._replace(column=np.array(length, np.int32))
-      out = np.asarray(self._write(self._params, logits, cache, context, noise))
+      written, _ = self._write(self._params, logits, cache, context, noise)
+      out = np.asarray(written)
     clock.append(time.perf_counter())
     return out
 
@@ -349,7 +352,7 @@ class Decoding:
     return int(form.sizes[1:].sum()) + len(form.sizes) * form.limit
 
   def _cache_spec(self) -> PartitionSpec:
-    """How a cache, [rows, kv_heads, columns, dim], is divided."""
+    """How a cache, [rows, kv_heads, ...], is divided."""
     shards = self._mesh.shape['tensor']
     even = self._model.settings.num_kv_heads % shards == 0
     return PartitionSpec('data', 'tensor' if even else None)
@@ -401,7 +404,7 @@ def _run_chunk(
 
 def _here(context: Context, width: int) -> Context:
   """The context with each row's length behind `width` columns."""
-  before = context.prefix[0].key.shape[2] if context.prefix else 0
+  before = context.prefix[0].value.shape[2] if context.prefix else 0
   lengths = before + context.column + width - context.starts
   return context._replace(lengths=lengths)
 
@@ -414,7 +417,7 @@ def _write(
   cache: tuple[decoder.Keys, ...],
   context: Context,
   noise: _Noise,
-) -> jax.Array:
+) -> tuple[jax.Array, tuple[decoder.Keys, ...]]:
   """Writes answers, given the logits behind the prompts.
 
   Args:
@@ -427,7 +430,8 @@ def _write(
     noise: how answers are sampled.
 
   Returns:
-    What `_Progress.out` has at the end.
+    What `_Progress.out` has at the end, and the cache, which is returned so
+    that it is written where it came in instead of being copied.
   """
   keys = jax.vmap(
     lambda pair: jax.random.fold_in(jax.random.key(pair[0]), pair[1])
@@ -469,7 +473,8 @@ def _write(
     logits = decoder.next_logits(model, params, hidden[:, 0])
     return advance(sampler, progress._replace(cache=cache), logits)
 
-  return jnp.asarray(jax.lax.while_loop(is_open, go_on, progress).out)
+  progress = jax.lax.while_loop(is_open, go_on, progress)
+  return jnp.asarray(progress.out), progress.cache
 
 
 def _choose(sampler: _Sampler, step: Array, logits: Array) -> jax.Array:
@@ -489,7 +494,11 @@ def _choose(sampler: _Sampler, step: Array, logits: Array) -> jax.Array:
 
   hot = (sampler.temperatures > 0).any()
   scores = jax.lax.cond(hot, noisy, lambda: jnp.asarray(logits))
-  return scores.argmax(-1).astype(jnp.int32)
+  # The first of the largest, as `argmax` has it, which a CPU does in one
+  # thread and a value at a time.
+  best = scores == scores.max(-1, keepdims=True)
+  tokens = jnp.arange(scores.shape[-1], dtype=jnp.int32)
+  return jnp.where(best, tokens, scores.shape[-1] - 1).min(-1)
 
 
 def _extend(

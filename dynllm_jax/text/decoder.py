@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from dynllm_jax.text import int8
 from dynllm_jax.text import rotary
 from dynllm_jax.text.decoder_settings import DecoderSettings
 from dynllm_jax.text.decoder_settings import Layer
@@ -28,9 +29,13 @@ _QUERY_BLOCK = 512
 class Keys(NamedTuple):
   """Keys and values of one layer.
 
+  Each has last what remains of it in a product, so that XLA's CPU backend
+  reads it as it is instead of transposing it in every step.
+
   Attributes:
-    key, value: [rows, kv_heads, columns, head_dim]; of a beginning that all
-      rows share, [1, kv_heads, columns, head_dim].
+    key: [rows, kv_heads, head_dim, columns]; of a beginning that all rows
+      share, [1, kv_heads, head_dim, columns].
+    value: the same with the last two the other way round.
   """
 
   key: Array
@@ -102,12 +107,12 @@ class Attention(nn.Module):
   Attributes:
     settings: of the decoder.
     layer: of this layer.
-    dtype: in which products are computed.
+    dense: makes a product with a weight.
   """
 
   settings: DecoderSettings
   layer: Layer
-  dtype: Any
+  dense: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(
@@ -126,20 +131,18 @@ class Attention(nn.Module):
       cos, sin = rotary.cos_sin(self.layer.rope, view.queries, context.lengths)
       query, key = rotary.turn(query, cos, sin), rotary.turn(key, cos, sin)
 
-    own = Keys(key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3))
+    own = Keys(key.transpose(0, 2, 3, 1), value.transpose(0, 2, 1, 3))
     if context.cache:
-      own = jax.tree.map(
-        lambda old, new: jax.lax.dynamic_update_slice(
-          old, new.astype(old.dtype), (0, 0, context.column, 0)
-        ),
-        context.cache[index],
-        own,
+      write = jax.lax.dynamic_update_slice_in_dim
+      own = Keys(
+        *(
+          write(jnp.asarray(old), new.astype(old.dtype), context.column, axis)
+          for old, new, axis in zip(context.cache[index], own, (3, 2))
+        )
       )
     prefix = context.prefix[index] if context.prefix else None
     out = _attend(s, self.layer.window, query, own, prefix, view)
-    dense = nn.Dense(
-      s.hidden_size, use_bias=s.out_bias, dtype=self.dtype, name='o_proj'
-    )
+    dense = self.dense(s.hidden_size, use_bias=s.out_bias, name='o_proj')
     return dense(out), own
 
   def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -151,12 +154,10 @@ class Attention(nn.Module):
       ('k', s.num_kv_heads),
       ('v', s.num_kv_heads),
     ):
-      part = nn.Dense(
-        heads * s.head_dim,
-        use_bias=s.qkv_bias,
-        dtype=self.dtype,
-        name=f'{name}_proj',
-      )(x).reshape(*x.shape[:2], heads, s.head_dim)
+      dense = self.dense(
+        heads * s.head_dim, use_bias=s.qkv_bias, name=f'{name}_proj'
+      )
+      part = dense(x).reshape(*x.shape[:2], heads, s.head_dim)
       if s.qk_norm and name != 'v':
         part = Norm(s.eps, float(s.is_gemma), name=f'{name}_norm')(part)
       parts.append(part)
@@ -170,12 +171,12 @@ class Block(nn.Module):
   Attributes:
     settings: of the decoder.
     layer: of this layer.
-    dtype: in which products are computed.
+    dense: makes a product with a weight.
   """
 
   settings: DecoderSettings
   layer: Layer
-  dtype: Any
+  dense: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(
@@ -184,17 +185,17 @@ class Block(nn.Module):
     """Returns the layer's output, [rows, tokens, hidden], and its keys."""
     s = self.settings
     norm = functools.partial(Norm, s.eps, float(s.is_gemma))
-    attention = Attention(s, self.layer, self.dtype, name='self_attn')
+    attention = Attention(s, self.layer, self.dense, name='self_attn')
     if not s.has_post_norms:
       out, keys = attention(norm(name='input_layernorm')(x), view, index)
       x = x + out
       y = norm(name='post_attention_layernorm')(x)
-      return x + Perceptron(s, self.dtype, name='mlp')(y), keys
+      return x + Perceptron(s, self.dense, name='mlp')(y), keys
 
     out, keys = attention(norm(name='input_layernorm')(x), view, index)
     x = x + norm(name='post_attention_layernorm')(out)
     y = norm(name='pre_feedforward_layernorm')(x)
-    y = Perceptron(s, self.dtype, name='mlp')(y)
+    y = Perceptron(s, self.dense, name='mlp')(y)
     return x + norm(name='post_feedforward_layernorm')(y), keys
 
 
@@ -203,23 +204,23 @@ class Perceptron(nn.Module):
 
   Attributes:
     settings: of the decoder.
-    dtype: in which products are computed.
+    dense: makes a product with a weight.
   """
 
   settings: DecoderSettings
-  dtype: Any
+  dense: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [rows, tokens, hidden]."""
     s = self.settings
 
-    def dense(width: int, name: str) -> nn.Dense:
-      return nn.Dense(width, use_bias=s.mlp_bias, dtype=self.dtype, name=name)
-
-    gate = activate(s.activation, dense(s.intermediate_size, 'gate_proj')(x))
-    up = dense(s.intermediate_size, 'up_proj')(x)
-    return dense(s.hidden_size, 'down_proj')(gate * up)
+    dense = functools.partial(self.dense, use_bias=s.mlp_bias)
+    gate = activate(
+      s.activation, dense(s.intermediate_size, name='gate_proj')(x)
+    )
+    up = dense(s.intermediate_size, name='up_proj')(x)
+    return dense(s.hidden_size, name='down_proj')(gate * up)
 
 
 class Decoder(nn.Module):
@@ -228,19 +229,25 @@ class Decoder(nn.Module):
   Attributes:
     settings: what it computes.
     dtype: in which products are computed.
+    is_int8: whether weights have eight bits.
   """
 
   settings: DecoderSettings
   dtype: Any = jnp.float32
+  is_int8: bool = False
 
   def setup(self) -> None:
     """Makes the parts, by the names of Hugging Face's files."""
     s = self.settings
-    self.embed_tokens = nn.Embed(s.vocab_size, s.hidden_size, dtype=self.dtype)
-    self.layers = [Block(s, layer, self.dtype) for layer in s.layers]
+    kinds: tuple[Callable[..., Any], ...] = (
+      (int8.Embed, int8.Dense) if self.is_int8 else (nn.Embed, nn.Dense)
+    )
+    embed, dense = (functools.partial(kind, dtype=self.dtype) for kind in kinds)
+    self.embed_tokens = embed(s.vocab_size, s.hidden_size)
+    self.layers = [Block(s, layer, dense) for layer in s.layers]
     self.norm = Norm(s.eps, float(s.is_gemma))
     if not s.is_tied:
-      self.lm_head = nn.Dense(s.vocab_size, use_bias=False, dtype=self.dtype)
+      self.lm_head = dense(s.vocab_size, use_bias=False)
 
   def __call__(
     self, tokens: Array, context: Context
@@ -293,7 +300,7 @@ def divided(path: tuple[str, ...]) -> PartitionSpec:
   """
   if path[0] == 'embed_tokens':
     return PartitionSpec('tensor')
-  if path[-1] not in ('kernel', 'bias'):
+  if path[-1] not in ('kernel', 'kernel_scale', 'bias'):
     return PartitionSpec()
   if path[-2] in ('o_proj', 'down_proj'):
     return PartitionSpec('tensor') if path[-1] == 'kernel' else PartitionSpec()
@@ -368,17 +375,18 @@ def empty_cache(
   settings: DecoderSettings, rows: int, columns: int, dtype: Any
 ) -> tuple[Keys, ...]:
   """A cache of zeros, one entry a layer."""
-  shape = (rows, settings.num_kv_heads, columns, settings.head_dim)
+  heads = (rows, settings.num_kv_heads)
+  key, value = (settings.head_dim, columns), (columns, settings.head_dim)
   return tuple(
-    Keys(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    Keys(jnp.zeros(heads + key, dtype), jnp.zeros(heads + value, dtype))
     for _ in settings.layers
   )
 
 
 def _view(context: Context, tokens: int) -> _View:
   """Positions of a call's tokens and of all that they may look back at."""
-  before = context.prefix[0].key.shape[2] if context.prefix else 0
-  columns = context.cache[0].key.shape[2] if context.cache else tokens
+  before = context.prefix[0].value.shape[2] if context.prefix else 0
+  columns = context.cache[0].value.shape[2] if context.cache else tokens
   starts = jnp.asarray(context.starts)[:, None]
   first = jnp.asarray(before + context.column)
   queries = first + jnp.arange(tokens) - starts
@@ -455,14 +463,13 @@ def _attend_block(
     The shape of the queries.
   """
   query, at = part
+  rows, tokens, kv_heads, groups, dim = query.shape
+  query = query.transpose(0, 2, 3, 1, 4)
+  folded = query.reshape(rows, kv_heads, groups * tokens, dim)
   scores = []
   for keys, positions, is_shared in pieces:
-    product = s.query_scale * jnp.einsum(
-      'rtkgd,kcd->rkgtc' if is_shared else 'rtkgd,rkcd->rkgtc',
-      query,
-      keys.key[0] if is_shared else keys.key,
-      preferred_element_type=jnp.float32,
-    )
+    product = _batched(folded, keys.key, is_shared, jnp.float32)
+    product = s.query_scale * product.reshape(*query.shape[:-1], -1)
     if s.score_cap:
       product = s.score_cap * jnp.tanh(product / s.score_cap)
     seen = _seen(window, at, positions, 0 if is_shared else prefix)
@@ -470,16 +477,47 @@ def _attend_block(
 
   weights = jax.nn.softmax(jnp.concatenate(scores, -1), -1)
   widths = np.cumsum([product.shape[-1] for product in scores])[:-1]
-  split = jnp.split(weights.astype(query.dtype), widths, -1)
+  weights = weights.astype(query.dtype).reshape(*folded.shape[:-1], -1)
   parts = [
-    jnp.einsum(
-      'rkgtc,kcd->rtkgd' if is_shared else 'rkgtc,rkcd->rtkgd',
-      some,
-      keys.value[0] if is_shared else keys.value,
+    _batched(some, keys.value, is_shared)
+    for some, (keys, _, is_shared) in zip(
+      jnp.split(weights, widths, -1), pieces
     )
-    for some, (keys, _, is_shared) in zip(split, pieces)
   ]
-  return parts[0] + parts[1] if len(parts) == 2 else parts[0]
+  out = parts[0] + parts[1] if len(parts) == 2 else parts[0]
+  return out.reshape(query.shape).transpose(0, 3, 1, 2, 4)
+
+
+def _batched(
+  left: jax.Array, right: Array, is_shared: bool, dtype: Any = None
+) -> jax.Array:
+  """Products of each row and head with its keys, or values.
+
+  `einsum` would swap the operands, and XLA's CPU backend then copies them.
+
+  Args:
+    left: [rows, kv_heads, some, summed].
+    right: [rows, kv_heads, summed, others], of one row if it is shared.
+    is_shared: whether all rows have the same one.
+    dtype: of the result; None for that of the operands.
+
+  Returns:
+    [rows, kv_heads, some, others].
+  """
+  if not is_shared:
+    return jax.lax.dot_general(
+      left,
+      jnp.asarray(right),
+      (((3,), (2,)), ((0, 1), (0, 1))),
+      preferred_element_type=dtype,
+    )
+  product = jax.lax.dot_general(
+    left,
+    jnp.asarray(right)[0],
+    (((3,), (1,)), ((1,), (0,))),
+    preferred_element_type=dtype,
+  )
+  return product.swapaxes(0, 1)
 
 
 def _seen(

@@ -123,6 +123,7 @@ def load(
   dtype: Any = jnp.float32,
   max_positions: int | None = None,
   mesh: Mesh | None = None,
+  is_int8: bool = False,
 ) -> Loaded:
   """Loads a model and its tokenizer.
 
@@ -136,10 +137,12 @@ def load(
       saves memory where position tables are computed. None for what the model
       allows.
     mesh: where its parameters go; None for a copy on each local device.
+    is_int8: whether a decoder's weights are rounded to eight bits.
 
   Raises:
     InputError: if there is no such model, neither this package nor
-      transformers has a class for it, or its files do not fit.
+      transformers has a class for it, its files do not fit, or weights of
+      eight bits are asked of what is no decoder of this package.
   """
   folder = model_files.locate(field, name)
   try:
@@ -153,8 +156,17 @@ def load(
   mesh = mesh or device_mesh()
   positions: int | None
   try:
-    if _is_own(folder, config, kind):
-      model = own_model(folder, raw, config, dtype)
+    is_own = _is_own(folder, config, kind)
+    if is_int8 and not (
+      is_own and config.model_type in decoder_settings.FAMILIES
+    ):
+      raise InputError(
+        f'{name!r} is of the architecture {config.model_type!r}, whose weights '
+        'cannot have eight bits; allowed: '
+        f'{", ".join(sorted(decoder_settings.FAMILIES))} in safetensors'
+      )
+    if is_own:
+      model = own_model(folder, raw, config, dtype, is_int8)
       positions = model.settings.max_positions
       params = own_weights.read(
         folder,
@@ -214,7 +226,11 @@ def _is_own(folder: pathlib.Path, config: Any, kind: str) -> bool:
 
 
 def own_model(
-  folder: pathlib.Path, raw: dict[str, Any], config: Any, dtype: Any
+  folder: pathlib.Path,
+  raw: dict[str, Any],
+  config: Any,
+  dtype: Any,
+  is_int8: bool = False,
 ) -> Decoder | Bert:
   """A model of this package, without parameters.
 
@@ -223,6 +239,7 @@ def own_model(
     raw: the content of its config.json.
     config: the same, as transformers reads it.
     dtype: the type in which it computes.
+    is_int8: whether a decoder's weights have eight bits.
 
   Raises:
     InputError: for a field that is not understood.
@@ -230,7 +247,7 @@ def own_model(
   place = folder / 'config.json'
   if config.model_type in bert_settings.FAMILIES:
     return Bert(bert_settings.read(place, raw, config), dtype)
-  return Decoder(decoder_settings.read(place, raw, config), dtype)
+  return Decoder(decoder_settings.read(place, raw, config), dtype, is_int8)
 
 
 def own_shapes(model: Decoder | Bert) -> Any:

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
+from dynllm_jax.text import int8
 from dynllm_jax.text import model_files
 from dynllm_jax.types import InputError
 
@@ -53,12 +54,14 @@ def read(
 
   Args:
     folder: where its files are.
-    shapes: its parameters, a tree of anything with a `shape`.
+    shapes: its parameters, a tree of anything with `shape` and `dtype`. What
+      is int8 there is rounded to multiples of its output channel's scale, the
+      parameter beside it whose name ends in `_scale`.
     name: of a parameter's path the weight's name in the files; a prefix that
       all names in the files share may be left out.
     mesh: the devices.
     rules: how a parameter is divided over them.
-    dtype: the type that parameters get.
+    dtype: the type that the other parameters get; scales are float32.
 
   Returns:
     The tree, of arrays on the mesh.
@@ -68,7 +71,7 @@ def read(
       another shape, or a file cannot be read.
   """
   wanted = {
-    tuple(key.key for key in path): leaf.shape
+    tuple(key.key for key in path): leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
   }
   names = {path: name(path) for path in wanted}
@@ -79,11 +82,11 @@ def read(
       path: _place(
         stored[path],
         path,
-        shape,
-        NamedSharding(mesh, _even(mesh, rules(path), shape)),
+        leaf,
+        NamedSharding(mesh, _even(mesh, rules(path), leaf.shape)),
         dtype,
       )
-      for path, shape in wanted.items()
+      for path, leaf in wanted.items()
     }
 
   leaves, form = jax.tree_util.tree_flatten_with_path(shapes)
@@ -180,25 +183,39 @@ def _match(
 def _place(
   where: _Stored,
   path: Path,
-  shape: tuple[int, ...],
+  leaf: Any,
   sharding: NamedSharding,
   dtype: Any,
 ) -> jax.Array:
   """One parameter, on the devices."""
   opened, file, name = where
+  shape = leaf.shape
   is_turned = path[-1] == 'kernel'  # torch keeps [out, in]
+  is_scale = path[-1].endswith('_scale')
+  is_int8 = leaf.dtype == jnp.int8
   with model_files.readable(file):
     stored = opened.get_slice(name)
     there = tuple(stored.get_shape())
+    if is_scale:
+      there = there[:1]
     if (there[::-1] if is_turned else there) != shape:
       raise InputError(
         f'{file}: the weight {name} is of shape {there}, not '
         f'{shape[::-1] if is_turned else shape}, as config.json has it'
       )
 
+    # Of whole rows, whatever part of them a device gets.
+    scales: Any = int8.row_scales(stored) if is_scale or is_int8 else None
+
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
       index = index or ()
-      value = stored[index[::-1]].T if is_turned else stored[index]
-      return np.asarray(value, jnp.dtype(dtype), order='C')
+      if is_scale:
+        return scales[index]
+      there = index[::-1] if is_turned else index
+      value = stored[there]
+      if is_int8:
+        value = int8.rounded(value, scales[there[0]])
+      kind = value.dtype if is_int8 else jnp.dtype(dtype)
+      return np.asarray(value.T if is_turned else value, kind, order='C')
 
     return jax.make_array_from_callback(shape, sharding, part)

@@ -177,6 +177,7 @@ def test_a_limit_that_leaves_no_text():
 _DEVICES = """
 import json, sys
 import jax
+import numpy
 from tests.facets import test_decoding as tests
 loaded = tests.flax_models.load(
   'f', sys.argv[1], 'generator', mesh=tests.flax_models.device_mesh(2)
@@ -184,6 +185,16 @@ loaded = tests.flax_models.load(
 assert dict(loaded.mesh.shape) == {'data': 2, 'tensor': 2}
 up = loaded.params['layers_0']['mlp']['up_proj']['kernel']
 assert up.addressable_shards[0].data.shape == (24, 20)
+one, two = (
+  tests.flax_models.load(
+    'f', sys.argv[1], 'generator', mesh=mesh, is_int8=True
+  ).params
+  for mesh in (tests.flax_models.device_mesh(1), loaded.mesh)
+)
+jax.tree.map(numpy.testing.assert_array_equal, one, two)
+for name, part in (('up_proj', (24, 20)), ('down_proj', (20, 24))):
+  kernel = two['layers_0']['mlp'][name]['kernel']
+  assert kernel.addressable_shards[0].data.shape == part
 generate = tests.decoding(loaded, rows=3)
 assert generate.batch_size == 4
 generate.share(tests.BEGINNING)

@@ -308,6 +308,11 @@ def test_half_precision(folder):
       r'writer\.devices_per_copy: 7 .* a divisor of \d+, the devices',
     ),
     ({'dtype': 'int8'}, r'config\.facets\.writer\.dtype: .* float32, bfloat16'),
+    ({'weights': 'int4'}, r'config\.facets\.writer\.weights: .* full, int8'),
+    (
+      {'weights': 'int8'},
+      r"'gpt2', whose weights cannot have eight bits; allowed: gemma, .*",
+    ),
     ({'batch_size': 0}, r'config\.facets\.writer\.batch_size: 0'),
     ({'max_input_tokens': 9}, 'max_input_tokens: 9 is too few .* allowed: '),
     (

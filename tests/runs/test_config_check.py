@@ -98,6 +98,7 @@ BAD = {
 BY_CHOICE = {
   'facets.writer.model',
   'facets.writer.dtype',
+  'facets.writer.weights',
   'facets.writer.batch_size',
   'facets.writer.devices_per_copy',
   'facets.encoder.model',

@@ -39,12 +39,14 @@ VERSION = 2
 
 _FIELD = 'config.facets.writer.model'
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+_WEIGHTS = ('full', 'int8')
 
 
 def describe(writer_config: ml_collections.ConfigDict) -> str:
   """The writer in words, for reports."""
   model = language_model.describe(writer_config)
-  return f'{model}, run here ({writer_config.dtype})'
+  weights = ', int8 weights' if writer_config.weights == 'int8' else ''
+  return f'{model}, run here ({writer_config.dtype}{weights})'
 
 
 def identity(
@@ -57,10 +59,17 @@ def identity(
   """
   check(writer_config)
   return {
-    **language_model.settings(writer_config, 'dtype'),
+    **language_model.settings(writer_config, *_read(writer_config)),
     'version': VERSION,
     'weights': model_files.identity(_FIELD, writer_config.model, store),
   }
+
+
+def _read(writer_config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The fields of this writer alone on which its texts depend."""
+  # Texts of before there was a choice are found again.
+  full = writer_config.weights == 'full'
+  return ('dtype',) if full else ('dtype', 'weights')
 
 
 def write(
@@ -111,6 +120,7 @@ def check(writer_config: ml_collections.ConfigDict) -> None:
     writer_config,
     [
       checks.one_of('dtype', _DTYPES),
+      checks.one_of('weights', _WEIGHTS),
       checks.at_least('batch_size', 1),
       checks.at_least('devices_per_copy', 1),
     ],
@@ -131,7 +141,7 @@ def make_model(
   """
   check(writer_config)
   about = {
-    **language_model.about(writer_config, 'dtype'),
+    **language_model.about(writer_config, *_read(writer_config)),
     'weights': model_files.identity(_FIELD, writer_config.model),
   }
   tokenizer = load_tokenizer(writer_config.model)
@@ -220,6 +230,7 @@ def load_generator(
     _DTYPES[writer_config.dtype],
     longest + output,
     _mesh(writer_config),
+    writer_config.weights == 'int8',
   )
   _check_length(writer_config, loaded)
   ends = end_tokens(loaded, tokenizer)
