@@ -137,8 +137,8 @@ def _differences(
   spread, error, same, gain = (np.asarray(part)[told] for part in found)
   return [
     f'{len(prompts)} prompts, {_NEW.value} tokens of answer each.',
-    f'Answers that are equal: {(full == small).all(1).mean():.1%}; tokens '
-    f'before the first that differs: {_before(full == small):.1f} on average.',
+    f'Answers that are equal: {(full == small).all(1).mean():.1%}; tokens at '
+    f'the beginning that agree: {_before(full == small):.1f} on average.',
     f'Behind the same words, the likeliest token is the same at '
     f'{same.mean():.1%} of {same.size:,} tokens.',
     f'Logits differ by {np.sqrt((error**2).mean()):.3f} (root mean square), '
@@ -149,7 +149,7 @@ def _differences(
 
 
 def _before(same: np.ndarray) -> float:
-  """Tokens of answers before the first that differs, on average."""
+  """Tokens of answers before the first that differs (all, if none does)."""
   return float(same.cumprod(1).sum(1).mean())
 
 
