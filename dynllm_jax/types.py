@@ -301,6 +301,9 @@ class Inputs(Pytree):
   # i32[events], the last item in order of appearance that has been sold by an
   # event's time; where train.negatives is 'sold'.
   sold: Array | None = None
+  # f32[llm_dim, llm_dim], after which texts of training's items have unit
+  # covariance; where model.text_whitening
+  text_whitening: Array | None = None
   # f32[items + 1 or more, width] of System.map_texts; None: mapped where read
   mapped_texts: Array | None = None
   # Of the memory that is read; None: computed where needed

@@ -191,6 +191,7 @@ def build(
       ),
       train_graph=system.reads_train_graph,
       sold=config.train.negatives == 'sold',
+      whitening=config.model.get('text_whitening', False),
     ),
   )
   trainer = train.make_trainer(system, config, mesh, len(plan.batches))

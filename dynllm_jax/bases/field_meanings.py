@@ -43,6 +43,7 @@ MEANINGS = {
   'text_term': 'whether texts of items taken before add to the score (+text '
   'sets it)',
   'text_neighbors': 'items of the user that the term of texts reads',
+  'text_whitening': 'whether it reads texts of unit covariance, SPEC 3.11',
   'count_terms': 'whether counts of what others took next add to the score, '
   'SPEC 3.12 (+counts sets it)',
   'count_depth': "the user's last events whose successors are read",

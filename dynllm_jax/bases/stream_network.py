@@ -67,6 +67,7 @@ def shared_fields() -> dict[str, Any]:
     'walk_fanout': (10, 8, 8),
     'text_term': False,  # layers/text_term.py
     'text_neighbors': 20,
+    'text_whitening': False,
     'count_terms': False,  # SPEC 3.12
     'count_depth': 10,
     'count_successors': 64,
@@ -381,6 +382,8 @@ class StreamNetwork(nn.Module):
       The embeddings.
     """
     c = self.config
+    if c.text_term:
+      assert c.text_whitening == (inputs.text_whitening is not None)
     if c.event_features and self.maps_features:
       user_vectors += self.features['user'](
         temporal.event_features(inputs.user_graph, users, user_times)

@@ -18,6 +18,7 @@ def build_inputs(
   padding: int,
   train_graph: bool = False,
   sold: bool = False,
+  whitening: bool = False,
 ) -> Inputs:
   """Indexes the log, on the host.
 
@@ -28,11 +29,14 @@ def build_inputs(
     padding: rows added to the log, as many as the largest batch has.
     train_graph: whether the graph of training pairs is built.
     sold: whether it is built which items have been sold by each event's time.
+    whitening: whether the map is built that whitens texts.
 
   Returns:
     Inputs of numpy arrays.
   """
   times = log.times.astype(np.int32)
+  known = np.unique(log.items[: log.train_end])
+  mean = _mean(item_text, known)
 
   def padded(column: np.ndarray) -> np.ndarray:
     return np.pad(column.astype(np.int32), (0, padding), mode='edge')
@@ -53,12 +57,13 @@ def build_inputs(
       training_graph.mean_return_days(log), np.float32
     ),
     item_text=item_text,
-    text_mean=_mean(item_text, np.unique(log.items[: log.train_end])),
+    text_mean=mean,
     facets=facets,
     num_users=log.num_users,
     num_items=log.num_items,
     train_graph=training_graph.train_graph(log) if train_graph else None,
     sold=padded(_sold(log)) if sold else None,
+    text_whitening=_whitening(item_text, known, mean) if whitening else None,
   )
 
 
@@ -85,3 +90,30 @@ def _mean(texts: np.ndarray, items: np.ndarray) -> np.ndarray:
     rows = texts[items[start : start + _ROWS]]
     total += rows.sum(axis=0, dtype=np.float64)
   return (total / max(1, len(items))).astype(np.float32)
+
+
+def _whitening(
+  texts: np.ndarray, items: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+  """The symmetric map after which some rows have unit covariance.
+
+  Directions that hardly vary would become noise, so that a hundredth of the
+  mean variance is added to all of them.
+
+  Args:
+    texts: f16[items + 1, llm_dim].
+    items: i32[n], the rows.
+    mean: f32[llm_dim], of them.
+
+  Returns:
+    f32[llm_dim, llm_dim].
+  """
+  width = texts.shape[1]
+  covariance = np.zeros((width, width))
+  for start in range(0, len(items), _ROWS):
+    rows = texts[items[start : start + _ROWS]].astype(np.float32) - mean
+    covariance += rows.T @ rows
+  covariance /= max(1, len(items))
+  floor = 0.01 * np.trace(covariance) / width or 1.0
+  values, vectors = np.linalg.eigh(covariance + floor * np.eye(width))
+  return ((vectors / np.sqrt(values)) @ vectors.T).astype(np.float32)

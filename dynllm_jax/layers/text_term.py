@@ -6,7 +6,9 @@ numbers: `gain p . e(x)`, where `e(x)` is the direction of a candidate's text
 from the mean of all items' texts, and `p` the direction of the texts that the
 user took, newer ones weighing more. Embeddings of a language model share a
 large mean, which tells no text from another (Mu and Viswanath 2018, arXiv
-1702.01417); hence the directions.
+1702.01417); hence the directions. With `model.text_whitening` texts are
+whitened too (Su et al. 2021, arXiv 2103.15316): no direction of them varies more
+than another.
 """
 
 from flax import linen as nn
@@ -65,7 +67,10 @@ def item_directions(inputs: Inputs, items: Array) -> Array:
     items: i32[...].
   """
   texts = sharded_table.read_rows(inputs.item_text, items).astype(jnp.float32)
-  return _direction(texts - inputs.text_mean)
+  centered = texts - inputs.text_mean
+  if inputs.text_whitening is not None:
+    centered @= inputs.text_whitening
+  return _direction(centered)
 
 
 def _direction(x: Array) -> Array:

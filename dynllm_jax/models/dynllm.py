@@ -72,6 +72,7 @@ def default_config() -> ml_collections.ConfigDict:
       'walk_fanout': (10, 8, 8),
       'text_term': False,  # layers/text_term.py
       'text_neighbors': 20,
+      'text_whitening': False,
       'count_terms': False,  # SPEC 3.12
       'count_depth': 10,
       'count_successors': 64,

@@ -198,6 +198,7 @@ def prepare(
           padding=largest_batch,
           train_graph=system.reads_train_graph,
           sold=config.train.negatives == 'sold',
+          whitening=config.model.get('text_whitening', False),
         ),
       ),
     )

@@ -101,10 +101,24 @@ def test_the_mean_is_of_the_items_of_training(monkeypatch):
     .normal(size=(log.num_items + 1, 5))
     .astype(np.float16)
   )
+  # Two directions that vary together, and one that varies more.
+  texts[:, 1] += texts[:, 0]
+  texts[:, 2] *= 8
   monkeypatch.setattr(inputs_lib, '_ROWS', 3)
   found = inputs_lib.build_inputs(
-    log, texts, logs.random_bank(log, 5), padding=0
+    log, texts, logs.random_bank(log, 5), padding=0, whitening=True
   )
+  of_training = texts[known].astype(np.float64)
   np.testing.assert_allclose(
-    found.text_mean, texts[known].astype(np.float64).mean(axis=0), rtol=1e-6
+    found.text_mean, of_training.mean(axis=0), rtol=1e-5, atol=1e-6
   )
+  centered = of_training - found.text_mean
+  white = centered @ found.text_whitening
+  before, after = (x.T @ x / len(known) for x in (centered, white))
+  added = 0.01 * np.trace(before) / 5 * np.eye(5)
+  expected = before @ np.linalg.inv(before + added)
+  np.testing.assert_allclose(after, expected, atol=1e-4)
+
+  directions = text_term.item_directions(found, np.array(known))
+  norms = np.linalg.norm(white, axis=1, keepdims=True)
+  np.testing.assert_allclose(directions, white / norms, atol=1e-2)
