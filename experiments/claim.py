@@ -10,24 +10,20 @@ The facets of the language model are best written before, on an accelerator
 (experiments/remote_facets.py). Rows that are there are not computed again.
 """
 
-from collections.abc import Callable
 import json
 import pathlib
-import statistics
 from typing import Any
 
 from absl import app
 from absl import flags
-import numpy as np
 
-from dynllm_jax.engine import significance
 from dynllm_jax.storage import atomic
-from dynllm_jax.types import InputError
 from experiments import exit_status
 from experiments import grids
 from experiments import pages
 from experiments import remote_facets
 from experiments import result_rows
+from experiments import seeded_rows
 from experiments.result_rows import Log
 from experiments.result_rows import Row
 from experiments.result_rows import Setting
@@ -51,8 +47,6 @@ _WORKDIR = flags.DEFINE_string(
 Runs = dict[tuple[str, str], list[Row]]  # by encoder and facets, a row a seed
 
 _NONE, _LLM, _CONTROL = 'none', 'language model', 'the same, shuffled users'
-_METRICS = ('recall@10', 'ndcg@10')
-_GROUPS = ('new_user', 'new_item')
 
 
 def main(argv: list[str]) -> int:
@@ -118,7 +112,7 @@ def write_page(log: Log, runs: Runs) -> None:
     log: the log.
     runs: finished rows.
   """
-  result = summarize(runs, lambda row: _ranks(log, row))
+  result = summarize(runs, seeded_rows.stored_ranks(log))
   path = result_rows.RESULTS / f'claim_{_name(log)}'
   atomic.write_atomically(
     path.with_suffix('.json'), json.dumps(result, indent=2) + '\n'
@@ -128,82 +122,36 @@ def write_page(log: Log, runs: Runs) -> None:
   )
 
 
-def summarize(
-  runs: Runs, ranks: Callable[[Row], tuple[np.ndarray, np.ndarray]]
-) -> dict[str, Any]:
+def summarize(runs: Runs, ranks: seeded_rows.Ranks) -> dict[str, Any]:
   """Figures of each choice, and tests of the language model's facets.
 
   Args:
     runs: finished rows.
-    ranks: of a row: f64[test events], and their users, i32[test events].
+    ranks: of a row.
 
   Returns:
     `figures`, a mean and a spread over seeds by choice, and `tests`: for each
-    encoder and rival the difference of the language model's facets, with p of a
-    paired bootstrap over users. An event's gain is its mean over the seeds that
-    both have.
+    encoder and rival the difference of the language model's facets.
   """
-  figures = [_figures(choice, rows) for choice, rows in runs.items()]
-  tests = []
-  for (encoder, facets), rows in runs.items():
-    ours = runs.get((encoder, _LLM), [])
-    seeds = min(len(rows), len(ours))
-    if facets == _LLM or not seeds:
-      continue
-    for metric in _METRICS:
-      columns = []
-      for some in (ours, rows):
-        read = [ranks(row) for row in some[:seeds]]
-        gains = [significance.gains(r, metric) for r, _ in read]
-        columns.append(np.mean(gains, axis=0))
-      users = read[0][1]
-      tests.append(
-        {
-          'encoder': encoder,
-          'rival': facets,
-          'metric': metric,
-          'seeds': seeds,
-          'difference': float((columns[0] - columns[1]).mean()),
-          'interval': significance.interval(columns[0] - columns[1], users),
-          'p': significance.p_value(*columns, users),
-        }
-      )
-  return {'figures': figures, 'tests': tests}
-
-
-def _figures(choice: tuple[str, str], rows: list[Row]) -> dict[str, Any]:
-  """A choice's figures over its seeds."""
-  values = {
-    name: [row['test'][name] for row in rows] for name in (*_METRICS, 'mrr')
-  }
-  values['validation recall@10'] = [
-    row['validation']['recall@10'] for row in rows
+  figures = [
+    {
+      'encoder': encoder,
+      'facets': facets,
+      **seeded_rows.figures(rows),
+    }
+    for (encoder, facets), rows in runs.items()
   ]
-  for group in _GROUPS:
-    values[group] = [
-      row['test']['groups'][group].get('recall@10', 0.0) for row in rows
-    ]
-  return {
-    'encoder': choice[0],
-    'facets': choice[1],
-    'seeds': [row['seed'] for row in rows],
-    'mean': {name: statistics.fmean(v) for name, v in values.items()},
-    'spread': {
-      name: statistics.stdev(v) if len(v) > 1 else 0.0
-      for name, v in values.items()
-    },
-  }
-
-
-def _ranks(log: Log, row: Row) -> tuple[np.ndarray, np.ndarray]:
-  """The ranks of a row's test events, and their users."""
-  arrays = result_rows.read_arrays(log, row)
-  if arrays is None:
-    raise InputError(
-      f'{log.folder}: the ranks of {row["key"]} are not here; allowed: those '
-      'that experiments.verify makes again'
-    )
-  return arrays.ranks, arrays.users
+  tests = [
+    {
+      'encoder': encoder,
+      'rival': facets,
+      **seeded_rows.compare(runs[encoder, _LLM], rows, metric, ranks),
+    }
+    for (encoder, facets), rows in runs.items()
+    if facets != _LLM and (encoder, _LLM) in runs
+    for metric in seeded_rows.METRICS
+  ]
+  return {'figures': figures, 'tests': tests}
 
 
 def _epochs(runs: Runs) -> str:
@@ -225,12 +173,6 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     for (_, facets), rows in runs.items()
     if facets != _NONE
   }
-  names = ('validation recall@10', *_METRICS, 'mrr', *_GROUPS)
-  sizes = {g: first['test']['groups'][g]['events'] for g in _GROUPS}
-  heads = [
-    f'{n.replace("_", " ")} ({sizes[n]:,}), R@10' if n in sizes else n
-    for n in names
-  ]
   return [
     f'# Do facets of a language model help? {_name(log)}',
     '',
@@ -244,17 +186,9 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     *(f'- {facets}: {writer}' for facets, writer in told.items()),
     '',
     *pages.table(
-      ['encoder', 'facets', 'seeds', *heads],
+      ['encoder', 'facets', 'seeds', *seeded_rows.heads(first)],
       [
-        [
-          f['encoder'],
-          f['facets'],
-          len(f['seeds']),
-          *(
-            f'{pages.digits(f["mean"][n])} ± {pages.digits(f["spread"][n])}'
-            for n in names
-          ),
-        ]
+        [f['encoder'], f['facets'], len(f['seeds']), *seeded_rows.cells(f)]
         for f in result['figures']
       ],
     ),
@@ -266,17 +200,9 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     'over these seeds.',
     '',
     *pages.table(
-      ['encoder', 'against', 'metric', 'seeds', 'difference', '95 %', 'p'],
+      ['encoder', 'against', *seeded_rows.COMPARED],
       [
-        [
-          t['encoder'],
-          t['rival'],
-          t['metric'],
-          t['seeds'],
-          f'{t["difference"]:+.4f}',
-          ' to '.join(f'{end:+.4f}' for end in t['interval']),
-          f'{t["p"]:.3f}',
-        ]
+        [t['encoder'], t['rival'], *seeded_rows.compared(t)]
         for t in result['tests']
       ],
     ),

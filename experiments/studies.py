@@ -4,14 +4,12 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import operator
-import os
 import pathlib
 from typing import Any
 
 import ml_collections
 
 from dynllm_jax.storage import atomic
-from dynllm_jax.types import FACETS
 from experiments import grids
 from experiments import pages
 from experiments import result_rows
@@ -54,30 +52,6 @@ def differing(
   }
 
 
-def encoder_changes(model: str) -> Changes:
-  """Both encoders, each with all facets and with none.
-
-  Args:
-    model: directory of the encoder that is compared with hashing.
-
-  Returns:
-    The runs, first hashing with all facets.
-  """
-  encoders = {
-    'hashing': {},
-    os.path.basename(os.path.normpath(model)): {
-      'facets.encoder.name': 'flax',
-      'facets.encoder.model': model,
-    },
-  }
-  choices = {'all facets': FACETS, 'no facets': ()}
-  return {
-    f'{encoder}, {choice}': {**fields, 'model.facets': str(facets)}
-    for choice, facets in choices.items()
-    for encoder, fields in encoders.items()
-  }
-
-
 def run(log: Log, study: Study, changes: Changes) -> list[Record]:
   """Runs a system with each change.
 
@@ -105,19 +79,16 @@ def run(log: Log, study: Study, changes: Changes) -> list[Record]:
   return records
 
 
-def write_page(
-  log: Log, study: Study, records: Sequence[Record], note: str = ''
-) -> None:
+def write_page(log: Log, study: Study, records: Sequence[Record]) -> None:
   """Writes `results/<experiment>_<log>.json`, `.md` and a chart, `.svg`.
 
   Args:
     log: the log.
     study: what all runs have in common.
     records: of `run`; the others are compared with the first.
-    note: what else the reader should know, a sentence with a space after it.
   """
   path = result_rows.RESULTS / f'{log.experiment}_{log.name}'
-  page = '\n'.join(_page(log, study, records, note))
+  page = '\n'.join(_page(log, study, records))
   atomic.write_atomically(
     path.with_suffix('.json'), json.dumps(records, indent=2) + '\n'
   )
@@ -125,9 +96,7 @@ def write_page(
   _chart(log, records, path.with_suffix('.svg'))
 
 
-def _page(
-  log: Log, study: Study, records: Sequence[Record], note: str
-) -> list[str]:
+def _page(log: Log, study: Study, records: Sequence[Record]) -> list[str]:
   """The lines of the page."""
   first = records[0]
   kind = 'Simulated log' if first['simulated'] else 'Log'
@@ -137,7 +106,7 @@ def _page(
     '',
     f'{kind}: {first["source"]}; system {first["system"]}, seed '
     f'{first["seed"]}. Facets: {first["facets"]["writer"]}; texts encoded by '
-    f'{first["facets"]["encoder"]}. {note}Each run has at most {study.epochs} '
+    f'{first["facets"]["encoder"]}. Each run has at most {study.epochs} '
     'epochs. The best epoch is chosen on a fixed sample of '
     f'{grids.VALIDATION_EVENTS:,} validation events; the figures are of all '
     'events.',

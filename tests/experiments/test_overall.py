@@ -235,19 +235,6 @@ def test_updates_of_an_epoch_are_batches_of_the_plan(tmp_path, monkeypatch):
   assert of('sasrec', ('train.batch_size', 10_000)) == 1
 
 
-def test_encoders_are_compared_with_and_without_facets():
-  changes = studies.encoder_changes('models/small/')
-  assert list(changes) == [
-    'hashing, all facets',
-    'small, all facets',
-    'hashing, no facets',
-    'small, no facets',
-  ]
-  for label, fields in changes.items():
-    assert ('brd' in fields['model.facets']) == ('all facets' in label)
-    assert ('facets.encoder.model' in fields) == ('small' in label)
-
-
 def test_a_row_is_refused_where_what_made_it_is_another(tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(result_rows, 'RESULTS', tmp_path)
