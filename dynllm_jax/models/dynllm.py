@@ -13,6 +13,7 @@ from dynllm_jax.bases.stream_network import check_fields
 from dynllm_jax.bases.stream_network import Received
 from dynllm_jax.bases.stream_network import StreamNetwork
 from dynllm_jax.bases.stream_network import Widths
+from dynllm_jax.bases.tgn_network import TGN
 from dynllm_jax.checks import Rule
 from dynllm_jax.facets.lookup import embeddings
 from dynllm_jax.facets.lookup import lookup
@@ -27,7 +28,6 @@ from dynllm_jax.layers.mlp import MLP
 from dynllm_jax.layers.mlp import Projected
 from dynllm_jax.layers.temporal_attention import Sources
 from dynllm_jax.layers.temporal_attention import TemporalEmbedding
-from dynllm_jax.models.tgn import TGN
 from dynllm_jax.types import Array
 from dynllm_jax.types import FacetAttention
 from dynllm_jax.types import FACETS
