@@ -1,4 +1,4 @@
-"""Figures of runs that differ in their seed alone, and tests between two such."""
+"""Figures of runs that differ in their seed alone, and tests between them."""
 
 from collections.abc import Callable
 from collections.abc import Sequence

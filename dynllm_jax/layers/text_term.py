@@ -7,8 +7,8 @@ from the mean of all items' texts, and `p` the direction of the texts that the
 user took, newer ones weighing more. Embeddings of a language model share a
 large mean, which tells no text from another (Mu and Viswanath 2018, arXiv
 1702.01417); hence the directions. With `model.text_whitening` texts are
-whitened too (Su et al. 2021, arXiv 2103.15316): no direction of them varies more
-than another.
+whitened too (Su et al. 2021, arXiv 2103.15316): no direction of them varies
+more than another.
 """
 
 from flax import linen as nn
