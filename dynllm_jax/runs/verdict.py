@@ -148,7 +148,9 @@ def advice(
 
   events = sum(groups[name]['events'] for name in ('head', 'tail'))
   share = {n: g['events'] / max(1, events) for n, g in groups.items()}
-  if share['new_item'] > _MANY and not model.get('item_text', True):
+  # The term of texts reads them already.
+  reads_texts = model.get('item_text', True) or model.get('text_term', False)
+  if share['new_item'] > _MANY and not reads_texts:
     lines.append(
       f'{share["new_item"]:.0%} of the test events are of items without a '
       'training event: --config.model.item_text=True reads their texts'
