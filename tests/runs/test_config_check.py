@@ -146,6 +146,16 @@ def test_a_bad_value_is_refused(field, tmp_path):
     config_check.check(config)
 
 
+def test_a_part_that_a_network_does_not_have_is_not_configured():
+  config = make_config()
+  config.model = config_lib.default('dynllm').model
+  config.model.network = 'tgn'
+  config_check.check(config)
+  config.model.projection = 'none'
+  with pytest.raises(InputError, match="projection: 'none' .*: 'interval'"):
+    config_check.check(config)
+
+
 def test_all_that_is_wrong_is_said_at_once():
   config = make_config()
   fields = [field for field in BAD if field not in ('data.items', 'seed')]
