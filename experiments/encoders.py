@@ -126,8 +126,8 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
   return [
     f'# Encoders: {log.name}',
     '',
-    f'Log: {first["source"]}; {first["system"]}, {_EPOCHS.value} epochs, of '
-    'which the best is chosen on a fixed sample of '
+    f'Log: {first["source"]}; {first["system"]}, at most {_EPOCHS.value} '
+    f'epoch{"s" * (_EPOCHS.value > 1)}; the best is chosen on a fixed sample of '
     f'{grids.VALIDATION_EVENTS:,} validation events. Facets: '
     f'{first["facets"]["writer"]}; texts of items and facets encoded by '
     f'{"; or by ".join(texts)}. Whitened: texts as the text term reads them '
