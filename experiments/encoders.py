@@ -127,8 +127,8 @@ def _page(log: Log, runs: Runs, result: dict[str, Any]) -> list[str]:
     f'# Encoders: {log.name}',
     '',
     f'Log: {first["source"]}; {first["system"]}, at most {_EPOCHS.value} '
-    f'epoch{"s" * (_EPOCHS.value > 1)}; the best is chosen on a fixed sample of '
-    f'{grids.VALIDATION_EVENTS:,} validation events. Facets: '
+    f'epoch{"s" * (_EPOCHS.value > 1)}; the best is chosen on a fixed sample '
+    f'of {grids.VALIDATION_EVENTS:,} validation events. Facets: '
     f'{first["facets"]["writer"]}; texts of items and facets encoded by '
     f'{"; or by ".join(texts)}. Whitened: texts as the text term reads them '
     '(SPEC 3.11). Figures are means over seeds, ± their standard deviation.',
