@@ -7,7 +7,9 @@ Both continue the same batches greedily in turn, round after round, on the same
 cores, so that other work on the machine hurts both. A round is a batch that
 writes one token (prefill) and one that writes `new` tokens; the decode rate is
 of the difference. transformers (the extra `peers`) has a process of its own.
-No token ends an answer, so that both write as many.
+No token ends an answer, so that both write as many. The share of peak is of the
+weights' products, two operations a weight and token, over the best rate of a
+large product, measured in the same rounds.
 """
 
 from collections.abc import Callable
@@ -28,6 +30,7 @@ import numpy as np
 from dynllm_jax.facets.decoding import Decoding
 from dynllm_jax.facets.decoding import Stops
 from dynllm_jax.text import flax_models
+from experiments import machine_use
 from experiments.timed_process import TimedProcess
 
 _MODEL = flags.DEFINE_string('model', None, "A model's folder.", required=True)
@@ -39,6 +42,8 @@ _PEER = flags.DEFINE_string(
   'peer_python', sys.executable, 'Python that has torch and transformers.'
 )
 _OUT = flags.DEFINE_string('out', '', 'Where the report goes as well.')
+
+_SIDE = 2048  # of the matrices whose product finds the peak
 
 # Generates once for each line that it reads: one token, then `new`.
 _PEER_CODE = """
@@ -106,16 +111,18 @@ def main(argv: list[str]) -> None:
     )
     os.sched_setaffinity(0, cores)  # importing transformers allows more cores
 
-    rounds = []
+    rounds, peaks = [], []
     for number in range(_ROUNDS.value + 1):
       theirs = Seconds(*json.loads(peer.step()))
       ours, answers = run()
+      peaks.append(machine_use.gemm_peak(_SIDE))
       if number:
         rounds.append((ours, theirs))
     peer.close()
     same = float(np.mean(np.asarray(answers) == np.load(files[1])))
 
-  report = _report(rounds, peer.about, same, len(cores))
+  shares = [work / max(peaks) for work in _operations(loaded)]
+  report = _report(rounds, peer.about, same, len(cores), shares)
   print(report)
   if _OUT.value:
     with open(_OUT.value, 'w', encoding='utf-8') as file:
@@ -150,10 +157,36 @@ def _runner(
   return run
 
 
+def _operations(loaded: flax_models.Loaded) -> tuple[float, float]:
+  """Operations with weights a token: of a prompt, of an answer.
+
+  Each token of an answer needs the logits, of a prompt the last one alone.
+  """
+  sizes = jax.tree.map(lambda leaf: leaf.size, loaded.params)
+  layers = sum(jax.tree.leaves(sizes['layers_0'])) * len(
+    loaded.model.settings.layers
+  )
+  settings = loaded.model.settings
+  head = settings.vocab_size * settings.hidden_size
+  return 2.0 * (layers + head / _LENGTH.value), 2.0 * (layers + head)
+
+
 def _report(
-  rounds: list[tuple[Seconds, Seconds]], peer: str, same: float, cores: int
+  rounds: list[tuple[Seconds, Seconds]],
+  peer: str,
+  same: float,
+  cores: int,
+  shares: list[float],
 ) -> str:
-  """The page."""
+  """The page.
+
+  Args:
+    rounds: ours and the peer's.
+    peer: its versions.
+    same: the share of equal tokens.
+    cores: how many.
+    shares: of the peak, for a token a second of a prompt, and of an answer.
+  """
   prefill = _BATCH.value * _LENGTH.value
   decode = _BATCH.value * (_NEW.value - 1)
 
@@ -199,7 +232,9 @@ def _report(
       line('transformers, torch', rates[1], ',.0f'),
       line('ratio, median of the rounds', ratios, '.2f'),
       '',
-      f'{same:.1%} of the tokens are the same.',
+      f'{same:.1%} of the tokens are the same. By the clock this package has',
+      f'{rates[0][0] * shares[0]:.0%} of the peak of products in prefill and '
+      f'{rates[0][2] * shares[1]:.0%} in decode.',
       '',
       '```',
       'python -m experiments.generation_speed --model=DIR '
