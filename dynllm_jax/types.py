@@ -343,10 +343,11 @@ class Recency(Pytree):
 class Successors(Pytree):
   """What followed each item, and how often (successors.py)."""
 
-  items: Array  # i32[items + 1, kept], 0 where a place is free
-  counts: Array  # f32[items + 1, kept]
+  counts: Array  # f32[items + 1, kept]; of a table f32[items + 1, items + 1]
   totals: Array  # f32[items + 1], of all successors, also those given up
-  arrivals: Array  # i32[items + 1], how many have been given a place
+  # None of a table, which keeps all of them.
+  items: Array | None = None  # i32[items + 1, kept], 0 where a place is free
+  arrivals: Array | None = None  # i32[items + 1], given a place so far
 
 
 class Counts(Pytree):

@@ -47,7 +47,8 @@ MEANINGS = {
   'count_terms': 'whether counts of what others took next add to the score, '
   'SPEC 3.12 (+counts sets it)',
   'count_depth': "the user's last events whose successors are read",
-  'count_successors': 'successors of an item that are kept, the most frequent',
+  'count_successors': 'successors of an item that are kept, the most frequent; '
+  '0: all in a catalogue of up to 4,096 items, 64 in a larger one',
   'gate': 'whether the weights of the terms follow from the user',
   'normalize': 'whether vectors get length 1 after each layer',
   'initial_deviation': 'the standard deviation of the first random vectors',

@@ -70,7 +70,7 @@ def shared_fields() -> dict[str, Any]:
     'text_whitening': False,
     'count_terms': False,  # SPEC 3.12
     'count_depth': 10,
-    'count_successors': 64,
+    'count_successors': 0,
   }
 
 
@@ -445,7 +445,7 @@ def _shared_rules(config: ml_collections.ConfigDict) -> list[Rule]:
     checks.at_least('copy_neighbors', 1),
     checks.at_least('text_neighbors', 1),
     checks.at_least('count_depth', 1),
-    checks.at_least('count_successors', 1),
+    checks.at_least('count_successors', 0),
     network_rules.dropout(),
     checks.one_of('update_ties', ('mean', 'each')),
     checks.one_of('memory_dtype', memory_lib.DTYPES),

@@ -1,5 +1,6 @@
 """The counts that the terms of SPEC 3.12 read, as state beside the memory."""
 
+import jax
 import jax.numpy as jnp
 
 from dynllm_jax.graph import recency
@@ -15,15 +16,17 @@ def empty(num_items: int, num_kept: int) -> Counts:
 
   Args:
     num_items: of the catalogue.
-    num_kept: successors that are kept of an item.
+    num_kept: successors that are kept of an item, or 0 (successors.py).
   """
   return Counts(recency.empty(num_items), successors.empty(num_items, num_kept))
 
 
 def reset(counts: Counts) -> Counts:
   """The counts as before the first event."""
-  rows, num_kept = counts.successors.items.shape
-  return empty(rows - 1, num_kept)
+  return Counts(
+    recency.empty(len(counts.recency.time) - 1),
+    jax.tree.map(jnp.zeros_like, counts.successors),
+  )
 
 
 def add(

@@ -1,10 +1,10 @@
 """What follows what: transitions between items, as they happen (SPEC 3.12).
 
-A table over pairs of items would grow with the square of the catalogue. Here
-every item keeps the counts of `num_kept` successors. As long as an item has
-had no more of them its counts are exact; beyond that a new successor takes
-the place of the one with the smallest count among a few, so that what follows
-often stays.
+A table over pairs of items grows with the square of the catalogue: a small one
+has it, and its counts are exact. In a larger one every item keeps the counts of
+`num_kept` successors. As long as an item has had no more of them its counts are
+exact; beyond that a new successor takes the place of the one with the smallest
+count among a few, so that what follows often stays.
 """
 
 import functools
@@ -12,10 +12,16 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.graph import columns
+from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels import row_sums
+from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Successors
 
+# Of a catalogue that has a table, by itself: 64 MiB.
+_LARGEST_TABLE = 4096
+_KEPT = 64  # successors of an item of a larger one
 # Places that a newcomer chooses among; fewer forget what is frequent.
 _CHOICE = 8
 _NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
@@ -26,34 +32,99 @@ def empty(num_items: int, num_kept: int) -> Successors:
 
   Args:
     num_items: of the catalogue.
-    num_kept: successors of an item, rounded up to a multiple of 8.
+    num_kept: successors of an item, rounded up to a multiple of 8; 0 for all
+      of a catalogue that has a table, and 64 of a larger one.
   """
-  num_kept = -(-num_kept // _CHOICE) * _CHOICE
   rows = num_items + 1
+  totals = jnp.zeros([rows], jnp.float32)
+  if not num_kept and num_items <= _LARGEST_TABLE:
+    return Successors(jnp.zeros([rows, rows], jnp.float32), totals)
+  num_kept = -(-(num_kept or _KEPT) // _CHOICE) * _CHOICE
   return Successors(
-    items=jnp.zeros([rows, num_kept], jnp.int32),
     counts=jnp.zeros([rows, num_kept], jnp.float32),
-    totals=jnp.zeros([rows], jnp.float32),
+    totals=totals,
+    items=jnp.zeros([rows, num_kept], jnp.int32),
     arrivals=jnp.zeros([rows], jnp.int32),
   )
 
 
-def read(successors: Successors, items: Array) -> tuple[Array, Array, Array]:
-  """What followed some items.
+def grown(successors: Successors, num_items: int) -> Successors:
+  """The same counts, of more items; a table stays one.
 
   Args:
     successors: the counts.
-    items: i32[...].
+    num_items: of the catalogue.
+  """
+  more = num_items + 1 - len(successors.totals)
+
+  def grow(name: str, column: Array | None) -> Array | None:
+    if column is None:
+      return None
+    square = name == 'counts' and successors.items is None
+    return jnp.pad(
+      column, [(0, more), (0, more if square else 0)][: column.ndim]
+    )
+
+  return Successors(
+    **{name: grow(name, column) for name, column in vars(successors).items()}
+  )
+
+
+def weighted_counts(
+  successors: Successors,
+  items: Array,
+  weights: Array,
+  ids: Array,
+  table: columns.Table,
+) -> Array:
+  """Sums of the counts of what followed some items; no gradient passes.
+
+  Args:
+    successors: the counts.
+    items: i32[batch, k].
+    weights: f32[batch, k], what the counts of each are multiplied with.
+    ids: i32[candidates].
+    table: the columns of the candidates.
 
   Returns:
-    i32[..., num_kept] successors, 0 where there are fewer; f32[..., num_kept]
-    their counts; f32[...] the items' totals.
+    f32[batch, columns].
   """
-  return (
-    successors.items[items],
-    successors.counts[items],
-    successors.totals[items],
+  successors, weights = jax.lax.stop_gradient((successors, weights))
+  if successors.items is None:
+    sums = _sum_of_rows(successors.counts, items, weights)
+    return row_sums.read_columns(sums, ids)
+
+  numbers = successors.counts[items] * weights[..., None]
+  following = successors.items[items]
+  column = jnp.where(following > 0, table.find(following), table.size)
+  each_user = (len(items), -1)
+  return row_sums.sum_in_rows(
+    numbers.reshape(each_user), column.reshape(each_user), table.size
   )
+
+
+def _sum_of_rows(table: Array, rows: Array, weights: Array) -> Array:
+  """`sum_k weights[:, k] table[rows[:, k]]`, f32[batch, columns].
+
+  A CPU reads one row for each of the batch after the other: all at once took
+  six times as long.
+  """
+
+  def in_turn(table: Array, rows: Array, weights: Array) -> Array:
+    def add(k: Array, total: Array) -> Array:
+      return total + weights[:, k, None] * jnp.asarray(table)[rows[:, k]]
+
+    nothing = jnp.zeros([len(rows), table.shape[1]], jnp.float32)
+    total: Array = jax.lax.fori_loop(0, rows.shape[1], add, nothing)
+    return total
+
+  def at_once(table: Array, rows: Array, weights: Array) -> Array:
+    return jnp.sum(weights[..., None] * jnp.asarray(table)[rows], axis=1)
+
+  if not sharded_table.is_one_device():
+    return at_once(table, rows, weights)
+  total: Array = platforms.on_cpu(in_turn, at_once, table, rows, weights)
+  return total
 
 
 def add(
@@ -76,10 +147,17 @@ def add(
     The counts. The order of the pairs does not matter, but for the rounding
     of sums.
   """
-  num_kept = successors.items.shape[1]
   totals = row_sums.add_to_rows(
     successors.totals, jnp.where(mask, items, _NO_ROW), weights
   )
+  if successors.items is None or successors.arrivals is None:
+    num_rows = len(totals)
+    pair = jnp.where(mask, items * num_rows + following, _NO_ROW)
+    flat = successors.counts.reshape(-1)
+    counts = row_sums.add_to_rows(flat, pair, weights)
+    return Successors(counts.reshape(num_rows, num_rows), totals)
+
+  num_kept = successors.items.shape[1]
   items, following, weights, real = _merged(items, following, weights, mask)
 
   # Successors that have a place already.
@@ -118,9 +196,9 @@ def add(
     .add(1, mode='drop')
   )
   return Successors(
-    items=kept.at[row, place].set(following, mode='drop'),
     counts=counts.at[row, place].set(weights, mode='drop'),
     totals=totals,
+    items=kept.at[row, place].set(following, mode='drop'),
     arrivals=arrivals,
   )
 

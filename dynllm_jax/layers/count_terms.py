@@ -9,7 +9,6 @@ from dynllm_jax.graph import history
 from dynllm_jax.graph import recency
 from dynllm_jax.graph import successors
 from dynllm_jax.graph import temporal
-from dynllm_jax.kernels import row_sums
 from dynllm_jax.layers import past_term
 from dynllm_jax.types import Array
 from dynllm_jax.types import Counts
@@ -68,7 +67,7 @@ class CountTerms(nn.Module):
     )
 
     takes = history.takes_before(inputs.user_graph, users, user_times, table)
-    share = self._follow(counts, inputs, users, user_times, table)
+    share = self._follow(counts, inputs, users, user_times, items, table)
     features = item_features(counts, items, item_time)
     terms = jnp.einsum('bf,cf->bc', own, features, precision='highest')
     terms += follow * jnp.log(_LEAST_SHARE + share)
@@ -96,20 +95,16 @@ class CountTerms(nn.Module):
     inputs: Inputs,
     users: Array,
     times: Array,
+    items: Array,
     table: columns.Table,
   ) -> Array:
     """f32[batch, columns], the share of what followed the user's last items."""
     past = temporal.neighborhood(inputs.user_graph, users, times, self.depth)
-    items, numbers, totals = successors.read(counts.successors, past.nodes)
+    totals = counts.successors.totals[past.nodes]
     place = 1.0 / jnp.arange(1, self.depth + 1)
     share = jnp.where(past.mask, place / (totals + _SHRINKAGE), 0.0)
-    numbers *= share[..., None]
-    column = jnp.where(items > 0, table.find(items), table.size)
-    each_user = (len(users), -1)
-    return jax.lax.stop_gradient(
-      row_sums.sum_in_rows(
-        numbers.reshape(each_user), column.reshape(each_user), table.size
-      )
+    return successors.weighted_counts(
+      counts.successors, past.nodes, share, items, table
     )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import ranking as ranking_lib
 from dynllm_jax.graph import memory as memory_lib
+from dynllm_jax.graph import successors
 from dynllm_jax.live import programs
 from dynllm_jax.live.growing_graph import GrowingGraph
 from dynllm_jax.live.programs import ItemCache
@@ -40,6 +41,7 @@ from dynllm_jax.types import Pending
 from dynllm_jax.types import PlannedBatch
 from dynllm_jax.types import Pytree
 from dynllm_jax.types import SameTimeItems
+from dynllm_jax.types import Successors
 from dynllm_jax.types import System
 from dynllm_jax.types import SystemMemory
 from dynllm_jax.types import TemporalGraph
@@ -195,6 +197,8 @@ class LiveState:
       KeyError: if something is missing.
     """
     record, arrays = saved
+    first = functools.partial(_initial, system)
+    of_run = jax.eval_shape(first, inputs)[1]
     users, items = (
       GrowingGraph.from_arrays(
         {
@@ -213,7 +217,8 @@ class LiveState:
     )
 
     # Names of arrays, and what is made of them.
-    params, memory = jax.eval_shape(functools.partial(_initial, system), inputs)
+    params, memory = jax.eval_shape(first, inputs)
+    memory = jax.eval_shape(_grown_memory, memory, of_run)
     text = _NONE if 'cache.text' in arrays else None
     pending = _NO_PENDING if record['pending'] else None
     wanted = _tree(
@@ -471,9 +476,10 @@ class LiveState:
     )
 
     params, memory = _initial(self.system, self.bound.inputs)
-    grow = functools.partial(jax.tree.map, _grown)
-    self.bound = self.bound.replace(params=grow(params, self.bound.params))
-    self._base, self._now = grow(memory, self._base), grow(memory, self._now)
+    params = jax.tree.map(_grown, params, self.bound.params)
+    self.bound = self.bound.replace(params=params)
+    self._base = _grown_memory(memory, self._base)
+    self._now = _grown_memory(memory, self._now)
     more = items - len(self._cache.vector)
     self._cache = jax.tree.map(
       lambda x: jnp.pad(x, [(0, more), (0, 0)]), self._cache
@@ -667,6 +673,19 @@ def _initial(system: System, inputs: Inputs) -> tuple[Params, SystemMemory]:
   params, memory = system.init(key, inputs, 1)
   memory = system.reset(memory)
   return params, BoundSystem(system, params, inputs).propagate(memory)
+
+
+def _grown_memory(wanted: SystemMemory, old: SystemMemory) -> SystemMemory:
+  """The state with the old rows first, and counts as they were kept."""
+
+  def grow(wanted: Any, old: Any) -> Any:
+    if isinstance(old, Successors):
+      return successors.grown(old, len(wanted.totals) - 1)
+    return _grown(wanted, old)
+
+  return jax.tree.map(
+    grow, wanted, old, is_leaf=lambda x: isinstance(x, Successors)
+  )
 
 
 def _grown(wanted: Array, old: Array) -> Array:

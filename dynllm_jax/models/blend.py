@@ -24,7 +24,8 @@ def default_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
     {
       'count_depth': 10,  # the user's last events whose successors are read
-      'count_successors': 64,  # successors kept of an item
+      # Successors kept of an item; 0: all of a small catalogue (successors.py).
+      'count_successors': 0,
     }
   )
 
@@ -50,7 +51,7 @@ def build(config: ml_collections.ConfigDict) -> System:
   checks.check(
     'config.model',
     config,
-    [checks.at_least('count_depth', 1), checks.at_least('count_successors', 1)],
+    [checks.at_least('count_depth', 1), checks.at_least('count_successors', 0)],
   )
   depth, num_kept = config.count_depth, config.count_successors
   network = CountTerms(depth)

@@ -75,7 +75,7 @@ def default_config() -> ml_collections.ConfigDict:
       'text_whitening': False,
       'count_terms': False,  # SPEC 3.12
       'count_depth': 10,
-      'count_successors': 64,
+      'count_successors': 0,
     }
   )
 

@@ -22,7 +22,7 @@ from dynllm_jax.types import InputError
     ('copy_neighbors', 0, '1 or more'),
     ('text_neighbors', 0, '1 or more'),
     ('count_depth', 0, '1 or more'),
-    ('count_successors', 0, '1 or more'),
+    ('count_successors', -1, '0 or more'),
     ('dropout', 1.0, 'below 1'),
     ('update_ties', 'last', 'mean, each'),
     ('walk_fanout', (10, 8), 'three numbers'),
