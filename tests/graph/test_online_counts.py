@@ -7,6 +7,7 @@ import pytest
 
 from dynllm_jax.graph import online_counts
 from dynllm_jax.graph import recency
+from dynllm_jax.graph import successors
 from dynllm_jax.types import EventBatch
 from tests.testing import logs
 
@@ -59,6 +60,8 @@ def transitions(end):
 
 
 def dense(successors):
+  if successors.items is None:
+    return np.asarray(successors.counts)
   table = np.zeros([NUM_ITEMS + 1, NUM_ITEMS + 1])
   for item, (kept, counts) in enumerate(
     zip(np.asarray(successors.items), np.asarray(successors.counts))
@@ -69,8 +72,9 @@ def dense(successors):
   return table
 
 
-def test_successors_that_fit_are_counted_exactly():
-  for end, counts in counted(NUM_ITEMS):
+@pytest.mark.parametrize('num_kept', [NUM_ITEMS, 0])
+def test_successors_that_fit_are_counted_exactly(num_kept):
+  for end, counts in counted(num_kept):
     expected = transitions(end)
     np.testing.assert_allclose(dense(counts.successors), expected, rtol=1e-5)
     np.testing.assert_allclose(
@@ -114,7 +118,34 @@ def test_recency_is_the_sum_of_decayed_events():
     )
 
 
-@pytest.mark.parametrize('num_kept', [8])
+def test_a_catalogue_has_a_table_up_to_a_size():
+  shapes = lambda *given: jax.eval_shape(lambda: successors.empty(*given))
+  largest = successors._LARGEST_TABLE
+  assert shapes(largest, 0).items is None
+  assert shapes(largest, 0).counts.shape == (largest + 1, largest + 1)
+  assert shapes(largest + 1, 0).items.shape == (largest + 2, 64)
+  assert shapes(largest, 64).items.shape == (largest + 1, 64)
+
+
+@pytest.mark.parametrize('num_kept', [8, 0])
+def test_a_grown_catalogue_keeps_its_counts_as_they_were(monkeypatch, num_kept):
+  monkeypatch.setattr(successors, '_LARGEST_TABLE', NUM_ITEMS)
+  *_, (_, counts) = counted(num_kept)
+  grown = successors.grown(counts.successors, NUM_ITEMS + 3)
+  size = NUM_ITEMS + 1
+  assert (grown.items is None) == (num_kept == 0)
+  jax.tree.map(
+    lambda new, old: np.testing.assert_array_equal(
+      new[tuple(slice(0, length) for length in old.shape)], old
+    ),
+    grown,
+    counts.successors,
+  )
+  assert not any(np.any(leaf[size:]) for leaf in jax.tree.leaves(grown))
+  assert grown.counts.shape == (size + 3, 8 if num_kept else size + 3)
+
+
+@pytest.mark.parametrize('num_kept', [8, 0])
 def test_reset_is_as_before_the_first_event(num_kept):
   *_, (_, counts) = counted(num_kept)
   jax.tree.map(

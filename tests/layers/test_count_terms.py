@@ -27,12 +27,12 @@ ITEMS = np.array([7, 3, 3, 12, 1, 9, 7, 2, 0], np.int32)  # some twice
 NOW = np.int32(LOG.times[CUT])
 
 
-def counts_before_the_cut(inputs):
+def counts_before_the_cut(inputs, num_kept=16):
   rows = lambda x: jnp.asarray(x[:CUT].astype(np.int32))
   events = EventBatch(
     rows(LOG.users), rows(LOG.items), rows(LOG.times), jnp.ones([CUT], bool)
   )
-  empty = online_counts.empty(NUM_ITEMS, 16)
+  empty = online_counts.empty(NUM_ITEMS, num_kept)
   return online_counts.add(empty, inputs.user_graph, events, DEPTH)
 
 
@@ -65,16 +65,17 @@ def expected_term(params, table, user, time, item):
   """The terms of one candidate, in float64."""
   weights, past = weights_of(params, user, time), past_of(user, time)
   own = [t for i, t in past if i == item]
+  past_weights, weights = np.split(weights, [past_term.NUM_FEATURES])
   total = 0.0
   if own:
     days = np.log1p((time - own[0]) / logs.DAY)
     bends = [max(0, days - np.log1p(x)) for x in (1, 7, 30, 180)]
-    total += weights[:7] @ [1, np.log(len(own)), days, *bends]
+    total += past_weights @ [1, np.log(len(own)), days, *bends]
   share = sum(
     table[x, item] / ((k + 1) * (table[x].sum() + 5))
     for k, (x, _) in enumerate(past[:DEPTH])
   )
-  total += weights[7] * np.log(1e-4 + share)
+  total += weights[0] * np.log(1e-4 + share)
 
   ages = lambda i: [
     (NOW - t) / logs.DAY for j, t in zip(LOG.items[:CUT], LOG.times) if j == i
@@ -85,9 +86,9 @@ def expected_term(params, table, user, time, item):
       for i in range(1, NUM_ITEMS + 1)
     ]
     share = values[item - 1] / max(values)
-    total += weights[8 + n] * np.log(1e-3 + share)
+    total += weights[1 + n] * np.log(1e-3 + share)
   if ages(item):
-    total += weights[12] * np.log1p(max(ages(item))) + weights[13]
+    total += weights[5] * np.log1p(max(ages(item))) + weights[6]
   return total
 
 
@@ -101,11 +102,13 @@ def transitions():
 
 # Blocks of histories that hold all takes, and that do not, one of them not
 # full: then terms are computed for all users and candidates.
-@pytest.mark.parametrize('block', [8192, 8])
-def test_terms_are_those_of_strictly_earlier_events(monkeypatch, block):
+@pytest.mark.parametrize('block, num_kept', [(8192, 16), (8, 16), (8192, 0)])
+def test_terms_are_those_of_strictly_earlier_events(
+  monkeypatch, block, num_kept
+):
   monkeypatch.setattr(history, '_BLOCK', block)
   inputs = logs.random_inputs(LOG)
-  counts = counts_before_the_cut(inputs)
+  counts = counts_before_the_cut(inputs, num_kept)
   network = count_terms.CountTerms(DEPTH)
   args = counts, inputs, *map(jnp.asarray, (USERS, TIMES, ITEMS, NOW))
   params = logs.random_params(network.init, *args)['params']

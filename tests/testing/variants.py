@@ -70,7 +70,12 @@ VARIANTS = {
   **{name: (name, {}) for name in config_lib.system_names()},
   'dynllm+text+counts': (
     'dynllm+text+counts',
-    {'train.loss': 'softmax', 'network': 'tgn', 'fusion.mode': 'added'},
+    {
+      'train.loss': 'softmax',
+      'network': 'tgn',
+      'fusion.mode': 'added',
+      'count_successors': 0,  # a table
+    },
   ),
   'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
   'sasrec, heads': ('sasrec', {'num_heads': 2}),
