@@ -69,7 +69,7 @@ def shared_fields() -> dict[str, Any]:
     'text_neighbors': 20,
     'text_whitening': False,
     'count_terms': False,  # SPEC 3.12
-    'count_depth': 10,
+    'count_depth': 20,
     'count_successors': 0,
   }
 

@@ -55,18 +55,20 @@ def grown(successors: Successors, num_items: int) -> Successors:
     successors: the counts.
     num_items: of the catalogue.
   """
-  more = num_items + 1 - len(successors.totals)
-
-  def grow(name: str, column: Array | None) -> Array | None:
-    if column is None:
-      return None
-    square = name == 'counts' and successors.items is None
-    return jnp.pad(
-      column, [(0, more), (0, more if square else 0)][: column.ndim]
-    )
-
+  rows = num_items + 1
+  wide = rows if successors.items is None else successors.counts.shape[1]
+  pad = lambda column, *shape: jnp.pad(
+    column, [(0, new - old) for new, old in zip(shape, column.shape)]
+  )
+  counts = pad(successors.counts, rows, wide)
+  totals = pad(successors.totals, rows)
+  if successors.items is None or successors.arrivals is None:
+    return Successors(counts, totals)
   return Successors(
-    **{name: grow(name, column) for name, column in vars(successors).items()}
+    counts,
+    totals,
+    pad(successors.items, rows, wide),
+    pad(successors.arrivals, rows),
   )
 
 

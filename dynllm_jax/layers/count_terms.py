@@ -1,7 +1,6 @@
 """Count terms: what counting knows, with learned weights (SPEC 3.12)."""
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from dynllm_jax.graph import columns

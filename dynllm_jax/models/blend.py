@@ -23,7 +23,7 @@ def default_config() -> ml_collections.ConfigDict:
   """The setting of SPEC 6."""
   return ml_collections.ConfigDict(
     {
-      'count_depth': 10,  # the user's last events whose successors are read
+      'count_depth': 20,  # the user's last events whose successors are read
       # Successors kept of an item; 0: all of a small catalogue (successors.py).
       'count_successors': 0,
     }

@@ -74,7 +74,7 @@ def default_config() -> ml_collections.ConfigDict:
       'text_neighbors': 20,
       'text_whitening': False,
       'count_terms': False,  # SPEC 3.12
-      'count_depth': 10,
+      'count_depth': 20,
       'count_successors': 0,
     }
   )

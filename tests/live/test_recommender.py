@@ -15,8 +15,10 @@ from dynllm_jax import Recommender
 from dynllm_jax.engine import batching
 from dynllm_jax.engine import evaluate
 from dynllm_jax.engine import ranking
+from dynllm_jax.graph import successors
 from dynllm_jax.live import answering
 from dynllm_jax.live import batches
+from dynllm_jax.live.live_state import LiveState
 from dynllm_jax.runs import prepared
 from dynllm_jax.types import BoundSystem
 from tests.testing import logs
@@ -31,6 +33,8 @@ OF_ANY_LOG = {
   'neighborhood': False,
   'event_features': True,
   'copy_term': True,
+  'count_terms': True,
+  'count_successors': 0,
 }
 ALL_TERMS = {'event_features': True, 'item_id_embedding': True}
 
@@ -162,7 +166,7 @@ def test_other_kinds_of_systems_have_them_too(log, tmp_path, variant):
 
 
 def test_new_users_and_items_rank_as_if_the_log_had_had_them(
-  log, tmp_path_factory
+  log, tmp_path_factory, monkeypatch
 ):
   """The tables double; an item may be recommended before its first event."""
   late = 60
@@ -174,7 +178,7 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
     'dynllm', whole, tmp_path_factory.mktemp('whole'), **OF_ANY_LOG
   )
   begun = logs.make_log(users[:-late], items[:-late], log.times[:-late])
-  workdir, _ = make_run(
+  workdir, run_begun = make_run(
     'dynllm', begun, tmp_path_factory.mktemp('begun'), **OF_ANY_LOG
   )
 
@@ -204,6 +208,19 @@ def test_new_users_and_items_rank_as_if_the_log_had_had_them(
   second = is_new & (earlier == 1)
   assert second.sum() > 3
   assert np.mean(found[second] <= 10) == np.mean(ranks[second] <= 10) > 0
+
+  # A table of transitions stays one beyond the size up to which runs have one.
+  monkeypatch.setattr(successors, '_LARGEST_TABLE', begun.num_items)
+  saved = shop._state.saved()
+  restored = LiveState.from_saved(
+    run_begun.system, run_begun.inputs, saved, how
+  )
+  assert 'now.counts.successors.items' not in saved.arrays
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    dict(restored.saved().arrays),
+    dict(saved.arrays),
+  )
 
 
 def test_what_comes_later_changes_no_answer(log, tmp_path, reads_a_past):
