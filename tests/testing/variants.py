@@ -75,6 +75,7 @@ VARIANTS = {
       'network': 'tgn',
       'fusion.mode': 'added',
       'count_successors': 0,  # a table
+      'copy_term': True,  # off beside counts
     },
   ),
   'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
