@@ -12,7 +12,6 @@ user can read about it. Those of `config.model` are in the system's own file.
 """
 
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 import json
@@ -356,7 +355,7 @@ def default(arg: str = '') -> ml_collections.ConfigDict:
         f'config argument {arg!r}: system {name!r} has no variant '
         f'{variant!r}; allowed: {", ".join(variants) or "none"}'
       )
-    config.model.update(dict.fromkeys(terms_of(variant, chosen), True))
+    config.model.update(dict.fromkeys(VARIANTS[variant], True))
   config.train.update(own_train(config.model))
   config.lock()
   return config
@@ -498,18 +497,6 @@ def system_module(name: str) -> types.ModuleType:
     InputError: if there is no such system.
   """
   return plugins.load(plugins.SYSTEMS, name, 'config.model.name')
-
-
-def terms_of(variant: str, others: Collection[str]) -> tuple[str, ...]:
-  """The terms that a variant switches on, as fields of `config.model`.
-
-  Args:
-    variant: of VARIANTS.
-    others: the variants that are on. Beside counts, which know all that a user
-      took, no term copies what he took last.
-  """
-  left_out = ('copy_term',) if 'counts' in others else ()
-  return tuple(term for term in VARIANTS[variant] if term not in left_out)
 
 
 def variants_of(model: ml_collections.ConfigDict) -> list[str]:

@@ -134,11 +134,10 @@ def advice(
   lines = []
 
   variants = config_lib.variants_of(model)
-  counts = ('counts',) if model.get('count_terms') else ()
   off = [
     name
     for name in variants
-    if not all(model.get(term) for term in config_lib.terms_of(name, counts))
+    if not all(model.get(term) for term in config_lib.VARIANTS[name])
   ]
   if off:
     lines.append(

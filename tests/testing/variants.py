@@ -75,7 +75,6 @@ VARIANTS = {
       'network': 'tgn',
       'fusion.mode': 'added',
       'count_successors': 0,  # a table
-      'copy_term': True,  # off beside counts
     },
   ),
   'sasrec+walk': ('sasrec+walk', {'train.loss': 'softmax'}),
