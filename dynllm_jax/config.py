@@ -48,6 +48,7 @@ TUNED = (
   'tgn+walk',
   'dynllm+walk',
   'dynllm+text',
+  'dynllm+counts',
   'dynllm+text+counts',
 )
 
