@@ -56,6 +56,7 @@ RULES = (
   checks.at_least('patience', 1),
   checks.at_least('chunk', 1),
   checks.at_least('regularization', 0),
+  checks.fraction('recency_weight'),
   precision.RULE,
 )
 
