@@ -249,9 +249,6 @@ def _train() -> dict[str, Any]:
     'num_negatives': 1,
     'negatives': 'uniform',
     'regularization': 0.0,  # lambda of SPEC 3.9
-    # How much more the loss of a later event weighs: the first event's weight
-    # is 1 less this, the last one's 1 and this.
-    'recency_weight': 0.0,
     # Epochs without a better recall@10 on validation that end training.
     'patience': 10,
     # Batches of one compiled program; progress is shown after each.
@@ -474,9 +471,8 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
   """Fields of `config.train` that a system's paper, or one of its terms, needs.
 
   One negative an event says too little of the few weights of count terms, and
-  with more than a few epochs networks beside them rank later events worse; a
-  schedule so short is not ended early. Counts know little when an epoch begins,
-  so that later events tell their weights, and those of terms beside them, best.
+  with more than a few epochs networks beside them rank later events worse. Of a
+  schedule so short all epochs are run.
 
   Args:
     model: `config.model`.
@@ -489,7 +485,6 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
       'num_negatives': 1024,
       'num_epochs': 0,
       'patience': 30,
-      'recency_weight': 1.0,
     }
     own = beside_counts | own
   return own

@@ -56,7 +56,6 @@ RULES = (
   checks.at_least('patience', 1),
   checks.at_least('chunk', 1),
   checks.at_least('regularization', 0),
-  checks.fraction('recency_weight'),
   precision.RULE,
 )
 

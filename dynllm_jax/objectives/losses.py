@@ -1,7 +1,7 @@
 """Pairwise and sampled-softmax losses over scores (SPEC 3.9).
 
-All return the sum over rows by their weights, never a mean; a row of weight 0,
-padding, does not count, and a negative whose `allowed` is False is left out.
+All return the sum over real rows, never a mean; a negative whose `allowed` is
+False is left out.
 """
 
 import jax
@@ -13,7 +13,7 @@ LOSSES = ('bpr', 'margin', 'softmax', 'bce')
 
 
 def bpr(
-  positive: Array, negatives: Array, allowed: Array, weights: Array
+  positive: Array, negatives: Array, allowed: Array, mask: Array
 ) -> Array:
   """`-log sigmoid(y_pos - y_neg)`, a mean over each row's negatives.
 
@@ -21,29 +21,25 @@ def bpr(
     positive: f32[batch].
     negatives: f32[batch, negatives].
     allowed: bool[batch, negatives].
-    weights: f32[batch], of each row; or bool[batch], which rows are real.
+    mask: bool[batch].
 
   Returns:
     f32[], the sum over rows.
   """
   losses = jax.nn.softplus(negatives - positive[:, None])
-  return _sum_of_means(losses, allowed, weights)
+  return _sum_of_means(losses, allowed, mask)
 
 
 def margin(
-  positive: Array,
-  negatives: Array,
-  allowed: Array,
-  weights: Array,
-  delta: float,
+  positive: Array, negatives: Array, allowed: Array, mask: Array, delta: float
 ) -> Array:
   """`max(0, delta - y_pos + y_neg)`; arguments and result as `bpr`."""
   losses = jax.nn.relu(delta - positive[:, None] + negatives)
-  return _sum_of_means(losses, allowed, weights)
+  return _sum_of_means(losses, allowed, mask)
 
 
 def softmax(
-  positive: Array, negatives: Array, allowed: Array, weights: Array
+  positive: Array, negatives: Array, allowed: Array, mask: Array
 ) -> Array:
   """Cross-entropy of the positive among itself and the allowed negatives.
 
@@ -54,28 +50,23 @@ def softmax(
     [positive[:, None], jnp.where(allowed, negatives, low)], axis=1
   )
   losses = jax.nn.logsumexp(logits, axis=1) - positive
-  return _sum(losses, weights)
+  return jnp.sum(jnp.where(mask, losses, 0.0))
 
 
 def bce(
-  positive: Array, negatives: Array, allowed: Array, weights: Array
+  positive: Array, negatives: Array, allowed: Array, mask: Array
 ) -> Array:
   """`-log sigmoid(y_pos) - log(1 - sigmoid(y_neg))`, binary cross-entropy.
 
   The second part is a mean over each row's negatives; arguments and result as
   `bpr`.
   """
-  own = _sum(jax.nn.softplus(-positive), weights)
-  return own + _sum_of_means(jax.nn.softplus(negatives), allowed, weights)
+  own = jnp.sum(jnp.where(mask, jax.nn.softplus(-positive), 0.0))
+  return own + _sum_of_means(jax.nn.softplus(negatives), allowed, mask)
 
 
-def _sum_of_means(losses: Array, allowed: Array, weights: Array) -> Array:
-  """The sum over rows of the mean over what is allowed, f32[]."""
+def _sum_of_means(losses: Array, allowed: Array, mask: Array) -> Array:
+  """The sum over real rows of the mean over what is allowed, f32[]."""
   total = jnp.sum(jnp.where(allowed, losses, 0.0), axis=1)
   means = total / jnp.maximum(jnp.sum(allowed, axis=1), 1)
-  return _sum(means, weights)
-
-
-def _sum(losses: Array, weights: Array) -> Array:
-  """The sum over rows by weight, f32[]; what padding has is never looked at."""
-  return jnp.sum(jnp.where(weights > 0, weights * losses, 0.0))
+  return jnp.sum(jnp.where(mask, means, 0.0))

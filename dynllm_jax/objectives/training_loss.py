@@ -54,7 +54,7 @@ def sampled_loss(
       visit of its own.
 
   Returns:
-    The loss, summed over real events by their weights.
+    The loss, summed over real events.
   """
   negative_key, dropout_key = jax.random.split(key)
   size = len(batch.mask)
@@ -83,8 +83,7 @@ def sampled_loss(
     negatives=jax.tree.map(lambda x: x[size:], found),
   )
 
-  weights = batch.mask * _weights(config, events, inputs.train_events)
-  total = _ranking_loss(config, embedded, allowed, weights, inputs.num_items)
+  total = _ranking_loss(config, embedded, allowed, batch.mask, inputs.num_items)
   return Loss(
     total=total,
     decay=config.regularization * _squares(embedded, batch.mask, shared),
@@ -93,23 +92,15 @@ def sampled_loss(
   )
 
 
-def _weights(
-  config: ml_collections.FrozenConfigDict, events: Array, train_events: Array
-) -> Array:
-  """Weights of events, f32[batch], which rise in a line; 1 in the mean."""
-  place = events / jnp.maximum(train_events - 1, 1)  # 0 to 1
-  return 1 + config.recency_weight * (2 * place - 1)
-
-
 def _ranking_loss(
   config: ml_collections.FrozenConfigDict,
   embedded: _Embedded,
   allowed: Array,
-  weights: Array,
+  mask: Array,
   num_items: int,
 ) -> Array:
-  """The loss that the config names, summed over events by weight, f32[]."""
-  size, users = len(weights), embedded.users
+  """The loss that the config names, summed over real events, f32[]."""
+  size, users = len(mask), embedded.users
   own = jax.tree.map(lambda x: x[:, None], embedded.positives)
   positive = scoring.score_rows(users, own)[:, 0]
 
@@ -118,16 +109,16 @@ def _ranking_loss(
     scores = scoring.score(embedded.visits, embedded.negatives, num_items)
     if embedded.visit is not None:
       scores = row_sums.read_rows(scores, embedded.visit)
-    return losses.softmax(positive, scores, allowed, weights)
+    return losses.softmax(positive, scores, allowed, mask)
 
   rows = jax.tree.map(
     lambda x: x.reshape(size, -1, *x.shape[1:]), embedded.negatives
   )
   negative = scoring.score_rows(users, rows)
   if config.loss == 'margin':
-    return losses.margin(positive, negative, allowed, weights, config.margin)
+    return losses.margin(positive, negative, allowed, mask, config.margin)
   pairwise = {'bpr': losses.bpr, 'bce': losses.bce}[config.loss]
-  return pairwise(positive, negative, allowed, weights)
+  return pairwise(positive, negative, allowed, mask)
 
 
 def _squares(embedded: _Embedded, mask: Array, shared: bool) -> Array:

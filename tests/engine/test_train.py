@@ -54,7 +54,6 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     ('max_gradient_norm', 0.0),
     ('max_time_gradient_norm', -1.0),
     ('regularization', -1.0),
-    ('recency_weight', 1.5),
     ('chunk', 0),
   ],
 )
@@ -72,6 +71,6 @@ def test_a_short_log_has_more_epochs_where_none_are_given(
 ):
   config = config_lib.default('tgn+counts').train
   assert config.num_epochs == 0
-  assert config.patience >= 30  # so that all of them are run
+  assert config.patience >= train.num_epochs(config, 1)  # all are run
   config.num_epochs = given
   assert train.num_epochs(config, steps) == expected

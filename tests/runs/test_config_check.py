@@ -80,7 +80,6 @@ BAD = {
   'train.negatives': 'hard',
   'train.regularization': INF,
   'train.patience': 0,
-  'train.recency_weight': 1.5,
   'train.chunk': 0,
   'train.precision': 'half',
   'eval.batch_size': 0,
