@@ -1,6 +1,6 @@
 r"""A sequence system under leave-one-out, as most papers have tested them.
 
-    python -m experiments.leave_one_out --system=esasrec \
+    python -m experiments.leave_one_out --system=esasrec --dropout=.5 \
         --logs=amazon_beauty=interactions.csv,items.csv
 
 Of each user with three events or more the last is tested and the one before it
@@ -35,6 +35,9 @@ _PATIENCE = flags.DEFINE_integer(
 _BATCH = flags.DEFINE_integer(
   'batch_size', 0, "Sequences of a batch; 0 for the system's own."
 )
+_DROPOUT = flags.DEFINE_float(
+  'dropout', None, "The network's dropout; the system's own if not given."
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the run.')
 _DATA = flags.DEFINE_string('data_dir', '', 'config.data.dir.')
 
@@ -56,6 +59,8 @@ def _run() -> None:
     config = named.config_with_data(_SYSTEM.value, _DATA.value)
     config.train.num_epochs, config.seed = _EPOCHS.value, _SEED.value
     config.train.batch_size = _BATCH.value or config.train.batch_size
+    if _DROPOUT.value is not None:
+      config.model.dropout = _DROPOUT.value
     log = last_events.leave_one_out(loading.load(config.data, progress.say))
 
     trial = last_events.Trial(config, log)
