@@ -18,6 +18,7 @@ import json
 from absl import app
 from absl import flags
 
+from dynllm_jax import config as config_lib
 from dynllm_jax import progress
 from dynllm_jax.datasets import loading
 from experiments import exit_status
@@ -60,7 +61,7 @@ def _run() -> None:
     config.train.num_epochs, config.seed = _EPOCHS.value, _SEED.value
     config.train.batch_size = _BATCH.value or config.train.batch_size
     if _DROPOUT.value is not None:
-      config.model.dropout = _DROPOUT.value
+      config_lib.set_known(config.model, dropout=_DROPOUT.value)
     log = last_events.leave_one_out(loading.load(config.data, progress.say))
 
     trial = last_events.Trial(config, log)
