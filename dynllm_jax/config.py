@@ -244,6 +244,8 @@ def _train() -> dict[str, Any]:
     'max_time_gradient_norm': 0.1,
     'loss': 'bpr',  # bpr, margin, softmax, bce
     'margin': 1.0,  # of the loss 'margin'
+    # q of the loss 'softmax': above 0, what ranks low weighs less (SPEC 3.9).
+    'softmax_power': 0.0,
     # Negatives of an event, which the batch shares for softmax; and how they
     # are drawn: uniform, sold (among items sold by then), popularity.
     'num_negatives': 1,
@@ -472,7 +474,8 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
 
   One negative an event says too little of the few weights of count terms, and
   with more than a few epochs networks beside them rank later events worse. Of a
-  schedule so short all epochs are run.
+  schedule so short all epochs are run. In a plain softmax what nobody could
+  have ranked high has most to say.
 
   Args:
     model: `config.model`.
@@ -483,6 +486,7 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
     beside_counts = {
       'loss': 'softmax',
       'num_negatives': 1024,
+      'softmax_power': 0.3,
       'num_epochs': 0,
       'patience': 30,
     }

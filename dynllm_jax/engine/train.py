@@ -53,6 +53,7 @@ RULES = (
   checks.above_zero('max_gradient_norm'),
   checks.above_zero('max_time_gradient_norm'),
   checks.above_zero('margin'),
+  checks.fraction('softmax_power'),
   checks.at_least('patience', 1),
   checks.at_least('chunk', 1),
   checks.at_least('regularization', 0),

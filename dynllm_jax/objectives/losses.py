@@ -39,17 +39,31 @@ def margin(
 
 
 def softmax(
-  positive: Array, negatives: Array, allowed: Array, mask: Array
+  positive: Array,
+  negatives: Array,
+  allowed: Array,
+  mask: Array,
+  power: float = 0.0,
 ) -> Array:
   """Cross-entropy of the positive among itself and the allowed negatives.
 
-  Arguments and result as `bpr`.
+  With a power q it is generalized (Zhang and Sabuncu 2018, arXiv 1805.07836):
+  `(1 - p^q) / q` for `-log p`, whose gradient is that of `-log p`, times `p^q`.
+
+  Args:
+    positive, negatives, allowed, mask: as those of `bpr`.
+    power: q, from 0, the plain cross-entropy, to 1.
+
+  Returns:
+    f32[], the sum over rows.
   """
   low = jnp.finfo(negatives.dtype).min
   logits = jnp.concatenate(
     [positive[:, None], jnp.where(allowed, negatives, low)], axis=1
   )
   losses = jax.nn.logsumexp(logits, axis=1) - positive
+  if power:
+    losses = -jnp.expm1(-power * losses) / power
   return jnp.sum(jnp.where(mask, losses, 0.0))
 
 

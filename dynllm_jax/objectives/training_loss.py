@@ -109,7 +109,7 @@ def _ranking_loss(
     scores = scoring.score(embedded.visits, embedded.negatives, num_items)
     if embedded.visit is not None:
       scores = row_sums.read_rows(scores, embedded.visit)
-    return losses.softmax(positive, scores, allowed, mask)
+    return losses.softmax(positive, scores, allowed, mask, config.softmax_power)
 
   rows = jax.tree.map(
     lambda x: x.reshape(size, -1, *x.shape[1:]), embedded.negatives

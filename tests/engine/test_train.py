@@ -51,6 +51,7 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     ('final_learning_rate', 2.0),
     ('warmup_steps', -1),
     ('margin', 0.0),
+    ('softmax_power', 1.5),
     ('max_gradient_norm', 0.0),
     ('max_time_gradient_norm', -1.0),
     ('regularization', -1.0),

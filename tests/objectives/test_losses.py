@@ -99,6 +99,27 @@ def test_softmax_by_hand():
   assert float(found) == pytest.approx(-math.log(2 / (2 + 3 + 5)), abs=1e-6)
 
 
+@pytest.mark.parametrize('power', [0.3, 1.0])
+def test_a_power_weighs_an_event_by_its_probability(power):
+  args = NEGATIVES[:1], ALL[:1], REAL[:1]
+  value, slope = jax.value_and_grad(losses.softmax)(POSITIVE[:1], *args, power)
+  plain, plain_slope = jax.value_and_grad(losses.softmax)(POSITIVE[:1], *args)
+  p = math.exp(-float(plain))
+  assert float(value) == pytest.approx((1 - p**power) / power, rel=1e-6)
+  assert float(slope[0]) == pytest.approx(
+    p**power * float(plain_slope[0]), rel=1e-5
+  )
+
+
+def test_a_power_leaves_out_what_softmax_leaves_out():
+  allowed = jnp.array([[True, False], [False, False], [True, True]])
+  found = losses.softmax(
+    POSITIVE, NEGATIVES, allowed, jnp.array([True, True, False]), 0.5
+  )
+  p = 1 / (1 + math.exp(-1.0))  # of the second row's own item alone, 1
+  assert float(found) == pytest.approx((1 - p**0.5) / 0.5, abs=1e-6)
+
+
 def test_bce_by_hand():
   found = losses.bce(
     jnp.array([0.0]),

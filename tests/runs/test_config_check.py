@@ -76,6 +76,7 @@ BAD = {
   'train.max_time_gradient_norm': 0.0,
   'train.loss': 'hinge',
   'train.margin': -1.0,
+  'train.softmax_power': -0.1,
   'train.num_negatives': 0,
   'train.negatives': 'hard',
   'train.regularization': INF,
