@@ -39,6 +39,14 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     run.epoch(state.replace(params=broken))
 
 
+def test_the_power_of_the_softmax_reaches_the_loss():
+  fields = {'loss': 'softmax', 'num_negatives': 8}
+  run = prepared(softmax_power=1.0, **fields)
+  assert run.epoch(run.first_state())[1]['loss'] < 1.0  # 1 - p of each event
+  run = prepared(**fields)
+  assert run.epoch(run.first_state())[1]['loss'] > 1.0
+
+
 @pytest.mark.parametrize(
   'field, value',
   [
