@@ -35,11 +35,13 @@ from dynllm_jax.engine.ranking import Ranking
 from dynllm_jax.graph import memory as memory_lib
 from dynllm_jax.graph import pending_updates
 from dynllm_jax.graph import training_graph
+from dynllm_jax.graph import update_chains
 from dynllm_jax.kernels import barriers
 from dynllm_jax.kernels import graph_attention
 from dynllm_jax.kernels import propagation
 from dynllm_jax.kernels.time_codes import TimeCodes
 from dynllm_jax.layers import distillation
+from dynllm_jax.layers import memory_update
 from dynllm_jax.layers import temporal_attention
 from dynllm_jax.types import Array
 from dynllm_jax.types import BoundSystem
@@ -197,7 +199,30 @@ def replay() -> Case:
   return run, (before, bound, batches), (0,)
 
 
-CASES = (attention, top_r, sums, edges, write, replay)
+def chains() -> Case:
+  """The ordered update of a batch, in which popular nodes have many events."""
+  share = np.random.default_rng(0).random(_BATCH)
+  nodes = jnp.asarray(1 + 1000 * share**3, jnp.int32)
+  once = jnp.arange(_BATCH, dtype=jnp.int32)
+  chain = update_chains.make_chains(
+    nodes, once, jnp.ones([_BATCH], bool), jnp.full([_BATCH], -1, jnp.int32)
+  )
+  cell = memory_update.NORMALIZED_GRU
+  params = cell.init(jax.random.key(1), _DIM, _DIM)
+
+  def run(
+    learned: tuple[Any, Array, Array], chain: update_chains.Chains
+  ) -> Array:
+    (states,) = update_chains.run_chains(
+      (cell.recurrence,), (update_chains.Side(*learned, chain),)
+    )
+    return states
+
+  learned = params, _normal(_BATCH, _DIM), _normal(_BATCH, 3 * _DIM, seed=2)
+  return _and_gradient(run), (learned, chain), ()
+
+
+CASES = (attention, top_r, sums, edges, write, replay, chains)
 
 
 def _no_fusion_barrier(

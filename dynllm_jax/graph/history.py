@@ -1,6 +1,8 @@
 """What users took of some candidates, over their whole history (SPEC 3.12)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,11 @@ from dynllm_jax.types import Array
 from dynllm_jax.types import TemporalGraph
 
 _BLOCK = 8192  # events that are read at once, of all users together
+# A list of takes has room for a block of them for so many users.
+_USERS_A_BLOCK = 64
+_MOST_BLOCKS = 16
+
+_Carry = TypeVar('_Carry')
 
 
 class Takes(NamedTuple):
@@ -22,11 +29,37 @@ class Takes(NamedTuple):
 
 
 class Listed(NamedTuple):
-  """The first of the takes, one by one."""
+  """The first of the takes, one by one, a whole number of blocks of them."""
 
-  row: Array  # i32[_BLOCK], the user's; the size of the batch after the last
-  column: Array  # i32[_BLOCK]
+  row: Array  # i32[takes], the user's; the size of the batch after the last
+  column: Array  # i32[takes]
   total: Array  # i32[], of all takes, also those that the list has no room for
+
+  @property
+  def has_all(self) -> Array:
+    return self.total <= len(self.row)
+
+  def fold(
+    self, visit: Callable[[_Carry, Array, Array], _Carry], carry: _Carry
+  ) -> _Carry:
+    """Visits the list, a block of rows and columns at a time.
+
+    Args:
+      visit: `(carry, row, column) -> carry`.
+      carry: before the first block.
+
+    Returns:
+      The carry after the last block that has a take.
+    """
+
+    def visit_block(block: Array, carry: _Carry) -> _Carry:
+      row, column = (
+        jax.lax.dynamic_slice_in_dim(x, block * _BLOCK, _BLOCK)
+        for x in (self.row, self.column)
+      )
+      return visit(carry, row, column)
+
+    return jax.lax.fori_loop(0, -(-self.total // _BLOCK), visit_block, carry)
 
   def add(self, row: Array, column: Array, real: Array) -> 'Listed':
     """The list, longer by those of i32[n] that are real."""
@@ -79,12 +112,13 @@ def takes_before(
       takes.listed.add(row, column, column < table.size),
     )
 
+  room = _BLOCK * min(-(-len(users) // _USERS_A_BLOCK), _MOST_BLOCKS)
   nothing = Takes(
     jnp.zeros(shape, jnp.int32),
     jnp.full(shape, -1, jnp.int32),
     Listed(
-      jnp.full([_BLOCK], len(users), jnp.int32),
-      jnp.zeros([_BLOCK], jnp.int32),
+      jnp.full([room], len(users), jnp.int32),
+      jnp.zeros([room], jnp.int32),
       jnp.int32(0),
     ),
   )

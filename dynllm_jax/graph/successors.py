@@ -24,6 +24,7 @@ _LARGEST_TABLE = 4096
 _KEPT = 64  # successors of an item of a larger one
 # Places that a newcomer chooses among; fewer forget what is frequent.
 _CHOICE = 8
+_ROWS_AT_ONCE = 20  # of the table, added up in one loop over its columns
 _NO_ROW = jnp.iinfo(jnp.int32).max  # an index that a scatter drops
 
 
@@ -108,17 +109,27 @@ def weighted_counts(
 def _sum_of_rows(table: Array, rows: Array, weights: Array) -> Array:
   """`sum_k weights[:, k] table[rows[:, k]]`, f32[batch, columns].
 
-  A CPU reads one row for each of the batch after the other: all at once took
-  six times as long.
+  A CPU goes from one of the batch to the next and adds up some of its rows in
+  one loop over the columns. All at once took some ten times as long, and a row
+  for each of the batch after the other, over which the sums go to memory and
+  back, nearly twice as long.
   """
 
   def in_turn(table: Array, rows: Array, weights: Array) -> Array:
-    def add(k: Array, total: Array) -> Array:
-      return total + weights[:, k, None] * jnp.asarray(table)[rows[:, k]]
+    table = jnp.asarray(table)
 
-    nothing = jnp.zeros([len(rows), table.shape[1]], jnp.float32)
-    total: Array = jax.lax.fori_loop(0, rows.shape[1], add, nothing)
-    return total
+    def sum_one(one: tuple[Array, Array]) -> Array:
+      rows, weights = one
+      total: Array = jax.lax.fori_loop(
+        0,
+        len(rows),
+        lambda k, total: total + weights[k] * table[rows[k]],
+        jnp.zeros([table.shape[1]], jnp.float32),
+        unroll=_ROWS_AT_ONCE,
+      )
+      return total
+
+    return jax.lax.map(sum_one, (rows, weights))
 
   def at_once(table: Array, rows: Array, weights: Array) -> Array:
     return jnp.sum(weights[..., None] * jnp.asarray(table)[rows], axis=1)

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.kernels import barriers
 from dynllm_jax.kernels import chain_kernel
+from dynllm_jax.kernels import platforms
 from dynllm_jax.kernels import row_sums
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
@@ -370,6 +372,21 @@ def _block(
   return jnp.where(real, rows, 0), jnp.where(real, rows, _NO_ROW)
 
 
+def _read_block(table: Array, rows: Array) -> Array:
+  """`table[rows]`.
+
+  Read where it is used, it would keep a CPU from computing several values of a
+  cell at once.
+  """
+
+  def read(table: Array, rows: Array) -> Array:
+    return table[rows]
+
+  apart = functools.partial(barriers.fusion_barrier, read)
+  found: Array = platforms.on_cpu(apart, read, table, rows)
+  return found
+
+
 def _run_forward(
   cells: tuple[Cell, ...], sides: tuple[Side, ...]
 ) -> tuple[tuple[Array, ...], _Residuals]:
@@ -388,7 +405,8 @@ def _run_forward(
     round_end = side.chain.round_end[jnp.minimum(begin, len(states) - 1)]
     end = jnp.minimum(begin + size, round_end)
     rows, place = _block(side.chain, size, begin, end)
-    new = cell.step(side.params, states[rows - 1], side.inputs[rows])
+    inputs = _read_block(side.inputs, rows)
+    new = cell.step(side.params, states[rows - 1], inputs)
     return jnp.maximum(begin, end), states.at[place].set(new, mode='drop')
 
   states = _run_rounds(
@@ -429,9 +447,9 @@ def _run_backward(
     begin = jnp.maximum(end - size, round_start)
     begin = jnp.where(end > side.chain.round_end[0], begin, end)
     rows, place = _block(side.chain, size, begin, end)
+    inputs = _read_block(side.inputs, rows)
     _, pullback = jax.vjp(
-      lambda start: cell.step(side.params, start, side.inputs[rows]),
-      side.hidden[rows],
+      lambda start: cell.step(side.params, start, inputs), side.hidden[rows]
     )
     (reached,) = pullback(grads[rows])
     previous = jnp.where(place == _NO_ROW, _NO_ROW, place - 1)

@@ -41,7 +41,9 @@ def fusion_barrier(
       memory of its training step 56, 747 and 747 MiB;
     GAT, two layers: 412, 1,261 and 1,328 ms; 273, 1,520 and 1,508 MiB;
     the top 80 of 128 values of 8,192 rows: 17.7, 23.2 and 23.0 ms;
-    attention of TGN over ten neighbors: 34.4, 37.5 and 37.4 ms.
+    attention of TGN over ten neighbors: 34.4, 37.5 and 37.4 ms;
+    the ordered update by 2,048 events of a thousand nodes, with its gradient:
+      121, 184 and 189 ms.
 
   Args:
     compute: a function of arrays; it has no gradient of its own where the

@@ -69,9 +69,8 @@ def _by_device(
   def if_all(
     values: Array, weights: Array, takes: history.Takes, times: Array
   ) -> Array:
-    has_all = takes.listed.total <= len(takes.listed.row)
     found: Array = jax.lax.cond(
-      has_all, listed, everywhere, values, weights, takes, times
+      takes.listed.has_all, listed, everywhere, values, weights, takes, times
     )
     return found
 
@@ -86,31 +85,35 @@ def _by_device(
 def _add_listed(
   terms: Array, weights: Array, takes: history.Takes, times: Array
 ) -> Array:
-  row, column, _ = takes.listed
-  features, _ = _features_of_listed(takes, times)
-  weights = _read(weights, row)
-  total = sum(weights[:, n] * feature for n, feature in enumerate(features))
-  # All takes of an item set the same.
-  found = _read(terms, row, column) + total
-  return jnp.asarray(terms).at[row, column].set(found, mode='drop')
+  def add(terms: Array, row: Array, column: Array) -> Array:
+    features, number = _features_of_takes(takes, times, row, column)
+    of_row = _read(weights, row)
+    total = sum(of_row[:, n] * feature for n, feature in enumerate(features))
+    share = total / number
+    return jnp.asarray(terms).at[row, column].add(share, mode='drop')
+
+  return takes.listed.fold(add, terms)
 
 
 def _sum_listed(
   cotangent: Array, weights: Array, takes: history.Takes, times: Array
 ) -> Array:
-  row, column, _ = takes.listed
-  features, number = _features_of_listed(takes, times)
-  # Every take of an item has its share.
-  share = _read(cotangent, row, column) / number
-  values = share[:, None] * jnp.stack(features, axis=1)
-  return jnp.zeros_like(weights).at[row].add(values, mode='drop')
+  def add(slope: jax.Array, row: Array, column: Array) -> jax.Array:
+    features, number = _features_of_takes(takes, times, row, column)
+    share = _read(cotangent, row, column) / number
+    values = share[:, None] * jnp.stack(features, axis=1)
+    return slope.at[row].add(values, mode='drop')
+
+  return takes.listed.fold(add, jnp.zeros_like(weights))
 
 
-def _features_of_listed(
-  takes: history.Takes, times: Array
+def _features_of_takes(
+  takes: history.Takes, times: Array, row: Array, column: Array
 ) -> tuple[list[Array], Array]:
-  """f32[takes] features of each take's item, and how often it was taken."""
-  row, column, _ = takes.listed
+  """f32[n] features of takes' items, and how often each was taken, f32[n].
+
+  Every take of an item has its share of what the item has.
+  """
   number = jnp.maximum(_read(takes.number, row, column), 1)
   days = temporal.days_between(
     _read(times, row), _read(takes.last, row, column)

@@ -135,7 +135,7 @@ def test_terms_are_those_of_strictly_earlier_events(
 
 
 def test_takes_one_by_one_give_what_all_candidates_give(monkeypatch):
-  """Values and gradients, with a list that has room for all, and without."""
+  """Values and gradients; with room for all, in one block or more, or not."""
   inputs = logs.random_inputs(LOG)
   rng = np.random.default_rng(0)
   draw = lambda width: jnp.asarray(rng.normal(size=(len(USERS), width)), 'f4')
@@ -148,17 +148,26 @@ def test_takes_one_by_one_give_what_all_candidates_give(monkeypatch):
     add = lambda terms, weights: jnp.sum(
       jnp.sin(past_term.add(terms, weights, takes, times))
     )
-    return jax.value_and_grad(add, argnums=(0, 1))(terms, weights)
+    slopes = jax.value_and_grad(add, argnums=(0, 1))(terms, weights)
+    return slopes, takes.listed.has_all, takes.listed.total
 
-  found = []
-  for block in (8192, 8):
+  def found(block, users_a_block):
     monkeypatch.setattr(history, '_BLOCK', block)
+    monkeypatch.setattr(history, '_USERS_A_BLOCK', users_a_block)
     # A new function each time, or the first program would serve again.
-    found.append(jax.jit(lambda *args: value_and_slopes(*args))(terms, weights))
-  assert np.all(np.any(found[0][1][1], axis=0)[:5])  # few events are months old
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), *found
-  )
+    return jax.jit(lambda *args: value_and_slopes(*args))(terms, weights)
+
+  expected, has_all, total = found(8, 64)
+  assert not has_all and total > 16  # all users and candidates
+  assert np.all(np.any(expected[1][1], axis=0)[:5])  # few are months old
+  for block, users_a_block in ((8192, 64), (16, 1)):
+    slopes, has_all, _ = found(block, users_a_block)
+    assert has_all
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+      slopes,
+      expected,
+    )
 
 
 def test_histories_of_any_length_are_read_whole():
