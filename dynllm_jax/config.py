@@ -247,7 +247,8 @@ def _train() -> dict[str, Any]:
     # q of the loss 'softmax': above 0, what ranks low weighs less (SPEC 3.9).
     'softmax_power': 0.0,
     # Negatives of an event, which the batch shares for softmax; and how they
-    # are drawn: uniform, sold (among items sold by then), popularity.
+    # are drawn: uniform, sold (among items sold by then), popularity, or, for
+    # softmax, batch: uniform, beside the batch's own items, for all the others.
     'num_negatives': 1,
     'negatives': 'uniform',
     'regularization': 0.0,  # lambda of SPEC 3.9
@@ -485,7 +486,8 @@ def own_train(model: ml_collections.ConfigDict) -> dict[str, Any]:
   if model.get('count_terms', False):
     beside_counts = {
       'loss': 'softmax',
-      'num_negatives': 1024,
+      'num_negatives': 512,
+      'negatives': 'batch',
       'softmax_power': 0.3,
       'num_epochs': 0,
       'patience': 30,

@@ -142,11 +142,10 @@ def _programs(
       memory, pending_updates.due(pending, planned.size > 0)
     )
     tables = bound.propagate(memory, key)
-    embed, visit = dedup.embed_deduplicated(
-      bound, tables, batch, data.dedup_limits
-    )
+    limits = data.dedup_limits
+    embed, visit = dedup.embed_visits(bound, tables, batch, limits.visits)
     loss = training_loss.sampled_loss(
-      trainer.config, embed, inputs, batch, events, key, visit
+      trainer.config, embed, inputs, batch, events, key, visit, limits.items
     )
     pending = feeds.add_pending(system, pending, batch, loss, planned)
     return loss.total + loss.decay, (memory, pending)

@@ -44,7 +44,6 @@ _FEWEST_AND_MOST_EPOCHS = (3, 30)
 # Of the fields of `config.train`.
 RULES = (
   checks.one_of('loss', losses.LOSSES),
-  checks.one_of('negatives', negatives.NEGATIVES),
   checks.at_least('num_negatives', 1),
   checks.at_least('num_epochs', 0),
   checks.above_zero('learning_rate'),
@@ -67,7 +66,11 @@ def check(train_config: ml_collections.ConfigDict) -> None:
   Raises:
     InputError: naming those whose value is not allowed.
   """
-  checks.check('config.train', train_config, RULES)
+  drawn = checks.one_of('negatives', negatives.NEGATIVES)
+  if train_config.loss != 'softmax':
+    ways = (way for way in negatives.NEGATIVES if way != 'batch')
+    drawn = checks.one_of('negatives', (*ways,))
+  checks.check('config.train', train_config, [drawn, *RULES])
 
 
 def num_epochs(

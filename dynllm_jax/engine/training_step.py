@@ -156,9 +156,8 @@ def _objective(
       params, tables, data.inputs, batch, events, key, config
     )
   else:
-    embed, visit = dedup.embed_deduplicated(
-      bound, tables, batch, data.dedup_limits
-    )
+    limits = data.dedup_limits
+    embed, visit = dedup.embed_visits(bound, tables, batch, limits.visits)
     loss = training_loss.sampled_loss(
       config,
       embed,
@@ -167,6 +166,7 @@ def _objective(
       events=events,
       key=key,
       visit=visit,
+      num_distinct=limits.items,
     )
   count = jnp.maximum(jnp.sum(batch.mask), 1)
   return (loss.total + loss.decay) / count, (loss, memory)

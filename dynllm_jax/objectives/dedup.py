@@ -140,46 +140,27 @@ def expand_to_events(
   )
 
 
-def embed_deduplicated(
-  bound: BoundSystem,
-  memory: SystemMemory,
-  batch: EventBatch,
-  limits: DedupLimits,
+def embed_visits(
+  bound: BoundSystem, memory: SystemMemory, batch: EventBatch, num_visits: int
 ) -> tuple[Embed, Array | None]:
-  """`System.embed` for a batch, each of its visits and items once.
+  """`System.embed` for a batch, each of its visits once.
 
   Args:
     bound: the system.
     memory: before the batch.
     batch: the events, [batch].
-    limits: distinct visits and items of the batch at most.
+    num_visits: `visits` of `DedupLimits`.
 
   Returns:
     `embed` and `visit` of `training_loss.sampled_loss`.
   """
-  visits = unique_visits(batch, limits.visits)
+  visits = unique_visits(batch, num_visits)
   users, times = sharded_table.shard_first_axis((visits.users, visits.times))
-  size = len(batch.mask)
 
   def embed(
     items: Array, item_time: Array, key: Array
   ) -> tuple[UserEmbeddings, ItemEmbeddings]:
-    if not limits.items:
-      return bound.embed(memory, users, times, items, item_time, key)
-
-    # The first items are the batch's own, the others are negatives.
-    own, column = unique_items(items[:size], limits.items)
-    rest = limits.items + jnp.arange(len(items) - size, dtype=jnp.int32)
-    column = jnp.concatenate([column, rest])
-    candidates = jnp.concatenate([own, items[size:]])
-
-    embedded, found = bound.embed(
-      memory, users, times, candidates, item_time, key
-    )
-    found = sharded_table.shard_then_replicate(found)
-    return embedded, jax.tree.map(
-      lambda x: row_sums.read_rows(x, column), found
-    )
+    return bound.embed(memory, users, times, items, item_time, key)
 
   return embed, visits.of_event
 

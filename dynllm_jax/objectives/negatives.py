@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from dynllm_jax.graph import columns
 from dynllm_jax.graph import temporal
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import Inputs
 
-NEGATIVES = ('uniform', 'sold', 'popularity')
+NEGATIVES = ('uniform', 'sold', 'popularity', 'batch')
 
 
 def sample_negatives(
@@ -26,7 +27,8 @@ def sample_negatives(
       where the batch shares them.
     how: 'uniform' over the catalogue; 'sold', uniform over what has been sold
       by the event's time (by that of the batch's last event, where the batch
-      shares them); or 'popularity', in proportion to training events.
+      shares them); 'popularity', in proportion to training events; or 'batch',
+      uniform too, beside the batch's own items (`weigh_catalogue`).
 
   Returns:
     i32[shape] items, and bool[batch, negatives], which of them are allowed.
@@ -62,3 +64,30 @@ def sample_negatives(
   first = jnp.where(taken.all(0), tries - 1, jnp.argmin(taken, axis=0))
   chosen = jnp.take_along_axis(drawn, first[None], axis=0)[0]
   return chosen, ~taken.all(0)
+
+
+def weigh_catalogue(
+  items: Array, num_own: int, num_items: int
+) -> tuple[Array, Array]:
+  """How many items of the catalogue each candidate stands for.
+
+  Those of the batch stand for themselves, however often they occur. What was
+  drawn beside them, and is none of them, stands for all the others together.
+
+  Args:
+    items: i32[candidates], first the batch's own, 0 where there are fewer, then
+      what was drawn uniformly.
+    num_own: of the batch's own, places without an item included.
+    num_items: of the catalogue.
+
+  Returns:
+    bool[candidates], which of them stand for anything, and f32[candidates], the
+    logarithms of how many items that is.
+  """
+  _, column = columns.of_candidates(items, num_items)
+  index = jnp.arange(len(items))
+  own = (index < num_own) & (column == index) & (items > 0)
+  drawn = (index >= num_own) & (column >= num_own)
+  others = jnp.maximum(num_items - jnp.sum(own), 1)
+  share = jnp.log(others / jnp.maximum(jnp.sum(drawn), 1))
+  return own | drawn, jnp.where(drawn, share, 0.0)

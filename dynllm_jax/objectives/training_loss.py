@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from dynllm_jax.graph import temporal
 from dynllm_jax.kernels import row_sums
 from dynllm_jax.objectives import dedup
 from dynllm_jax.objectives import losses
 from dynllm_jax.objectives import scoring
 from dynllm_jax.objectives.negatives import sample_negatives
+from dynllm_jax.objectives.negatives import weigh_catalogue
 from dynllm_jax.parallel import sharded_table
 from dynllm_jax.types import Array
 from dynllm_jax.types import EventBatch
@@ -30,6 +32,21 @@ class _Embedded(NamedTuple):
   negatives: ItemEmbeddings  # [negatives], or [batch x negatives], flat
 
 
+class _Against(NamedTuple):
+  """What a batch's positives stand against.
+
+  Attributes:
+    items: [candidates], or [batch x negatives], flat.
+    allowed: bool[batch, candidates or negatives].
+    weights: f32[candidates], logarithms of how many items each stands for; None
+      for one each.
+  """
+
+  items: ItemEmbeddings
+  allowed: Array
+  weights: Array | None
+
+
 def sampled_loss(
   config: ml_collections.FrozenConfigDict,
   embed: dedup.Embed,
@@ -38,6 +55,7 @@ def sampled_loss(
   events: Array,
   key: Array,
   visit: Array | None = None,
+  num_distinct: int = 0,
 ) -> Loss:
   """The loss of a batch's events against sampled negatives.
 
@@ -52,6 +70,8 @@ def sampled_loss(
     key: of negatives and dropout.
     visit: i32[batch], the visit of each event; None where every event is a
       visit of its own.
+    num_distinct: items of the batch at most (`items` of `dedup.DedupLimits`),
+      each of which is embedded once; 0: one an event is.
 
   Returns:
     The loss, summed over real events.
@@ -68,22 +88,41 @@ def sampled_loss(
     how=config.negatives,
   )
 
+  own, place = batch.items, None
+  if num_distinct:
+    own, place = dedup.unique_items(batch.items, num_distinct)
+  items = jnp.concatenate([own, negatives.reshape(-1)])
+
   # Items are embedded at `t_B`, the earliest time whatever the events' order.
-  items = jnp.concatenate([batch.items, negatives.reshape(-1)])
   visits, found = embed(
     sharded_table.replicate(items), jnp.min(batch.times), dropout_key
   )
   if visit is not None:
     visits = sharded_table.shard_then_replicate(visits)
+  positives = jax.tree.map(lambda x: x[: len(own)], found)
+  if place is not None:
+    found = sharded_table.shard_then_replicate(found)
+    positives = jax.tree.map(
+      lambda x: row_sums.read_rows(x[: len(own)], place), found
+    )
+
   embedded = _Embedded(
     visits=visits,
     visit=visit,
     users=dedup.expand_to_events(visits, visit),
-    positives=jax.tree.map(lambda x: x[:size], found),
-    negatives=jax.tree.map(lambda x: x[size:], found),
+    positives=positives,
+    negatives=jax.tree.map(lambda x: x[len(own) :], found),
   )
 
-  total = _ranking_loss(config, embedded, allowed, batch.mask, inputs.num_items)
+  if config.negatives == 'batch':
+    stands, weights = weigh_catalogue(items, len(own), inputs.num_items)
+    allowed = stands & ~temporal.takes_of_shared(
+      inputs.same_time, events, items, inputs.num_items
+    )
+    against = _Against(found, allowed, weights)
+  else:
+    against = _Against(embedded.negatives, allowed, None)
+  total = _ranking_loss(config, embedded, against, batch.mask, inputs.num_items)
   return Loss(
     total=total,
     decay=config.regularization * _squares(embedded, batch.mask, shared),
@@ -95,7 +134,7 @@ def sampled_loss(
 def _ranking_loss(
   config: ml_collections.FrozenConfigDict,
   embedded: _Embedded,
-  allowed: Array,
+  against: _Against,
   mask: Array,
   num_items: int,
 ) -> Array:
@@ -106,19 +145,25 @@ def _ranking_loss(
 
   # Negatives that the batch shares: one product scores them for every visit.
   if config.loss == 'softmax':
-    scores = scoring.score(embedded.visits, embedded.negatives, num_items)
+    scores = scoring.score(embedded.visits, against.items, num_items)
     if embedded.visit is not None:
       scores = row_sums.read_rows(scores, embedded.visit)
-    return losses.softmax(positive, scores, allowed, mask, config.softmax_power)
+    if against.weights is not None:
+      scores += against.weights
+    return losses.softmax(
+      positive, scores, against.allowed, mask, config.softmax_power
+    )
 
   rows = jax.tree.map(
-    lambda x: x.reshape(size, -1, *x.shape[1:]), embedded.negatives
+    lambda x: x.reshape(size, -1, *x.shape[1:]), against.items
   )
   negative = scoring.score_rows(users, rows)
   if config.loss == 'margin':
-    return losses.margin(positive, negative, allowed, mask, config.margin)
+    return losses.margin(
+      positive, negative, against.allowed, mask, config.margin
+    )
   pairwise = {'bpr': losses.bpr, 'bce': losses.bce}[config.loss]
-  return pairwise(positive, negative, allowed, mask)
+  return pairwise(positive, negative, against.allowed, mask)
 
 
 def _squares(embedded: _Embedded, mask: Array, shared: bool) -> Array:

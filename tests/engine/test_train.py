@@ -52,6 +52,7 @@ def test_the_power_of_the_softmax_reaches_the_loss():
   [
     ('loss', 'hinge'),
     ('negatives', 'hard'),
+    ('negatives', 'batch'),  # of the softmax alone
     ('num_negatives', 0),
     ('num_epochs', -1),
     ('learning_rate', float('nan')),

@@ -72,6 +72,7 @@ VARIANTS = {
     'dynllm+text+counts',
     {
       'train.loss': 'softmax',
+      'train.negatives': 'batch',
       'network': 'tgn',
       'fusion.mode': 'added',
       'count_successors': 0,  # a table
