@@ -8,8 +8,14 @@ from dynllm_jax.datasets.sources import simulated
 from dynllm_jax.types import InputError
 
 
+def pytest_generate_tests(metafunc):
+  if 'size' in metafunc.fixturenames:
+    every = metafunc.config.getoption('all_combinations')
+    largest = ['alibaba'] if every else []
+    metafunc.parametrize('size', ['demo', 'tmall', *largest])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('size', ['demo', 'tmall', 'alibaba'])
 def test_counts_are_exact(make_config, size):
   config = make_config(
     source='simulated', size=size, min_user_items=20, min_item_users=5

@@ -28,15 +28,16 @@ SHAPES = ('8x1', '1x8', '4x2')
 def pytest_generate_tests(metafunc):
   if 'shapes' in metafunc.fixturenames:
     every = metafunc.config.getoption('all_combinations')
-    # One shape each, so that all are seen; dynllm+text+counts has all that
-    # dynllm has, and HSTU's layers alone differ from eSASRec's.
-    names = [name for name in LEARNED if every or name != 'dynllm']
+    # One shape each, so that all are seen. dynllm+text+counts has all that
+    # dynllm has, the memories of four others are read and written as TGN's are,
+    # and HSTU's layers alone differ from eSASRec's.
+    alike = ('dynllm', 'dynshare', 'dyrep', 'jodie', 'dmf', 'hstu')
+    names = [name for name in LEARNED if every or name not in alike]
     metafunc.parametrize(
       'variant, shapes',
       [
         (name, SHAPES if every else (SHAPES[(k + 2) % 3],))
         for k, name in enumerate(names)
-        if every or name != 'hstu'
       ],
     )
 
