@@ -67,9 +67,11 @@ def check(train_config: ml_collections.ConfigDict) -> None:
     InputError: naming those whose value is not allowed.
   """
   drawn = checks.one_of('negatives', negatives.NEGATIVES)
-  if train_config.loss != 'softmax':
-    ways = (way for way in negatives.NEGATIVES if way != 'batch')
-    drawn = checks.one_of('negatives', (*ways,))
+  if train_config.loss != 'softmax' and train_config.negatives == 'batch':
+    drawn = drawn._replace(
+      allowed="uniform, sold, popularity; batch with the loss 'softmax' alone",
+      holds=lambda value: value != 'batch',
+    )
   checks.check('config.train', train_config, [drawn, *RULES])
 
 
